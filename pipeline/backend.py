@@ -1,0 +1,150 @@
+"""What Keras alone does not give: the same numbers and bytes twice, and the processor's name.
+
+The only module that knows which backend Keras runs on; architectures and stages are
+written against Keras 3 alone.
+"""
+
+import json
+import platform
+import re
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+from pipeline import quiet
+from pipeline.files import replacing
+
+with quiet.imports():
+    import keras
+
+
+def make_repeatable(seed: int) -> None:
+    """Seed Python, NumPy and the backend, and ask the backend for repeatable kernels.
+
+    Args:
+        seed: In [0, 2**32).
+    """
+    keras.utils.set_random_seed(seed)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+
+
+def repeatable(model: keras.Model) -> keras.Model:
+    """Return a model with the same weights that trains to the same bits every time.
+
+    Keras computes batch normalization from generic sums, which TensorFlow splits over
+    threads differently from run to run, op determinism or not. TensorFlow's fused kernel
+    repeats, and is faster. Train the returned model, then copy its weights back
+    (`model.set_weights(trained.get_weights())`), so that what is saved holds stock layers
+    only and loads in plain Keras.
+
+    Args:
+        model: Built and uncompiled, with any stock layers.
+
+    Returns:
+        `model` itself where there is nothing to replace.
+    """
+    stock = keras.layers.BatchNormalization
+    if keras.backend.backend() != "tensorflow" or not any(
+        type(layer) is stock for layer in model.layers
+    ):
+        return model
+
+    def fuse(layer: keras.Layer) -> keras.Layer:
+        kind = _fused_batch_normalization() if type(layer) is stock else type(layer)
+        return kind.from_config(layer.get_config())
+
+    twin = keras.models.clone_model(model, clone_function=fuse)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def _fused_batch_normalization() -> type[keras.layers.BatchNormalization]:
+    import tensorflow as tf
+
+    class FusedBatchNormalization(keras.layers.BatchNormalization):
+        """Keras's BatchNormalization with TensorFlow's fused kernel in the training step."""
+
+        def call(self, inputs, training=None, mask=None):
+            plain = self.axis in (-1, len(inputs.shape) - 1) and self.scale and self.center
+            if not (training and self.trainable and plain) or mask is not None or self.renorm:
+                return super().call(inputs, training=training, mask=mask)
+            shape = tf.shape(inputs)
+            x = tf.reshape(inputs, [-1, 1, 1, shape[-1]]) if len(inputs.shape) != 4 else inputs
+            y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+                x=x,
+                scale=self.gamma,
+                offset=self.beta,
+                mean=tf.zeros([0]),
+                variance=tf.zeros([0]),
+                epsilon=self.epsilon,
+                is_training=True,
+            )
+            # the kernel returns the unbiased variance, Keras keeps the biased one
+            n = tf.cast(tf.size(x) / shape[-1], tf.float32)
+            variance *= (n - 1.0) / n
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+            return tf.reshape(y, shape) if len(inputs.shape) != 4 else y
+
+    return FusedBatchNormalization
+
+
+def save(model: keras.Model, path: Path) -> None:
+    """Save a model so that equal weights give equal bytes.
+
+    Keras writes the date into the archive, in metadata.json and beside each entry, and
+    addresses in memory into config.json.
+    """
+    with replacing(path) as beside:
+        dated = beside.with_suffix(".keras")
+        try:
+            model.save(dated)
+            with zipfile.ZipFile(dated) as source, zipfile.ZipFile(beside, "w") as target:
+                for name in source.namelist():
+                    content = source.read(name)
+                    if name == "metadata.json":
+                        metadata = json.loads(content)
+                        del metadata["date_saved"]
+                        content = json.dumps(metadata).encode()
+                    elif name == "config.json":
+                        content = _number_objects(content)
+                    target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+        finally:
+            dated.unlink(missing_ok=True)
+
+
+def _number_objects(config: bytes) -> bytes:
+    """Replace the ids of shared objects by 1, 2, … in order of appearance."""
+    numbers: dict[bytes, int] = {}
+    return re.sub(
+        rb'(?<="shared_object_id": )\d+',
+        lambda match: b"%d" % numbers.setdefault(match[0], len(numbers) + 1),
+        config,
+    )
+
+
+def describe() -> dict[str, str]:
+    """Name what the numbers were made on: versions of the software, processor or GPU."""
+    backend = keras.backend.backend()
+    return {
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "backend": f"{backend} {version(backend)}",
+        "numpy": version("numpy"),
+        "device": _device(),
+    }
+
+
+def _device() -> str:
+    gpus = keras.distribution.list_devices("gpu")
+    if gpus:
+        return ", ".join(gpus)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,117 @@
+"""Split: hold out part of the training images for validation, and look for leaks.
+
+Reads   data/arrays/{train,test}/{images,labels}.npy, data/arrays/info.json
+Writes  data/split.npz        train (k,) int64, validation (n - k,) int64: row numbers, sorted
+        metrics/split.json    rows and exact duplicates of each part, images of each class
+Params  split.validation, seed
+"""
+
+import argparse
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from pipeline import arrays
+from pipeline.errors import PipelineError, run
+from pipeline.files import read_json, replacing, write_json
+from pipeline.params import load
+
+
+def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divide rows at random so that every class keeps its share.
+
+    Args:
+        labels: `(n,)` int64.
+        share: Of the second part, in (0, 1).
+        seed: In [0, 2**32).
+
+    Returns:
+        Sorted row numbers of the first and the second part, int64.
+
+    Raises:
+        PipelineError: A class has one image, or a part would miss a class.
+    """
+    found, counts = np.unique(labels, return_counts=True)
+    held_out = int(np.ceil(share * len(labels)))
+    if counts.min() < 2:
+        raise PipelineError(
+            f"split: class {found[counts.argmin()]} must have 2 or more training images. Got {counts.min()}"
+        )
+    if min(held_out, len(labels) - held_out) < len(found):
+        raise PipelineError(
+            f"split: split.validation {share} of {len(labels)} images leaves a part with fewer than one "
+            f"image for each of {len(found)} classes. Move it towards 0.5 or add images"
+        )
+    rows = np.arange(len(labels))
+    train, validation = train_test_split(rows, test_size=share, stratify=labels, random_state=seed)
+    return np.sort(train), np.sort(validation)
+
+
+def duplicates(parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict:
+    """Find images that are equal to the last bit, within parts and across them.
+
+    Args:
+        parts: Name to images `(n, h, w, c)` and the row numbers that belong to the part.
+
+    Returns:
+        Number of images that repeat an earlier one `within` each part; number of distinct
+        images that two parts share, `across`; and their rows, as `groups`.
+    """
+    places: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
+    for part, (images, rows) in parts.items():
+        for row in rows.tolist():
+            digest = hashlib.blake2b(np.ascontiguousarray(images[row]).data, digest_size=16).digest()
+            places[digest].append((part, row))
+    groups = [group for group in places.values() if len(group) > 1]
+    names = [[part for part, _ in group] for group in groups]
+    return {
+        "within": {part: sum(max(0, group.count(part) - 1) for group in names) for part in parts},
+        "across": {f"{a}_{b}": sum(a in g and b in g for g in names) for a, b in combinations(parts, 2)},
+        "groups": [[f"{part} {row}" for part, row in group] for group in groups],
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arrays", type=Path, required=True)
+    parser.add_argument("--split", type=Path, required=True)
+    parser.add_argument("--metrics", type=Path, required=True)
+    args = parser.parse_args(argv)
+    params = load()
+
+    images, labels = arrays.load(args.arrays / "train")
+    test_images, test_labels = arrays.load(args.arrays / "test")
+    train, validation = stratified(labels, params.split.validation, params.seed)
+    found = duplicates(
+        {
+            "train": (images, train),
+            "validation": (images, validation),
+            "test": (test_images, np.arange(len(test_labels))),
+        }
+    )
+    parts = {"train": labels[train], "validation": labels[validation], "test": test_labels}
+    classes = read_json(args.arrays / "info.json")["classes"]
+    metrics = {
+        "rows": {part: len(own) for part, own in parts.items()},
+        "duplicates": found,
+        "classes": [
+            {"class": name, **{part: int((own == label).sum()) for part, own in parts.items()}}
+            for label, name in enumerate(classes)
+        ],
+    }
+    with replacing(args.split) as path, path.open("wb") as file:
+        np.savez(file, train=train, validation=validation)
+    write_json(args.metrics, metrics)
+    across = sum(found["across"].values())
+    print(f"split: {len(train)} train, {len(validation)} validation rows -> {args.split}")
+    if across:
+        print(f"split: warning: {across} images stand in two parts, see {args.metrics}")
+
+
+if __name__ == "__main__":
+    run(main)
