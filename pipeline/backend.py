@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipeline import quiet
+from pipeline.errors import PipelineError
 from pipeline.files import replacing
 
 with quiet.imports():
@@ -114,6 +115,20 @@ def save(model: keras.Model, path: Path) -> None:
                     target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
         finally:
             dated.unlink(missing_ok=True)
+
+
+def load(path: Path) -> keras.Model:
+    """Load a saved model, uncompiled; never code with it.
+
+    Raises:
+        PipelineError: The file is damaged, or holds a Lambda or a custom object.
+    """
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise PipelineError(
+            f"{path}: cannot be loaded: {error}. Run `dvc repro -f train`"
+        ) from None
 
 
 def _number_objects(config: bytes) -> bytes:

@@ -21,10 +21,14 @@ def main(argv: list[str] | None = None) -> None:
     params = load()
 
     module = params.dataset if (DATASETS / f"{params.dataset}.py").is_file() else "tfds"
-    dataset = importlib.import_module(f"pipeline.datasets.{module}").load(params.dataset, params.folder)
+    dataset = importlib.import_module(f"pipeline.datasets.{module}").load(
+        params.dataset, params.folder
+    )
     raw.write(args.raw, dataset)
     counts = ", ".join(f"{size} {split}" for split, size in dataset.sizes.items())
-    print(f"download: {dataset.source}: {counts} images, {len(dataset.classes)} classes -> {args.raw}")
+    print(
+        f"download: {dataset.source}: {counts} images, {len(dataset.classes)} classes -> {args.raw}"
+    )
 
 
 if __name__ == "__main__":

@@ -119,15 +119,21 @@ def load() -> Params:
     try:
         raw = yaml.load(PARAMS.read_text(), _Loader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
-        raise PipelineError(f"{PARAMS}: no such file in {Path.cwd()}. Run from the repository's top") from None
+        raise PipelineError(
+            f"{PARAMS}: no such file in {Path.cwd()}. Run from the repository's top"
+        ) from None
     except yaml.YAMLError as error:
         raise PipelineError(f"{PARAMS}: not valid YAML: {error}") from None
     params = _validate(Params, raw, ())
     _check_dataset(params.dataset)
     if params.champion not in ("auto", *params.models):
-        raise _error(("champion",), f"must be auto or one of {', '.join(params.models)}", params.champion)
+        raise _error(
+            ("champion",), f"must be auto or one of {', '.join(params.models)}", params.champion
+        )
     if "auto" in params.models:
-        raise PipelineError(f"{PARAMS}: models.auto: the name is taken by `champion: auto`. Choose another")
+        raise PipelineError(
+            f"{PARAMS}: models.auto: the name is taken by `champion: auto`. Choose another"
+        )
     for name, model in params.models.items():
         at = ("models", name)
         _validate(Train, {**params.train.model_dump(), **model.train}, (*at, "train"))
@@ -150,7 +156,12 @@ def settings(architecture: str, at: tuple[str, ...] = ()) -> type[BaseModel]:
         )
     tree = ast.parse(path.read_text())
     build = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "build")
-    names = {**vars(annotated_types), "Annotated": Annotated, "Literal": Literal, "Sequence": Sequence}
+    names = {
+        **vars(annotated_types),
+        "Annotated": Annotated,
+        "Literal": Literal,
+        "Sequence": Sequence,
+    }
     fields: dict[str, Any] = {}
     for arg, default in zip(build.args.kwonlyargs, build.args.kw_defaults, strict=True):
         annotation = eval(ast.unparse(arg.annotation), names) if arg.annotation else Any  # noqa: S307

@@ -55,10 +55,12 @@ def open_image(example: raw.Example) -> Image.Image:
         ImageOps.exif_transpose(image, in_place=True)
         image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise PipelineError(f"{example.id}: cannot be read as an image: {error}. Replace or remove it") from None
+        raise PipelineError(
+            f"{example.id}: cannot be read as an image: {error}. Replace or remove it"
+        ) from None
     if image.mode not in GREY_MODES + COLOUR_MODES:
         raise PipelineError(
-            f"{example.id}: must have 8 bits a channel. Got mode {image.mode}. Convert it, e.g. to PNG"
+            f"{example.id}: must have 8 bits a channel. Got mode {image.mode}. Convert it"
         )
     return image
 
@@ -85,8 +87,8 @@ def decode(example: raw.Example, shape: tuple[int, int, int], resize: bool) -> n
     if image.size != (width, height):
         if not resize:
             raise PipelineError(
-                f"{example.id}: is {image.height}×{image.width} pixels, the first image {height}×{width}. "
-                "Set preprocess.image_size: [height, width]"
+                f"{example.id}: is {image.height}×{image.width} pixels, "
+                f"the first image {height}×{width}. Set preprocess.image_size: [height, width]"
             )
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(shape)
@@ -106,7 +108,9 @@ def decode_group(task: Task) -> np.ndarray | None:
         pixels.append(image)
     batch = np.stack(pixels)  # (n, h, w, c) uint8
     np.divide(batch, np.float32(255), out=arrays.rows(task.target, task.start, task.stop))
-    return np.stack([np.bincount(batch[..., c].ravel(), minlength=256) for c in range(task.shape[2])])
+    return np.stack(
+        [np.bincount(batch[..., c].ravel(), minlength=256) for c in range(task.shape[2])]
+    )
 
 
 def statistics(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -159,7 +163,9 @@ def plan(source: Path, target: Path, shape: tuple[int, int, int], resize: bool) 
     ]
 
 
-def preprocess(raw_folder: Path, folder: Path, normalize: str, image_size: list[int] | None) -> dict:
+def preprocess(
+    raw_folder: Path, folder: Path, normalize: str, image_size: list[int] | None
+) -> dict:
     """Write the arrays of both splits.
 
     Args:
@@ -185,7 +191,9 @@ def preprocess(raw_folder: Path, folder: Path, normalize: str, image_size: list[
         )
         tasks = train + test
         with mapper(len(tasks)) as run_all:
-            bar = tqdm(run_all(decode_group, tasks), "decode", len(tasks), unit="group", disable=None)
+            bar = tqdm(
+                run_all(decode_group, tasks), "decode", len(tasks), unit="group", disable=None
+            )
             histograms: list[np.ndarray] = []
             for histogram in bar:
                 if histogram is None:
@@ -215,9 +223,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     params = load()
 
-    info = preprocess(args.raw, args.arrays, params.preprocess.normalize, params.preprocess.image_size)
+    info = preprocess(
+        args.raw, args.arrays, params.preprocess.normalize, params.preprocess.image_size
+    )
     write_json(args.arrays / "info.json", info)
-    print(f"preprocess: {' × '.join(map(str, info['image_shape']))} pixels, {info['normalize']} -> {args.arrays}")
+    shape = " × ".join(map(str, info["image_shape"]))
+    print(f"preprocess: {shape} images, {info['normalize']} -> {args.arrays}")
 
 
 if __name__ == "__main__":

@@ -40,12 +40,13 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray,
     held_out = int(np.ceil(share * len(labels)))
     if counts.min() < 2:
         raise PipelineError(
-            f"split: class {found[counts.argmin()]} must have 2 or more training images. Got {counts.min()}"
+            f"split: class {found[counts.argmin()]} must have 2 or more training images. "
+            f"Got {counts.min()}"
         )
     if min(held_out, len(labels) - held_out) < len(found):
         raise PipelineError(
-            f"split: split.validation {share} of {len(labels)} images leaves a part with fewer than one "
-            f"image for each of {len(found)} classes. Move it towards 0.5 or add images"
+            f"split: split.validation {share} of {len(labels)} images leaves a part with fewer "
+            f"than one image for each of {len(found)} classes. Move it towards 0.5 or add images"
         )
     rows = np.arange(len(labels))
     train, validation = train_test_split(rows, test_size=share, stratify=labels, random_state=seed)
@@ -65,13 +66,17 @@ def duplicates(parts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict:
     places: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for part, (images, rows) in parts.items():
         for row in rows.tolist():
-            digest = hashlib.blake2b(np.ascontiguousarray(images[row]).data, digest_size=16).digest()
+            digest = hashlib.blake2b(
+                np.ascontiguousarray(images[row]).data, digest_size=16
+            ).digest()
             places[digest].append((part, row))
     groups = [group for group in places.values() if len(group) > 1]
     names = [[part for part, _ in group] for group in groups]
     return {
         "within": {part: sum(max(0, group.count(part) - 1) for group in names) for part in parts},
-        "across": {f"{a}_{b}": sum(a in g and b in g for g in names) for a, b in combinations(parts, 2)},
+        "across": {
+            f"{a}_{b}": sum(a in g and b in g for g in names) for a, b in combinations(parts, 2)
+        },
         "groups": [[f"{part} {row}" for part, row in group] for group in groups],
     }
 

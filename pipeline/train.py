@@ -41,10 +41,14 @@ def build(model: Model, image_shape: list[int], num_classes: int) -> "keras.Mode
         return module.build(tuple(image_shape), num_classes, **model.build)
     except ValueError as error:
         shape = " × ".join(map(str, image_shape))
-        raise PipelineError(f"{model.architecture}: cannot be built for {shape} images: {error}") from error
+        raise PipelineError(
+            f"{model.architecture}: cannot be built for {shape} images: {error}"
+        ) from error
 
 
-def fit(model: "keras.Model", train: Examples, validation: Examples, settings: Train) -> pd.DataFrame:
+def fit(
+    model: "keras.Model", train: Examples, validation: Examples, settings: Train
+) -> pd.DataFrame:
     """Train a model in place.
 
     Args:
@@ -65,15 +69,26 @@ def fit(model: "keras.Model", train: Examples, validation: Examples, settings: T
         def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
             if not math.isfinite(logs["loss"]):
                 raise PipelineError(
-                    f"{self.model.name}: epoch {epoch + 1}: loss must be finite. Got {logs['loss']}. "
-                    f"Lower train.learning_rate ({settings.learning_rate})"
+                    f"{self.model.name}: epoch {epoch + 1}: loss must be finite. "
+                    f"Got {logs['loss']}. Lower train.learning_rate ({settings.learning_rate})"
                 )
 
+    class LineAnEpoch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+            values = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
+            print(f"epoch {epoch + 1}/{settings.epochs}: {values}", flush=True)
+
+    terminal = sys.stdout.isatty()
     callbacks: list[keras.callbacks.Callback] = [StopWhenNotFinite()]
+    if not terminal:
+        callbacks.append(LineAnEpoch())
     if settings.early_stopping is not None:
         callbacks.append(
             keras.callbacks.EarlyStopping(
-                "val_accuracy", patience=settings.early_stopping, mode="max", restore_best_weights=True
+                "val_accuracy",
+                patience=settings.early_stopping,
+                mode="max",
+                restore_best_weights=True,
             )
         )
     model.compile(
@@ -89,7 +104,7 @@ def fit(model: "keras.Model", train: Examples, validation: Examples, settings: T
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         callbacks=callbacks,
-        verbose=1 if sys.stdout.isatty() else 2,  # a bar on a terminal, a line an epoch elsewhere
+        verbose=int(terminal),  # a progress bar
     )
     table = pd.DataFrame(history.history)[["loss", "accuracy", "val_loss", "val_accuracy"]]
     table.insert(0, "epoch", range(1, len(table) + 1))
@@ -118,7 +133,9 @@ def read_split(path: Path, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
     with np.load(path, allow_pickle=False) as split:
         train, validation = split["train"], split["validation"]
     if not np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(num_rows)):
-        raise PipelineError(f"{path}: must name each of {num_rows} rows once. Run `dvc repro -f split`")
+        raise PipelineError(
+            f"{path}: must name each of {num_rows} rows once. Run `dvc repro -f split`"
+        )
     return train, validation
 
 
@@ -134,9 +151,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     params = load()
 
-    own = params.models[args.model] if args.model in params.models else None
-    if own is None:
-        raise PipelineError(f"train: {args.model} must be one of {', '.join(params.models)} in params.yaml")
+    if args.model not in params.models:
+        raise PipelineError(
+            f"train: {args.model} must be one of {', '.join(params.models)} in params.yaml"
+        )
     settings = params.train_of(args.model)
     info = read_json(args.arrays / "info.json")
     images, labels = arrays.load(args.arrays / "train")
@@ -145,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     from pipeline import backend
 
     backend.make_repeatable(params.seed)
-    model = build(own, info["image_shape"], len(info["classes"]))
+    model = build(params.models[args.model], info["image_shape"], len(info["classes"]))
     trained = backend.repeatable(model)
     start = time.perf_counter()
     history = fit(

@@ -15,7 +15,11 @@ def build(
     image_shape: tuple[int, int, int],
     num_classes: int,
     *,
-    dropout: Annotated[Sequence[Annotated[float, Interval(ge=0, lt=1)]], Len(3, 3)] = (0.2, 0.25, 0.35),
+    dropout: Annotated[Sequence[Annotated[float, Interval(ge=0, lt=1)]], Len(3, 3)] = (
+        0.2,
+        0.25,
+        0.35,
+    ),
     dense_dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.5,
 ) -> keras.Model:
     """Build the network; 1,517,450 parameters at 32×32×3 and 10 classes, 1,792 not trained.

@@ -19,7 +19,8 @@ def load(name: str, folder: str) -> Dataset:
     classes = _classes(top / "train")
     if unknown := sorted(set(_classes(top / "test")) - set(classes)):
         raise PipelineError(
-            f"{top / 'test' / unknown[0]}: no such class in {top / 'train'}. Classes: {', '.join(classes)}"
+            f"{top / 'test' / unknown[0]}: no such class in {top / 'train'}. "
+            f"Classes: {', '.join(classes)}"
         )
     files = {split: list(_files(top / split, classes)) for split in ("train", "test")}
     return Dataset(
@@ -28,7 +29,8 @@ def load(name: str, folder: str) -> Dataset:
         sizes={split: len(found) for split, found in files.items()},
         splits={
             split: (
-                Example(path.read_bytes(), label, path.relative_to(top).as_posix()) for path, label in found
+                Example(path.read_bytes(), label, path.relative_to(top).as_posix())
+                for path, label in found
             )
             for split, found in files.items()
         },
@@ -37,7 +39,9 @@ def load(name: str, folder: str) -> Dataset:
 
 def _classes(part: Path) -> list[str]:
     if not part.is_dir():
-        raise PipelineError(f"{part}: no such folder. Put images in {part}/<class>/, or change `folder:`")
+        raise PipelineError(
+            f"{part}: no such folder. Put images in {part}/<class>/, or change `folder:`"
+        )
     found = sorted(p.name for p in part.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not found:
         raise PipelineError(f"{part}: must hold a folder of images for each class. Got none")
@@ -51,5 +55,7 @@ def _files(part: Path, classes: list[str]) -> Iterator[tuple[Path, int]]:
             if path.is_dir() or path.name.startswith("."):
                 continue
             if path.suffix.lower() not in known:
-                raise PipelineError(f"{path}: must be an image (.png, .jpg, …). Move it out of {part}")
+                raise PipelineError(
+                    f"{path}: must be an image (.png, .jpg, …). Move it out of {part}"
+                )
             yield path, label

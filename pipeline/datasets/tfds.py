@@ -50,7 +50,8 @@ def _check_features(builder: Any) -> None:
         and isinstance(features.get("label"), tfds.features.ClassLabel)
     ):
         raise PipelineError(
-            f"{builder.name}: must have an `image` and a `label`. It has {', '.join(sorted(features))}. "
+            f"{builder.name}: must have an `image` and a `label`. "
+            f"It has {', '.join(sorted(features))}. "
             "Choose an image-classification data set of tensorflow.org/datasets"
         )
 

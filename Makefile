@@ -1,0 +1,47 @@
+# Needs git, make and Python 3.11-3.13 with venv; everything else is set up in .venv.
+# PYTHON=python3.12 make … chooses the interpreter.
+PYTHON ?= python3
+UV := 0.13.8
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
+READY := .venv/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help repro test test-slow check format schema bench
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
+		while IFS='|' read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
+
+$(READY): uv.lock pyproject.toml
+	@echo "setting up .venv from uv.lock (the first time: about 1.5 GB, a minute or more)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, expected Python 3.11 to 3.13. Try PYTHON=python3.12 make"; exit 1; }
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
+	@.venv/bin/uv sync --locked --quiet
+	@touch $@
+
+repro: $(READY)  ## run the pipeline: only the stages whose inputs changed
+	dvc repro
+
+test: $(READY)  ## run the tests, without the slow ones
+	pytest
+
+test-slow: $(READY)  ## run the slow tests: the whole graph, for real
+	pytest -m slow
+
+check: $(READY)  ## lint, format and types, as the hooks and CI do
+	ruff check
+	ruff format --check
+	mypy
+
+format: $(READY)  ## format the code and mend what ruff can
+	ruff check --fix
+	ruff format
+
+schema: $(READY)  ## write params.schema.json anew from the classes in pipeline/params.py
+	python -m pipeline.params > params.schema.json
+
+bench: $(READY)  ## measure preprocess against the usual way (needs TFDS_DATA_DIR with CIFAR-10)
+	python benchmarks/preprocess.py

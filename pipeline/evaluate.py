@@ -1,0 +1,138 @@
+"""Evaluate: measure one trained model on the test images.
+
+Reads   models/MODEL.keras, data/arrays/test/{images,labels}.npy, data/arrays/info.json
+Writes  metrics/test/MODEL.json           accuracy with its interval, loss, precision, …
+        plots/predictions/MODEL.csv       actual, predicted, confidence: one row a test image
+Params  none
+"""
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import log_softmax
+from scipy.stats import binomtest
+from sklearn.metrics import precision_recall_fscore_support
+
+from pipeline import arrays
+from pipeline.errors import PipelineError, run
+from pipeline.files import read_json, replacing, write_json
+from pipeline.params import load
+
+# Guo et al. use 15; Keras's predict is fastest from a few hundred images on.
+CALIBRATION_BINS = 15
+BATCH_SIZE = 256
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Return the expected calibration error, in [0, 1].
+
+    The gap between confidence and accuracy in bins of equal width, weighted by their size.
+
+    Args:
+        confidence: `(n,)` probability of the predicted class, in [0, 1].
+        correct: `(n,)` bool.
+
+    Reference: Guo et al., "On Calibration of Modern Neural Networks" (2017),
+        https://arxiv.org/abs/1706.04599
+    """
+    # bins are open on the left, (0, 1/15], as in the paper
+    bins = np.ceil(confidence * CALIBRATION_BINS).astype(int)
+    gaps = np.bincount(bins, weights=confidence - correct)  # (bins,) summed gap of each bin
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def measure(
+    logits: np.ndarray, labels: np.ndarray, classes: list[str]
+) -> tuple[dict, pd.DataFrame]:
+    """Measure predictions.
+
+    Args:
+        logits: `(n, k)`.
+        labels: `(n,)` int64, in [0, k).
+        classes: k names.
+
+    Returns:
+        The metrics, and a row for each image: actual, predicted, confidence.
+    """
+    log_probabilities = log_softmax(logits.astype(np.float64), axis=1)  # (n, k)
+    predicted = log_probabilities.argmax(axis=1)
+    confidence = np.exp(log_probabilities.max(axis=1))
+    correct = predicted == labels
+    own = np.take_along_axis(log_probabilities, labels[:, None], axis=1)  # (n, 1)
+    rank = (log_probabilities > own).sum(axis=1)
+    interval = binomtest(int(correct.sum()), len(labels)).proportion_ci(0.95, method="wilson")
+    every = np.arange(len(classes))
+    each = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    precision, recall, f1 = (float(score.mean()) for score in each[:3])
+    metrics = {
+        "accuracy": float(correct.mean()),
+        "accuracy_low": interval.low,
+        "accuracy_high": interval.high,
+        "loss": float(-own.mean()),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "top3_accuracy": float((rank < 3).mean()),
+        "calibration_error": calibration_error(confidence, correct),
+        # a list: `dvc metrics show` leaves lists out of its table
+        "classes": [
+            {
+                "class": name,
+                "precision": float(p),
+                "recall": float(r),
+                "f1": float(f),
+                "images": int(n),
+            }
+            for name, p, r, f, n in zip(classes, *each, strict=True)
+        ],
+    }
+    names = np.array(classes)
+    table = pd.DataFrame(
+        {"actual": names[labels], "predicted": names[predicted], "confidence": confidence.round(6)}
+    )
+    return metrics, table
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--arrays", type=Path, required=True)
+    parser.add_argument("--metrics", type=Path, required=True)
+    parser.add_argument("--predictions", type=Path, required=True)
+    args = parser.parse_args(argv)
+    load()
+
+    if not args.model.is_file():
+        raise PipelineError(f"{args.model}: no such file. Run `dvc repro train`")
+    classes = read_json(args.arrays / "info.json")["classes"]
+    images, labels = arrays.load(args.arrays / "test")
+
+    from pipeline import backend
+
+    model = backend.load(args.model)
+    expected = ((*images.shape[1:],), len(classes))
+    if (model.input_shape[1:], model.output_shape[-1]) != expected:
+        raise PipelineError(
+            f"{args.model}: must take {expected[0]} images of {expected[1]} classes. Got "
+            f"{model.input_shape[1:]} and {model.output_shape[-1]}. Run `dvc repro`"
+        )
+    logits = model.predict(images, batch_size=BATCH_SIZE, verbose=int(sys.stdout.isatty()))
+    metrics, predictions = measure(logits, labels, classes)
+    # says which file was measured; compare copies the champion by it
+    metrics["model"] = [{"sha256": hashlib.sha256(args.model.read_bytes()).hexdigest()}]
+    write_json(args.metrics, metrics)
+    with replacing(args.predictions) as path:
+        predictions.to_csv(path, index=False)
+    print(
+        f"evaluate: {args.model.stem}: test accuracy {metrics['accuracy']:.4f} "
+        f"[{metrics['accuracy_low']:.4f}, {metrics['accuracy_high']:.4f}], {len(labels)} images "
+        f"-> {args.metrics}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,67 @@
+"""What several tests build on: the repository itself, a working directory, small arrays."""
+
+import io
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.raw import Example
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with the default params.yaml."""
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def edit(project: Path) -> Callable[[str, str], None]:
+    """Replace text in the working directory's params.yaml."""
+
+    def replace(old: str, new: str) -> None:
+        path = project / "params.yaml"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return replace
+
+
+@pytest.fixture
+def stage(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a stage as a process of its own in the working directory."""
+
+    def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+        import os
+
+        return subprocess.run(
+            [sys.executable, "-m", *argv],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), **env},
+        )
+
+    return run
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Encode `(h, w)` grey or `(h, w, 3)` colour, uint8 or uint16, as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def grey(value: int, label: int = 0, id: str = "image", size: tuple[int, int] = (2, 3)) -> Example:
+    """A grey image of one value."""
+    return Example(png(np.full(size, value, np.uint8)), label, id)

@@ -1,0 +1,310 @@
+"""The graph: dvc.yaml says what the stages do, and DVC reruns what a change affects."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+
+PIPELINE = REPOSITORY / "pipeline"
+DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
+STAGES = {name: stage.get("do", stage) for name, stage in DVC["stages"].items()}
+
+# who may import whom inside pipeline/; every stage is a column of its own
+LEAVES = {
+    "errors": set(),
+    "quiet": set(),
+    "files": set(),
+    "raw": {"errors", "files"},
+    "params": {"errors"},
+    "arrays": {"errors"},
+    "backend": {"errors", "files", "quiet"},
+}
+ALLOWED = {
+    **LEAVES,
+    "download": {"params", "errors", "raw"},
+    "preprocess": {"params", "errors", "files", "arrays", "raw"},
+    "split": {"params", "errors", "files", "arrays"},
+    "train": {"params", "errors", "files", "arrays", "backend"},
+    "evaluate": {"params", "errors", "files", "arrays", "backend"},
+    "compare": {"params", "errors", "files"},
+    "plot": {"params", "errors", "files", "arrays"},
+}
+# modules found by name at run time: what the walk below cannot see
+BY_NAME = {
+    "download": [f"pipeline/datasets/{p.name}" for p in (PIPELINE / "datasets").glob("*.py")],
+    "train": ["pipeline/architectures/${item.architecture}.py"],
+}
+HEAVY = {"keras", "tensorflow", "tensorflow_datasets", "jax", "torch"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(path: Path) -> set[str]:
+    names = {name.removeprefix("pipeline.") for name in imports(path) if name != "pipeline"}
+    return {name for name in names if (PIPELINE / f"{name}.py").is_file()}
+
+
+def files_of(deps: list[str]) -> set[str]:
+    return {dep for dep in deps if dep.startswith("pipeline/")}
+
+
+def paths(outs: list) -> list[str]:
+    return [out if isinstance(out, str) else next(iter(out)) for out in outs]
+
+
+def closure(module: str) -> set[str]:
+    """The files that run when a module is imported, through any number of imports."""
+    found: set[str] = set()
+    waiting = {module}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= own_imports(PIPELINE / f"{name}.py") - found
+    return {f"pipeline/{name}.py" for name in found}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_declares_every_file_it_imports_and_no_other(stage):
+    needed = closure(stage) | set(BY_NAME.get(stage, []))
+    if stage == "download":
+        for dataset in (PIPELINE / "datasets").glob("*.py"):
+            for name in own_imports(dataset):
+                needed |= closure(name)
+    assert files_of(STAGES[stage]["deps"]) == needed
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_declares_exactly_the_params_it_reads(stage):
+    read = set()
+    for node in ast.walk(ast.parse((PIPELINE / f"{stage}.py").read_text())):
+        chain = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+        if re.fullmatch(r"params\.\w+(\.\w+)?", chain):
+            read.add(chain.removeprefix("params."))
+    read.discard("load")
+    # the longest form only: params.split.validation, not params.split too
+    read = {name for name in read if not any(other.startswith(f"{name}.") for other in read)}
+    if stage == "train":
+        # by its name on the command line: its own settings on top of the common ones
+        assert read == {"seed", "models", "train_of"}
+        read = {"seed", "models.${key}", "train"}
+    elif stage == "compare":
+        read = {name.split(".")[0] for name in read}
+    assert set(STAGES[stage].get("params", [])) == read
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_path_on_the_command_line_is_declared(stage):
+    definition = STAGES[stage]
+    words = re.findall(r"--[\w-]+ (\S+)", definition["cmd"])
+    declared = paths(
+        [*definition["deps"], *definition.get("outs", []), *definition.get("metrics", [])]
+    )
+    for word in words:
+        inside = [path for path in declared if path == word or path.startswith(f"{word}/")]
+        assert inside, f"{word} of {stage} is neither dependency nor output"
+    for out in paths([*definition.get("outs", []), *definition.get("metrics", [])]):
+        assert any(out == word or out.startswith(f"{word}/") for word in words), out
+
+
+def test_training_never_opens_test_data():
+    deps = STAGES["train"]["deps"]
+    assert "data/arrays/train" in deps
+    assert not [dep for dep in deps if dep in ("data/arrays", "data/arrays/test", "data/raw")]
+
+
+def test_nothing_depends_on_timing():
+    for stage in STAGES.values():
+        assert not [
+            dep for dep in stage["deps"] if dep.startswith("metrics/run") or dep == "metrics"
+        ]
+
+
+def test_modules_import_only_what_the_table_allows():
+    assert set(ALLOWED) == {path.stem for path in PIPELINE.glob("*.py")}
+    for module, allowed in ALLOWED.items():
+        assert own_imports(PIPELINE / f"{module}.py") <= allowed, module
+
+
+def test_architectures_import_keras_only():
+    for path in (PIPELINE / "architectures").glob("*.py"):
+        roots = {name.split(".")[0] for name in imports(path)}
+        assert roots <= {"keras", "typing", "collections", "annotated_types"}, path
+
+
+def test_datasets_import_no_stage():
+    for path in (PIPELINE / "datasets").glob("*.py"):
+        assert own_imports(path) <= {"errors", "quiet", "raw"}, path
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "split", "compare", "plot"])
+def test_stage_without_need_of_keras_does_not_import_it(stage):
+    code = f"import sys, pipeline.{stage}; print(*{{m.split('.')[0] for m in sys.modules}})"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not HEAVY & set(loaded)
+
+
+def test_plots_name_outputs_of_the_graph():
+    outs = [path for stage in STAGES.values() for path in paths(stage.get("outs", []))]
+    named = [
+        path
+        for plot in DVC["plots"]
+        for name, definition in plot.items()
+        for path in (definition["y"] if isinstance(definition["y"], dict) else [name])
+    ]
+    for path in named:
+        pattern = [re.escape(out).replace(r"\$\{key\}", r"\w+") for out in outs]
+        assert any(re.fullmatch(p, path) or re.match(path + "/", p) for p in pattern), path
+
+
+class Clone:
+    """A copy of the repository with Git and DVC of its own, and a shorter training."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        tracked = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"],
+            cwd=REPOSITORY, capture_output=True, text=True, check=True,
+        ).stdout.split("\n")  # fmt: skip
+        for name in filter(None, tracked):
+            if (REPOSITORY / name).is_file() and not name.startswith(("metrics/", "tests/")):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(REPOSITORY / name, folder / name)
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        self.run("git", "init", "-q", "-b", "main")
+        self.run("git", "config", "user.email", "test@example.org")
+        self.run("git", "config", "user.name", "test")
+
+    def run(self, *argv: str) -> str:
+        bin = Path(sys.executable).parent
+        path = f"{bin}{os.pathsep}{os.environ['PATH']}"
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_"))}
+        done = subprocess.run(
+            argv, cwd=self.folder, env={**env, "PATH": path}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    def repro(self, *argv: str) -> set[str]:
+        """Run dvc repro and return the stages that ran, or came back from the run cache."""
+        out = self.run("dvc", "repro", *argv)
+        ran = re.findall(r"Running stage '([\w@-]+)'", out)
+        return set(ran) | set(re.findall(r"Stage '([\w@-]+)' is cached", out))
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", message)
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        path = self.folder / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    def read(self, *patterns: str) -> dict[str, bytes]:
+        files = [f for pattern in patterns for f in self.folder.glob(pattern) if f.is_file()]
+        return {str(f.relative_to(self.folder)): f.read_bytes() for f in files}
+
+
+EACH = {
+    f"{stage}@{model}" for stage in ("train", "evaluate") for model in ("baseline", "batchnorm")
+}
+LAST = {"compare", "plot"}
+
+
+@pytest.mark.slow
+def test_only_what_is_affected_reruns(tmp_path):
+    clone = Clone(tmp_path)
+    clone.edit("params.yaml", "epochs: 20", "epochs: 1")
+    assert clone.repro() == {"download", "preprocess", "split"} | EACH | LAST
+    assert clone.repro() == set()
+
+    clone.edit(
+        "params.yaml",
+        "architecture: batchnorm",
+        "architecture: batchnorm\n    build: {dense_dropout: 0.4}",
+    )
+    own = {"train@batchnorm", "evaluate@batchnorm"}
+    assert clone.repro() == own | LAST
+
+    clone.edit("pipeline/architectures/batchnorm.py", "(0.2, 0.25, 0.35)", "(0.3, 0.25, 0.35)")
+    assert clone.repro() == own | LAST
+
+    clone.edit("params.yaml", "champion: auto", "champion: baseline")
+    assert clone.repro() == {"compare"}
+
+    clone.edit("pipeline/plot.py", "GRID = 5", "GRID = 5  # a comment")
+    assert clone.repro() == {"plot"}
+
+    clone.edit("params.yaml", "epochs: 1\n", "epochs: 2\n")
+    assert clone.repro() == EACH | LAST
+
+    clone.edit("params.yaml", "validation: 0.2", "validation: 0.3")
+    assert clone.repro() == {"split"} | EACH | LAST
+
+    clone.edit("params.yaml", "normalize: unit", "normalize: standardize")
+    # the split depends on the labels and on which images are equal; both stay the same,
+    # but DVC sees new arrays and runs it: its rows then spare no training
+    assert clone.repro() == {"preprocess", "split"} | EACH | LAST
+
+    source = (tmp_path / "pipeline/architectures/baseline.py").read_text()
+    (tmp_path / "pipeline/architectures/wider.py").write_text(source.replace("(16, 32", "(24, 32"))
+    clone.edit("params.yaml", "models:\n", "models:\n  wider: {architecture: wider}\n")
+    assert clone.repro() == {"train@wider", "evaluate@wider"} | LAST
+
+
+@pytest.mark.slow
+def test_default_is_good_repeats_to_the_bit_and_compares(tmp_path):
+    clone = Clone(tmp_path)
+    clone.repro()
+    clone.commit("batchnorm is champion")
+    shown = clone.run("dvc", "metrics", "show", "--md", "metrics/test")
+    accuracy = {}
+    for line in shown.splitlines():
+        if found := re.match(r"\| metrics/test/(\w+)\.json\s*\| ([\d.]+)", line):
+            accuracy[found[1]] = float(found[2])
+    assert accuracy["batchnorm"] >= accuracy["baseline"] > 0.93
+
+    kept = (
+        "models/*.keras",
+        "metrics/*.json",
+        "metrics/t*/*.json",
+        "plots/**/*.*",
+        "data/**/*.npy",
+    )
+    before = clone.read(*kept)
+    clone.repro("-f")
+    after = clone.read(*kept)
+    assert len(before) > 20
+    assert [name for name in before if before[name] != after.get(name)] == []
+
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "exp", "run", "-n", "simple", "-S", "champion=baseline")
+    difference = clone.run("dvc", "metrics", "diff", "main", "simple")
+    assert re.search(r"champion\.json\s+model\s+batchnorm\s+baseline", difference), difference
+
+    # the queue works in a folder of its own, from what Git and DVC's cache hold
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "exp", "run", "--queue", "-n", "queued", "-S", "train.epochs=1")
+    clone.run("dvc", "exp", "run", "--run-all")
+    difference = clone.run("dvc", "metrics", "diff", "main", "queued")
+    assert re.search(r"train/baseline\.json\s+epochs\s+20\s+1\b", difference), difference
