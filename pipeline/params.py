@@ -213,11 +213,10 @@ def _explain(kind: type[BaseModel], error: Any, at: tuple[str, ...], more: int) 
 
 def _keys(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
     """List the keys that are allowed at a place in the tree of sections."""
-    for part in loc:
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            break
-        annotation = kind.model_fields[str(part)].annotation
-        kind = Model if part == "models" else annotation
+    if loc[:1] == ("models",):
+        kind = Model
+    elif loc:
+        kind = kind.model_fields[str(loc[0])].annotation
     return list(kind.model_fields)
 
 

@@ -4,6 +4,7 @@ CIFAR-10: A. Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny 
 https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,10 @@ import tensorflow_datasets as tfds
 from pipeline import quiet
 from pipeline.errors import PipelineError
 from pipeline.raw import Dataset, Example
+
+# both log what their authors should know and our reader cannot use
+for library in ("absl", "tensorflow"):
+    logging.getLogger(library).setLevel(logging.ERROR)
 
 WAY_OUT = "Set TFDS_DATA_DIR to a prepared copy, or `dataset: digits` to run offline"
 

@@ -1,0 +1,75 @@
+"""Evaluate: measures worked out by hand on a few predictions."""
+
+import numpy as np
+import pytest
+
+from pipeline import evaluate
+
+CLASSES = ["a", "b", "c", "d"]
+# probabilities of four images; the last is wrong, with the truth in second place
+PROBABILITIES = np.array(
+    [[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1], [0.4, 0.5, 0.06, 0.04], [0.3, 0.6, 0.08, 0.02]]
+)
+LABELS = np.array([0, 1, 1, 0])
+
+
+@pytest.fixture
+def measured():
+    return evaluate.measure(np.log(PROBABILITIES) + 3, LABELS, CLASSES)
+
+
+def test_accuracy_and_loss(measured):
+    metrics, _ = measured
+    assert metrics["accuracy"] == 0.75
+    assert metrics["loss"] == pytest.approx(-np.log([0.7, 0.7, 0.5, 0.3]).mean())
+
+
+def test_interval_is_wilsons(measured):
+    # Wilson 1927, n 4, p 0.75, z 1.96: centre (0.75 + 0.4802) / 1.9604, half width
+    # 1.96 / 1.9604 * sqrt(0.75 * 0.25 / 4 + 3.8416 / 64)
+    metrics, _ = measured
+    assert metrics["accuracy_low"] == pytest.approx(0.3006, abs=1e-4)
+    assert metrics["accuracy_high"] == pytest.approx(0.9544, abs=1e-4)
+
+
+def test_scores_are_averaged_over_classes_that_may_be_absent(measured):
+    # a: precision 1/1, recall 1/2, f1 2/3; b: precision 2/3, recall 2/2, f1 4/5; c, d: 0
+    metrics, _ = measured
+    assert metrics["precision"] == pytest.approx((1 + 2 / 3) / 4)
+    assert metrics["recall"] == pytest.approx((1 / 2 + 1) / 4)
+    assert metrics["f1"] == pytest.approx((2 / 3 + 4 / 5) / 4)
+    assert metrics["classes"][1] == {
+        "class": "b", "precision": pytest.approx(2 / 3), "recall": 1.0,
+        "f1": pytest.approx(0.8), "images": 2,
+    }  # fmt: skip
+
+
+def test_top_three():
+    logits = np.array([[4.0, 3, 2, 1], [4, 3, 2, 1]])
+    metrics, _ = evaluate.measure(logits, np.array([2, 3]), CLASSES)
+    assert metrics["top3_accuracy"] == 0.5
+
+
+def test_two_classes_are_always_among_the_top_three():
+    metrics, _ = evaluate.measure(np.array([[1.0, 0.0]]), np.array([1]), ["a", "b"])
+    assert (metrics["accuracy"], metrics["top3_accuracy"]) == (0.0, 1.0)
+
+
+def test_calibration_error_by_hand():
+    # 15 bins of 1/15: 0.91 and 0.92 share (0.867, 0.933], 0.55 lies in (0.533, 0.6]
+    confidence = np.array([0.91, 0.92, 0.55])
+    correct = np.array([True, False, False])
+    # |0.91 + 0.92 - 1| + |0.55| of 3 images
+    assert evaluate.calibration_error(confidence, correct) == pytest.approx((0.83 + 0.55) / 3)
+
+
+def test_certain_and_right_is_calibrated():
+    assert evaluate.calibration_error(np.ones(3), np.ones(3, bool)) == 0
+
+
+def test_predictions_are_named(measured):
+    _, table = measured
+    assert table.columns.tolist() == ["actual", "predicted", "confidence"]
+    assert table["actual"].tolist() == ["a", "b", "b", "a"]
+    assert table["predicted"].tolist() == ["a", "b", "b", "b"]
+    assert table["confidence"].tolist() == [0.7, 0.7, 0.5, 0.6]

@@ -1,0 +1,92 @@
+"""Plot: what the pictures are made of, and that they are written."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from pipeline import plot
+
+
+def test_samples_take_the_classes_in_turn():
+    labels = np.array([0, 0, 0, 2, 1, 2])
+    assert plot.pick(labels, 4).tolist() == [0, 4, 3, 1]
+
+
+def test_standardized_images_are_shown_as_they_were():
+    info = {"normalize": "standardize", "mean": [0.5, 0.0, 0.2], "std": [0.25, 1.0, 0.1]}
+    image = np.array([[[2.0, 0.3, -1.0]]])
+    assert plot.pixels(image, info).tolist() == [[[1.0, 0.3, pytest.approx(0.1)]]]
+
+
+def test_confusion_counts_every_class_also_absent_ones():
+    predictions = pd.DataFrame({"actual": ["a", "a", "b"], "predicted": ["a", "b", "b"]})
+    figure = plot.confusion(predictions, ["a", "b", "c"], "model")
+    axes = figure.axes[0]
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {
+        (0, 0): "1", (1, 0): "1", (1, 1): "1",
+    }  # fmt: skip
+    assert axes.images[0].get_array().tolist() == [[0.5, 0.5, 0], [0, 1, 0], [0, 0, 0]]
+    plt.close(figure)
+
+
+def test_wrong_predictions_are_marked():
+    predictions = pd.DataFrame({"actual": ["a", "a"], "predicted": ["a", "b"]})
+    info = {"normalize": "unit"}
+    figure = plot.examples(np.zeros((2, 4, 4, 1)), predictions, info, "model")
+    titles = [axes.title for axes in figure.axes if axes.get_title()]
+    assert [title.get_text() for title in titles] == [
+        "true a\npredicted a",
+        "true a\npredicted b ✗",
+    ]
+    assert [title.get_color() for title in titles] == ["black", plot.WRONG]
+    assert figure.get_suptitle() == "model: 2 test images, 1 wrong (marked red)"
+    plt.close(figure)
+
+
+def test_accuracy_of_each_class_is_drawn_for_each_model():
+    one = pd.DataFrame({"actual": ["a", "a", "b"], "predicted": ["a", "b", "b"]})
+    two = pd.DataFrame({"actual": ["a", "a", "b"], "predicted": ["a", "a", "a"]})
+    figure = plot.class_accuracy({"one": one, "two": two}, ["a", "b"])
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert heights == [0.5, 1.0, 1.0, 0.0]
+    plt.close(figure)
+
+
+ARGUMENTS = (
+    "--arrays arrays --history history --predictions predictions --samples o/samples.png "
+    "--learning-curves o/curves.png --class-accuracy o/classes.png --confusion o/confusion "
+    "--examples o/examples"
+).split()
+
+
+def test_stage_draws_every_picture_the_same_twice(project, stage):
+    classes = ["a $b$ <i>", "NA"]  # neither TeX, nor HTML, nor missing
+    for part in ("train", "test"):
+        (project / "arrays" / part).mkdir(parents=True)
+        np.save(project / "arrays" / part / "images.npy", np.zeros((3, 4, 4, 3), np.float32))
+        np.save(project / "arrays" / part / "labels.npy", np.array([0, 1, 1]))
+    info = {"classes": classes, "normalize": "unit", "mean": [0] * 3, "std": [1] * 3}
+    (project / "arrays/info.json").write_text(json.dumps(info))
+    (project / "history").mkdir()
+    (project / "predictions").mkdir()
+    for name in ("baseline", "batchnorm"):
+        columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
+        history = pd.DataFrame({"epoch": [1, 2], **{column: [0.5, 0.6] for column in columns}})
+        history.to_csv(project / f"history/{name}.csv", index=False)
+        table = pd.DataFrame({"actual": [classes[0], "NA", "NA"], "predicted": ["NA"] * 3})
+        table.to_csv(project / f"predictions/{name}.csv", index=False)
+    pictures = []
+    for _ in range(2):
+        done = stage("pipeline.plot", *ARGUMENTS)
+        assert (done.stdout, done.stderr) == ("plot: 7 pictures -> o\n", "")
+        pictures.append({str(path): path.read_bytes() for path in (project / "o").rglob("*.png")})
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 7
+    assert all(content.startswith(b"\x89PNG") for content in pictures[0].values())
+
+    (project / "history/batchnorm.csv").unlink()
+    done = stage("pipeline.plot", *ARGUMENTS)
+    assert done.stderr == "error: history/batchnorm.csv: no such file. Run `dvc repro`\n"

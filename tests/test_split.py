@@ -1,0 +1,82 @@
+"""Split: stratified validation rows, and images that stand where they should not."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pipeline import split
+from pipeline.errors import PipelineError
+
+
+def test_classes_keep_their_share():
+    labels = np.array([0] * 50 + [1] * 30 + [2] * 20)
+    train, validation = split.stratified(labels, 0.2, seed=0)
+    assert np.bincount(labels[validation]).tolist() == [10, 6, 4]
+    assert np.bincount(labels[train]).tolist() == [40, 24, 16]
+
+
+def test_every_row_stands_in_one_part_and_in_order():
+    train, validation = split.stratified(np.arange(40) % 4, 0.25, seed=0)
+    assert sorted([*train, *validation]) == list(range(40))
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(validation) > 0).all()
+
+
+def test_the_seed_decides_the_rows():
+    labels = np.arange(40) % 4
+    first, again, other = (split.stratified(labels, 0.25, seed)[1].tolist() for seed in (0, 0, 1))
+    assert first == again != other
+
+
+@pytest.mark.parametrize(("labels", "share", "message"), [
+    ([0, 0, 0, 1], 0.5, r"class 1 must have 2 or more training images\. Got 1"),
+    ([0, 0, 0, 1, 1, 1], 0.1, r"split\.validation 0\.1 of 6 images leaves a part with fewer"),
+])  # fmt: skip
+def test_too_few_images_are_refused(labels, share, message):
+    with pytest.raises(PipelineError, match=message):
+        split.stratified(np.array(labels), share, seed=0)
+
+
+def images(*values: float) -> np.ndarray:
+    return np.array(values, np.float32).reshape(-1, 1, 1, 1)
+
+
+def test_duplicates_are_counted_within_and_across():
+    # 1 three times in train and once in test; 2 in validation and test; 3 twice in test
+    train = images(1, 1, 2, 1, 4)
+    found = split.duplicates(
+        {
+            "train": (train, np.array([0, 1, 3, 4])),
+            "validation": (train, np.array([2])),
+            "test": (images(3, 2, 1, 3), np.arange(4)),
+        }
+    )
+    assert found["within"] == {"train": 2, "validation": 0, "test": 1}
+    assert found["across"] == {"train_validation": 0, "train_test": 1, "validation_test": 1}
+    assert sorted(found["groups"]) == [
+        ["test 0", "test 3"],
+        ["train 0", "train 1", "train 3", "test 2"],
+        ["validation 2", "test 1"],
+    ]
+
+
+def test_stage_writes_rows_and_counts_and_warns_of_leaks(project, stage):
+    for part, values in (("train", range(10)), ("test", [3, 20])):
+        (project / "arrays" / part).mkdir(parents=True)
+        np.save(project / "arrays" / part / "images.npy", images(*values))
+        np.save(project / "arrays" / part / "labels.npy", np.arange(len(values)) % 2)
+    (project / "arrays/info.json").write_text('{"classes": ["even", "odd"]}')
+    done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
+    assert done.stdout == (
+        "split: 8 train, 2 validation rows -> s.npz\n"
+        "split: warning: 1 images stand in two parts, see m.json\n"
+    ), done.stderr
+    metrics = json.loads((project / "m.json").read_text())
+    assert metrics["rows"] == {"train": 8, "validation": 2, "test": 2}
+    assert metrics["classes"] == [
+        {"class": "even", "train": 4, "validation": 1, "test": 1},
+        {"class": "odd", "train": 4, "validation": 1, "test": 1},
+    ]
+    rows = np.load(project / "s.npz")
+    assert (rows["train"].dtype, len(rows["validation"])) == (np.int64, 2)
