@@ -6,7 +6,7 @@ class names where Hugging Face `datasets` keeps them, so that `datasets.load_dat
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class Dataset(NamedTuple):
     """Where the images come from, for people"""
     sizes: dict[str, int]
     """Number of examples of each split"""
-    splits: dict[str, Iterable[Example]]
+    splits: Mapping[str, Iterable[Example]]
     """train and test, read once and in order"""
 
 

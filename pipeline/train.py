@@ -113,7 +113,7 @@ def fit(
 
 def summarize(history: pd.DataFrame, early_stopping: bool) -> dict:
     """Return final and best epoch of a history, and which of them the weights are of."""
-    best = int(history["val_accuracy"].idxmax())
+    best = int(history["val_accuracy"].to_numpy().argmax())
     columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
     return {
         "epochs": len(history),

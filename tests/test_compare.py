@@ -10,7 +10,9 @@ import pytest
 from pipeline import compare
 
 
-def answers(both: int, only_model: int, only_reference: int, neither: int = 0):
+def answers(
+    both: int, only_model: int, only_reference: int, neither: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     model = [True] * (both + only_model) + [False] * (only_reference + neither)
     reference = [True] * both + [False] * only_model + [True] * only_reference + [False] * neither
     return np.array(model), np.array(reference)
@@ -72,7 +74,11 @@ def measured(project):
             (project / folder).mkdir(exist_ok=True)
         model = name.encode()
         (project / f"models/{name}.keras").write_bytes(model)
-        test = {"accuracy": 1 - wrong / 100, "accuracy_low": 0.5, "accuracy_high": 0.9}
+        test: dict[str, object] = {
+            "accuracy": 1 - wrong / 100,
+            "accuracy_low": 0.5,
+            "accuracy_high": 0.9,
+        }
         test |= {"classes": [], "model": [{"sha256": hashlib.sha256(model).hexdigest()}]}
         (project / f"test/{name}.json").write_text(json.dumps(test))
         train = {"parameters": 7, "kept": "final", "final": {"val_accuracy": validation}}

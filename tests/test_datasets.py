@@ -67,7 +67,7 @@ def test_wrong_examples_leave_no_file(tmp_path, examples, message):
 
 def test_digits_are_the_1797_of_scikit_learn_in_fixed_parts():
     loaded = digits.load("digits", "")
-    train, test = loaded.splits["train"], loaded.splits["test"]
+    train, test = list(loaded.splits["train"]), list(loaded.splits["test"])
     assert (len(train), len(test)) == (1437, 360)  # a fifth of 1797, rounded up
     assert not {e.id for e in train} & {e.id for e in test}
     # 174 to 183 images a class in all, so 35 to 37 in a fifth

@@ -56,7 +56,7 @@ def test_early_stopping_keeps_the_best_epoch():
     model = build()
     history = train.fit(model, (images, labels), wrong, settings)
     assert len(history) < 20
-    best = history["val_accuracy"].idxmax()
+    best = int(history["val_accuracy"].to_numpy().argmax())
     assert len(history) == best + 1 + 2
     _, accuracy = model.evaluate(*wrong, verbose=0)
     assert accuracy == pytest.approx(history["val_accuracy"][best])
