@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +145,36 @@ def test_a_network_that_never_answers_is_given_up_within_ten_seconds(project, ed
         done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="none", HTTPS_PROXY=proxy)
     assert time.monotonic() - start < 10
     assert done.stderr.startswith("error: cifar10: www.cs.toronto.edu cannot be reached.")
+
+
+@pytest.mark.parametrize(("status", "message"), [(200, "checksum"), (404, "404")])
+def test_a_download_that_is_not_the_data_set_is_one_line(project, edit, stage, status, message):
+    """fashion_mnist is fetched over plain HTTP, so a proxy can answer in its server's place."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"something else")
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    edit("dataset: digits", "dataset: fashion_mnist")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        proxy = f"http://127.0.0.1:{server.server_port}"
+        done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="tfds", HTTP_PROXY=proxy)
+        server.shutdown()
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert re.match(
+        rf"error: fashion_mnist: the download failed: .*{message}.* Set TFDS_DATA_DIR", last
+    )
+    assert "Traceback" not in done.stderr
+    assert not (project / "raw").exists()
 
 
 def test_a_data_set_that_is_not_for_classification_is_refused(project, edit, stage):

@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 
 import requests
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download.download_manager import (
+    NonMatchingChecksumError as ChecksumError,
+)
 
 from pipeline import quiet
 from pipeline.errors import PipelineError
@@ -72,7 +75,7 @@ def _download(builder: Any) -> None:
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False)
         )
-    except (requests.RequestException, tfds.download.DownloadError) as error:
+    except (requests.RequestException, tfds.download.DownloadError, ChecksumError) as error:
         raise PipelineError(f"{builder.name}: the download failed: {error}. {WAY_OUT}") from None
 
 
