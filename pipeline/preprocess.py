@@ -25,11 +25,14 @@ from tqdm import tqdm
 
 from pipeline import arrays, raw
 from pipeline.errors import PipelineError, run
-from pipeline.files import write_json
+from pipeline.files import replacing, write_json
 from pipeline.params import load
 
 GREY_MODES = ("1", "L", "LA")
 COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
+
+
+Map = Callable[..., Iterable[Any]]
 
 
 class Task(NamedTuple):
@@ -42,6 +45,10 @@ class Task(NamedTuple):
     stop: int
     shape: tuple[int, int, int]
     resize: bool
+
+
+class ColourAmongGrey(Exception):
+    """The first image is grey and a later one is not: all must be decoded in colour."""
 
 
 def open_image(example: raw.Example) -> Image.Image:
@@ -65,7 +72,7 @@ def open_image(example: raw.Example) -> Image.Image:
     return image
 
 
-def decode(example: raw.Example, shape: tuple[int, int, int], resize: bool) -> np.ndarray | None:
+def decode(example: raw.Example, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
     """Decode one image.
 
     Args:
@@ -74,15 +81,16 @@ def decode(example: raw.Example, shape: tuple[int, int, int], resize: bool) -> n
         resize: Whether to resize an image of another size (antialiased bilinear).
 
     Returns:
-        `(h, w, c)` uint8, or None for a colour image where c is 1.
+        `(h, w, c)` uint8.
 
     Raises:
         PipelineError: See `open_image`; or another size without `resize`.
+        ColourAmongGrey: c is 1, and the image has colour.
     """
     image = open_image(example)
     height, width, channels = shape
     if channels == 1 and image.mode not in GREY_MODES:
-        return None
+        raise ColourAmongGrey
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         if not resize:
@@ -94,19 +102,14 @@ def decode(example: raw.Example, shape: tuple[int, int, int], resize: bool) -> n
     return np.asarray(image).reshape(shape)
 
 
-def decode_group(task: Task) -> np.ndarray | None:
+def decode_group(task: Task) -> np.ndarray:
     """Write one group of images as float32 in [0, 1] and return its histogram.
 
     Returns:
-        Pixel counts `(c, 256)` int64, or None for a colour image where c is 1.
+        Pixel counts `(c, 256)` int64.
     """
-    pixels = []
-    for example in raw.read_group(task.source, task.group):
-        image = decode(example, task.shape, task.resize)
-        if image is None:
-            return None
-        pixels.append(image)
-    batch = np.stack(pixels)  # (n, h, w, c) uint8
+    examples = raw.read_group(task.source, task.group)
+    batch = np.stack([decode(e, task.shape, task.resize) for e in examples])  # (n, h, w, c)
     np.divide(batch, np.float32(255), out=arrays.rows(task.target, task.start, task.stop))
     return np.stack(
         [np.bincount(batch[..., c].ravel(), minlength=256) for c in range(task.shape[2])]
@@ -136,7 +139,7 @@ def standardize_group(task: Task, mean: np.ndarray, std: np.ndarray) -> None:
 
 
 @contextmanager
-def mapper(tasks: int) -> Iterator[Callable[..., Iterable[Any]]]:
+def mapper(tasks: int) -> Iterator[Map]:
     """Yield a `map` over the cores; for little work the plain one, which starts at once."""
     cores = os.cpu_count() or 1
     if cores == 1 or tasks < 8:
@@ -163,14 +166,32 @@ def plan(source: Path, target: Path, shape: tuple[int, int, int], resize: bool) 
     ]
 
 
+def decode_all(
+    raw_folder: Path, folder: Path, shape: tuple[int, int, int], resize: bool, run_all: Map
+) -> tuple[list[Task], np.ndarray]:
+    """Write both splits as float32 in [0, 1].
+
+    Returns:
+        The groups, and the histogram `(c, 256)` of the training images.
+    """
+    train, test = (
+        plan(raw_folder / f"{split}.parquet", folder / split, shape, resize)
+        for split in ("train", "test")
+    )
+    tasks = train + test
+    results = run_all(decode_group, tasks)
+    histograms = list(tqdm(results, "decode", len(tasks), unit="group", disable=None))
+    return tasks, np.sum(histograms[: len(train)], axis=0)
+
+
 def preprocess(
     raw_folder: Path, folder: Path, normalize: str, image_size: list[int] | None
 ) -> dict:
-    """Write the arrays of both splits.
+    """Write the arrays of both splits, and info.json.
 
     Args:
         raw_folder: Holds train.parquet and test.parquet.
-        folder: Gets train/, test/.
+        folder: Gets train/, test/ and info.json.
         normalize: `unit` or `standardize`.
         image_size: `[h, w]` to resize to, or None: all images must be of one size.
 
@@ -183,37 +204,29 @@ def preprocess(
     first = open_image(raw.read_group(raw_folder / "train.parquet", 0)[0])
     height, width = image_size or (first.height, first.width)
     channels = 1 if first.mode in GREY_MODES else 3
-    while True:
+    resize = image_size is not None
+    groups = sum(raw.num_groups(raw_folder / f"{split}.parquet") for split in ("train", "test"))
+    with mapper(groups) as run_all, replacing(folder) as beside:
         shape = (height, width, channels)
-        train, test = (
-            plan(raw_folder / f"{split}.parquet", folder / split, shape, image_size is not None)
-            for split in ("train", "test")
-        )
-        tasks = train + test
-        with mapper(len(tasks)) as run_all:
-            bar = tqdm(
-                run_all(decode_group, tasks), "decode", len(tasks), unit="group", disable=None
-            )
-            histograms: list[np.ndarray] = []
-            for histogram in bar:
-                if histogram is None:
-                    break
-                histograms.append(histogram)
-            if len(histograms) < len(tasks):
-                channels = 3  # a colour image among grey ones: once more, all in colour
-                continue
-            mean, std = statistics(np.sum(histograms[: len(train)], axis=0))
-            if normalize == "standardize":
-                # a channel without contrast has nothing to divide by
-                scale = np.where(std > 0, std, 1)
-                list(run_all(standardize_group, tasks, repeat(mean), repeat(scale)))
-        return {
+        try:
+            tasks, histogram = decode_all(raw_folder, beside, shape, resize, run_all)
+        except ColourAmongGrey:
+            shape = (height, width, 3)
+            tasks, histogram = decode_all(raw_folder, beside, shape, resize, run_all)
+        mean, std = statistics(histogram)
+        if normalize == "standardize":
+            # a channel without contrast has nothing to divide by
+            scale = np.where(std > 0, std, 1)
+            list(run_all(standardize_group, tasks, repeat(mean), repeat(scale)))
+        info = {
             "classes": raw.classes(raw_folder / "train.parquet"),
             "image_shape": list(shape),
             "normalize": normalize,
             "mean": mean.tolist(),
             "std": std.tolist(),
         }
+        write_json(beside / "info.json", info)
+    return info
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -226,7 +239,6 @@ def main(argv: list[str] | None = None) -> None:
     info = preprocess(
         args.raw, args.arrays, params.preprocess.normalize, params.preprocess.image_size
     )
-    write_json(args.arrays / "info.json", info)
     shape = " × ".join(map(str, info["image_shape"]))
     print(f"preprocess: {shape} images, {info['normalize']} -> {args.arrays}")
 

@@ -60,29 +60,33 @@ def write(folder: Path, dataset: Dataset) -> None:
             "source": dataset.source,
         },
     )
-    for split, examples in dataset.splits.items():
-        bar = tqdm(examples, split, dataset.sizes[split], unit="image", disable=None)
-        with (
-            replacing(folder / f"{split}.parquet") as path,
+    with replacing(folder) as beside:
+        beside.mkdir()
+        for split, examples in dataset.splits.items():
+            bar = tqdm(examples, split, dataset.sizes[split], unit="image", disable=None)
             # images are compressed as they are; a second time costs time and saves nothing
-            pq.ParquetWriter(path, schema, compression="none") as writer,
-        ):
-            rows = 0
-            examples = iter(bar)
-            while group := list(islice(examples, GROUP_ROWS)):
-                for example in group:
-                    if not 0 <= example.label < len(dataset.classes):
-                        raise PipelineError(
-                            f"{split} image {example.id}: label must be in "
-                            f"[0, {len(dataset.classes)}). Got {example.label}"
-                        )
-                images = [{"bytes": e.image, "path": e.id} for e in group]
-                columns = [images, [e.label for e in group], [e.id for e in group]]
-                arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
-                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-                rows += len(group)
-            if not rows:
+            with pq.ParquetWriter(
+                beside / f"{split}.parquet", schema, compression="none"
+            ) as writer:
+                remaining, num_rows = iter(bar), 0
+                while group := list(islice(remaining, GROUP_ROWS)):
+                    _check_labels(group, len(dataset.classes), split)
+                    images = [{"bytes": e.image, "path": e.id} for e in group]
+                    columns = [images, [e.label for e in group], [e.id for e in group]]
+                    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
+                    writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+                    num_rows += len(group)
+            if not num_rows:
                 raise PipelineError(f"{dataset.source}: {split} holds no images")
+
+
+def _check_labels(examples: list[Example], num_classes: int, split: str) -> None:
+    for example in examples:
+        if not 0 <= example.label < num_classes:
+            raise PipelineError(
+                f"{split} image {example.id}: label must be in [0, {num_classes}). "
+                f"Got {example.label}"
+            )
 
 
 def classes(path: Path) -> list[str]:

@@ -95,6 +95,7 @@ def test_differing_sizes_without_image_size_are_refused(tmp_path):
         match=r"b\.png: is 9×5 pixels, the first image 2×3\. Set preprocess\.image_size",
     ):
         prepare(tmp_path, [grey(1), grey(1, id="b.png", size=(9, 5))], [grey(1)])
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]  # nothing half-written
 
 
 def test_damaged_images_are_named(tmp_path):
