@@ -19,7 +19,7 @@ $(READY): uv.lock pyproject.toml
 		{ echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, expected Python 3.11 to 3.13. Try PYTHON=python3.12 make"; exit 1; }
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
-	@.venv/bin/uv sync --locked --quiet
+	@.venv/bin/uv sync --locked --quiet --system-certs  # as pip does: works behind a company proxy
 	@touch $@
 
 repro: $(READY)  ## run the pipeline: only the stages whose inputs changed
