@@ -23,6 +23,7 @@ $(READY): uv.lock pyproject.toml
 	@touch $@
 
 repro: $(READY)  ## run the pipeline: only the stages whose inputs changed
+	@python -m pipeline.params check  # at once, and not only when a stage runs
 	dvc repro
 
 test: $(READY)  ## run the tests, without the slow ones
@@ -41,7 +42,7 @@ format: $(READY)  ## format the code and mend what ruff can
 	ruff format
 
 schema: $(READY)  ## write params.schema.json anew from the classes in pipeline/params.py
-	python -m pipeline.params > params.schema.json
+	python -m pipeline.params schema > params.schema.json
 
 bench: $(READY)  ## measure preprocess against the usual way (needs TFDS_DATA_DIR with CIFAR-10)
 	python benchmarks/preprocess.py

@@ -68,9 +68,9 @@ def children(process: psutil.Process) -> list[psutil.Process]:
 
 def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    os.environ["TFDS_DATA_DIR"] = str(
-        Path(os.environ.get("TFDS_DATA_DIR", "~")).expanduser().resolve()
-    )
+    if "TFDS_DATA_DIR" not in os.environ:
+        sys.exit("error: TFDS_DATA_DIR must name a folder with cifar10/3.0.2 prepared by TFDS")
+    os.environ["TFDS_DATA_DIR"] = str(Path(os.environ["TFDS_DATA_DIR"]).expanduser().resolve())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         params = (REPOSITORY / "params.yaml").read_text()

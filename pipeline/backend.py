@@ -26,6 +26,10 @@ def make_repeatable(seed: int) -> None:
         seed: In [0, 2**32).
     """
     keras.utils.set_random_seed(seed)
+    _use_repeatable_kernels()
+
+
+def _use_repeatable_kernels() -> None:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -49,7 +53,7 @@ def repeatable(model: keras.Model) -> keras.Model:
     """
     stock = keras.layers.BatchNormalization
     if keras.backend.backend() != "tensorflow" or not any(
-        type(layer) is stock for layer in model.layers
+        type(layer) is stock for layer in model._flatten_layers()
     ):
         return model
 
@@ -57,7 +61,7 @@ def repeatable(model: keras.Model) -> keras.Model:
         kind = _fused_batch_normalization() if type(layer) is stock else type(layer)
         return kind.from_config(layer.get_config())
 
-    twin = keras.models.clone_model(model, clone_function=fuse)
+    twin = keras.models.clone_model(model, clone_function=fuse, recursive=True)
     twin.set_weights(model.get_weights())
     return twin
 
@@ -118,11 +122,12 @@ def save(model: keras.Model, path: Path) -> None:
 
 
 def load(path: Path) -> keras.Model:
-    """Load a saved model, uncompiled; never code with it.
+    """Load a saved model, uncompiled, to predict the same twice; never code with it.
 
     Raises:
         PipelineError: The file is damaged, or holds a Lambda or a custom object.
     """
+    _use_repeatable_kernels()
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
@@ -154,8 +159,7 @@ def describe() -> dict[str, str]:
 
 
 def _device() -> str:
-    gpus = keras.distribution.list_devices("gpu")
-    if gpus:
+    if gpus := _gpus():
         return ", ".join(gpus)
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -163,3 +167,14 @@ def _device() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.devices() if device.platform == "gpu"]
+    import tensorflow as tf
+
+    details = tf.config.experimental.get_device_details
+    return [details(gpu)["device_name"] for gpu in tf.config.list_physical_devices("GPU")]

@@ -1,11 +1,11 @@
-"""Compare: every model side by side, and whether a difference to the first is luck.
+"""Compare: every model side by side, and whether a difference to the reference is luck.
 
 Reads   metrics/test/MODEL.json, metrics/train/MODEL.json, plots/predictions/MODEL.csv of
         every model; models/MODEL.keras of the champion
 Writes  metrics/comparison.json     accuracy difference, its interval, p and verdict
         metrics/champion.json       name and test metrics of the champion
         models/champion.keras       a copy of its file
-Params  models, champion, seed
+Params  models, reference, champion, seed
 """
 
 import argparse
@@ -119,7 +119,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     params = load()
 
-    names = list(params.models)
+    # DVC does not see the order of a mapping, so the reference has a key of its own
+    names = sorted(params.models, key=lambda name: name != params.reference)
     test = {name: read_json(path) for name, path in read(args.test, names, ".json").items()}
     train = {name: read_json(path) for name, path in read(args.train, names, ".json").items()}
     tables = {

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -41,4 +43,6 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    if not path.is_file():
+        raise PipelineError(f"{path}: no such file. Run `dvc repro`")
     return json.loads(path.read_text("utf-8"))

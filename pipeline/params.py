@@ -1,10 +1,10 @@
 """Params: the classes that params.yaml must fit, and the one way to read it.
 
-Prints params.schema.json, which editors use to complete and check params.yaml:
-
-    python -m pipeline.params > params.schema.json
+python -m pipeline.params check     says what is wrong with params.yaml, if anything is
+python -m pipeline.params schema    prints params.schema.json, which editors check it with
 """
 
+import argparse
 import ast
 import difflib
 import json
@@ -18,7 +18,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, run
 
 PARAMS = Path("params.yaml")
 ARCHITECTURES = Path(__file__).parent / "architectures"
@@ -59,12 +59,19 @@ class Train(Section):
     """Epochs without a better validation accuracy before stopping; null: off"""
 
 
+# the fields of Train, each of which may be left out
+_OPTIONAL: dict[str, Any] = {
+    name: (field.rebuild_annotation(), None) for name, field in Train.model_fields.items()
+}
+Overrides: Any = pydantic.create_model("Overrides", __base__=Section, **_OPTIONAL)
+
+
 class Model(Section):
     architecture: Name
     """A file of pipeline/architectures/, without .py"""
     build: dict[str, Any] = {}
     """The architecture's own settings"""
-    train: dict[str, Any] = {}
+    train: Overrides = Overrides()
     """Training settings that differ from the common ones"""
 
 
@@ -79,14 +86,16 @@ class Params(Section):
     split: Split
     train: Train
     models: Annotated[dict[Name, Model], Field(min_length=1)]
-    """The models to compare; the first is what the others are compared with"""
+    """The models to compare"""
+    reference: str
+    """The name of the model that the others are compared with"""
     champion: str
     """auto (best validation accuracy), or the name of a model"""
 
     def train_of(self, model: str) -> Train:
         """The training settings of one model: the common ones with its own on top."""
-        own = self.models[model].train
-        return Train(**{**self.train.model_dump(), **own})
+        own = self.models[model].train.model_dump(exclude_unset=True)
+        return self.train.model_copy(update=own)
 
 
 class _Loader(yaml.SafeLoader):
@@ -95,6 +104,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise PipelineError(
@@ -117,12 +128,12 @@ def load() -> Params:
         PipelineError: Names the key, what was expected and what was received.
     """
     try:
-        raw = yaml.load(PARAMS.read_text(), _Loader)  # noqa: S506 (a SafeLoader)
+        raw = yaml.load(PARAMS.read_text("utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
         raise PipelineError(
             f"{PARAMS}: no such file in {Path.cwd()}. Run from the repository's top"
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         raise PipelineError(f"{PARAMS}: not valid YAML: {error}") from None
     params = _validate(Params, raw, ())
     _check_dataset(params.dataset)
@@ -130,13 +141,15 @@ def load() -> Params:
         raise _error(
             ("champion",), f"must be auto or one of {', '.join(params.models)}", params.champion
         )
-    if "auto" in params.models:
+    if params.reference not in params.models:
+        raise _error(("reference",), f"must be one of {', '.join(params.models)}", params.reference)
+    for taken in {"auto", "champion"} & set(params.models):
         raise PipelineError(
-            f"{PARAMS}: models.auto: the name is taken by `champion: auto`. Choose another"
+            f"{PARAMS}: models.{taken}: the name is taken by `champion: auto` and "
+            "models/champion.keras. Choose another"
         )
     for name, model in params.models.items():
         at = ("models", name)
-        _validate(Train, {**params.train.model_dump(), **model.train}, (*at, "train"))
         _validate(settings(model.architecture, at), model.build, (*at, "build"))
     return params
 
@@ -154,18 +167,21 @@ def settings(architecture: str, at: tuple[str, ...] = ()) -> type[BaseModel]:
             f"{PARAMS}: {'.'.join(at)}: no file pipeline/architectures/{architecture}.py. "
             f"Architectures: {known}"
         )
-    tree = ast.parse(path.read_text())
-    build = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "build")
-    names = {
-        **vars(annotated_types),
-        "Annotated": Annotated,
-        "Literal": Literal,
-        "Sequence": Sequence,
-    }
+    names = {**vars(annotated_types), "Annotated": Annotated, "Literal": Literal}
     fields: dict[str, Any] = {}
-    for arg, default in zip(build.args.kwonlyargs, build.args.kw_defaults, strict=True):
-        annotation = eval(ast.unparse(arg.annotation), names) if arg.annotation else Any  # noqa: S307
-        fields[arg.arg] = (annotation, ast.literal_eval(default) if default else ...)
+    try:
+        tree = ast.parse(path.read_text("utf-8"))
+        build = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "build")
+        for arg, default in zip(build.args.kwonlyargs, build.args.kw_defaults, strict=True):
+            annotation = ast.unparse(arg.annotation) if arg.annotation else "Any"
+            kind = eval(annotation, {**names, "Sequence": Sequence, "Any": Any})  # noqa: S307
+            fields[arg.arg] = (kind, ast.literal_eval(default) if default else ...)
+    except (SyntaxError, StopIteration, NameError, ValueError) as error:
+        raise PipelineError(
+            f"{path.name}: must be Python with a function `build` whose settings have plain types "
+            "(bool, int, float, str, Sequence, Literal, Annotated) and literal defaults. "
+            f"Got {type(error).__name__}: {error}"
+        ) from None
     return pydantic.create_model(architecture, __base__=Section, **fields)
 
 
@@ -214,7 +230,7 @@ def _explain(kind: type[BaseModel], error: Any, at: tuple[str, ...], more: int) 
 def _keys(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
     """List the keys that are allowed at a place in the tree of sections."""
     if loc[:1] == ("models",):
-        kind = Model
+        kind = Train if loc[-1] == "train" else Model
     elif loc:
         kind = kind.model_fields[str(loc[0])].annotation
     return list(kind.model_fields)
@@ -231,5 +247,14 @@ def schema() -> str:
     return json.dumps(Params.model_json_schema(), indent=2) + "\n"
 
 
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["check", "schema"])
+    if parser.parse_args(argv).what == "check":
+        load()
+    else:
+        print(schema(), end="")
+
+
 if __name__ == "__main__":
-    print(schema(), end="")
+    run(main)

@@ -69,16 +69,11 @@ def samples(images: np.ndarray, labels: np.ndarray, info: dict) -> Figure:
 def learning_curves(histories: dict[str, pd.DataFrame]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5))
     for number, (name, history) in enumerate(histories.items()):
+        color = f"C{number}"
         for axes, column in ((left, "accuracy"), (right, "loss")):
-            axes.plot(
-                history["epoch"], history[column], "--", color=f"C{number}", label=f"{name}, train"
-            )
-            axes.plot(
-                history["epoch"],
-                history[f"val_{column}"],
-                color=f"C{number}",
-                label=f"{name}, validation",
-            )
+            epoch, train, validation = (history[c] for c in ("epoch", column, f"val_{column}"))
+            axes.plot(epoch, train, ".--", color=color, label=f"{name}, train")
+            axes.plot(epoch, validation, ".-", color=color, label=f"{name}, validation")
     left.set(xlabel="epoch", ylabel="accuracy")
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     right.set(xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")

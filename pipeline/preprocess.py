@@ -61,7 +61,7 @@ def open_image(example: raw.Example) -> Image.Image:
         image = Image.open(io.BytesIO(example.image))
         ImageOps.exif_transpose(image, in_place=True)
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
         raise PipelineError(
             f"{example.id}: cannot be read as an image: {error}. Replace or remove it"
         ) from None
@@ -167,7 +167,7 @@ def plan(source: Path, target: Path, shape: tuple[int, int, int], resize: bool) 
 
 
 def decode_all(
-    raw_folder: Path, folder: Path, shape: tuple[int, int, int], resize: bool, run_all: Map
+    raw_folder: Path, folder: Path, shape: tuple[int, int, int], resize: bool
 ) -> tuple[list[Task], np.ndarray]:
     """Write both splits as float32 in [0, 1].
 
@@ -179,8 +179,9 @@ def decode_all(
         for split in ("train", "test")
     )
     tasks = train + test
-    results = run_all(decode_group, tasks)
-    histograms = list(tqdm(results, "decode", len(tasks), unit="group", disable=None))
+    with mapper(len(tasks)) as run_all:
+        results = run_all(decode_group, tasks)
+        histograms = list(tqdm(results, "decode", len(tasks), unit="group", disable=None))
     return tasks, np.sum(histograms[: len(train)], axis=0)
 
 
@@ -201,25 +202,26 @@ def preprocess(
     Raises:
         PipelineError: An image cannot be decoded, or sizes differ.
     """
+    classes = raw.classes(raw_folder / "train.parquet")
     first = open_image(raw.read_group(raw_folder / "train.parquet", 0)[0])
     height, width = image_size or (first.height, first.width)
     channels = 1 if first.mode in GREY_MODES else 3
     resize = image_size is not None
-    groups = sum(raw.num_groups(raw_folder / f"{split}.parquet") for split in ("train", "test"))
-    with mapper(groups) as run_all, replacing(folder) as beside:
+    with replacing(folder) as beside:
         shape = (height, width, channels)
         try:
-            tasks, histogram = decode_all(raw_folder, beside, shape, resize, run_all)
+            tasks, histogram = decode_all(raw_folder, beside, shape, resize)
         except ColourAmongGrey:
             shape = (height, width, 3)
-            tasks, histogram = decode_all(raw_folder, beside, shape, resize, run_all)
+            tasks, histogram = decode_all(raw_folder, beside, shape, resize)
         mean, std = statistics(histogram)
         if normalize == "standardize":
             # a channel without contrast has nothing to divide by
             scale = np.where(std > 0, std, 1)
-            list(run_all(standardize_group, tasks, repeat(mean), repeat(scale)))
+            with mapper(len(tasks)) as run_all:
+                list(run_all(standardize_group, tasks, repeat(mean), repeat(scale)))
         info = {
-            "classes": raw.classes(raw_folder / "train.parquet"),
+            "classes": classes,
             "image_shape": list(shape),
             "normalize": normalize,
             "mean": mean.tolist(),

@@ -6,8 +6,7 @@ class names where Hugging Face `datasets` keeps them, so that `datasets.load_dat
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +17,9 @@ from tqdm import tqdm
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 
-# Rows written and decoded at a time: the unit of parallel work, and of memory.
+# Images written and decoded at a time: the unit of parallel work, and of memory.
 GROUP_ROWS = 256
+GROUP_BYTES = 2**26
 
 
 class Example(NamedTuple):
@@ -68,8 +68,8 @@ def write(folder: Path, dataset: Dataset) -> None:
             with pq.ParquetWriter(
                 beside / f"{split}.parquet", schema, compression="none"
             ) as writer:
-                remaining, num_rows = iter(bar), 0
-                while group := list(islice(remaining, GROUP_ROWS)):
+                num_rows = 0
+                for group in _groups(bar):
                     _check_labels(group, len(dataset.classes), split)
                     images = [{"bytes": e.image, "path": e.id} for e in group]
                     columns = [images, [e.label for e in group], [e.id for e in group]]
@@ -78,6 +78,20 @@ def write(folder: Path, dataset: Dataset) -> None:
                     num_rows += len(group)
             if not num_rows:
                 raise PipelineError(f"{dataset.source}: {split} holds no images")
+
+
+def _groups(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Yield runs of examples that end at GROUP_ROWS, or with what passes GROUP_BYTES."""
+    group: list[Example] = []
+    size = 0
+    for example in examples:
+        group.append(example)
+        size += len(example.image)
+        if len(group) == GROUP_ROWS or size > GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _check_labels(examples: list[Example], num_classes: int, split: str) -> None:
@@ -90,13 +104,15 @@ def _check_labels(examples: list[Example], num_classes: int, split: str) -> None
 
 
 def classes(path: Path) -> list[str]:
-    """Return the class names of a raw Parquet file."""
+    """Return the class names of a raw Parquet file.
+
+    Raises:
+        PipelineError: There is no such file.
+    """
+    if not path.is_file():
+        raise PipelineError(f"{path}: no such file. Run `dvc repro download`")
     metadata = pq.read_schema(path).metadata
     return json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
-
-
-def num_groups(path: Path) -> int:
-    return pq.read_metadata(path).num_row_groups
 
 
 def read_group(path: Path, group: int) -> list[Example]:

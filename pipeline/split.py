@@ -34,7 +34,7 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray,
         Sorted row numbers of the first and the second part, int64.
 
     Raises:
-        PipelineError: A class has one image, or a part would miss a class.
+        PipelineError: A class has one image, or a part fewer images than there are classes.
     """
     found, counts = np.unique(labels, return_counts=True)
     held_out = int(np.ceil(share * len(labels)))
@@ -91,6 +91,10 @@ def main(argv: list[str] | None = None) -> None:
 
     images, labels = arrays.load(args.arrays / "train")
     test_images, test_labels = arrays.load(args.arrays / "test")
+    if len(test_labels) < 2:
+        raise PipelineError(
+            f"{args.arrays / 'test'}: must hold 2 or more images to compare on. Got 1"
+        )
     train, validation = stratified(labels, params.split.validation, params.seed)
     found = duplicates(
         {
@@ -114,6 +118,9 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.metrics, metrics)
     across = sum(found["across"].values())
     print(f"split: {len(train)} train, {len(validation)} validation rows -> {args.split}")
+    missing = [row["class"] for row in metrics["classes"] if not row["validation"]]
+    if missing:
+        print(f"split: warning: no validation images of {', '.join(missing)}: too few of it")
     if across:
         print(f"split: warning: {across} images stand in two parts, see {args.metrics}")
 

@@ -67,10 +67,11 @@ def fit(
 
     class StopWhenNotFinite(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-            if not math.isfinite(logs["loss"]):
+            if not math.isfinite(logs["loss"] + logs["val_loss"]):
                 raise PipelineError(
                     f"{self.model.name}: epoch {epoch + 1}: loss must be finite. "
-                    f"Got {logs['loss']}. Lower train.learning_rate ({settings.learning_rate})"
+                    f"Got {logs['loss']}, {logs['val_loss']} in validation. "
+                    f"Lower train.learning_rate ({settings.learning_rate})"
                 )
 
     class LineAnEpoch(keras.callbacks.Callback):
@@ -130,6 +131,8 @@ def read_split(path: Path, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         PipelineError: They are not the rows of these arrays.
     """
+    if not path.is_file():
+        raise PipelineError(f"{path}: no such file. Run `dvc repro split`")
     with np.load(path, allow_pickle=False) as split:
         train, validation = split["train"], split["validation"]
     if not np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(num_rows)):

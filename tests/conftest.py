@@ -1,6 +1,7 @@
 """What several tests build on: the repository itself, a working directory, small arrays."""
 
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from PIL import Image
 from pipeline.raw import Example
 
 REPOSITORY = Path(__file__).parents[1]
+if "TFDS_DATA_DIR" in os.environ:  # stages run in folders of their own
+    os.environ["TFDS_DATA_DIR"] = str(Path(os.environ["TFDS_DATA_DIR"]).resolve())
 
 
 @pytest.fixture
@@ -42,8 +45,6 @@ def stage(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a stage as a process of its own in the working directory."""
 
     def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
-        import os
-
         return subprocess.run(
             [sys.executable, "-m", *argv],
             capture_output=True,

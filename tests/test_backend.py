@@ -6,7 +6,9 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
+from tensorflow.python.framework import config
 
 from pipeline import backend
 from pipeline.errors import PipelineError
@@ -37,6 +39,34 @@ def test_fused_batch_normalization_trains_to_the_same_weights():
     assert twin is not model
     for fused, stock in zip(train(twin), train(model), strict=True):
         assert np.allclose(fused, stock, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (3,)])
+def test_training_uses_the_kernel_that_repeats(shape):
+    twin = backend.repeatable(keras.Sequential([keras.Input(shape), layers.BatchNormalization()]))
+    step = tf.function(lambda x: twin(x, training=True))
+    graph = step.get_concrete_function(tf.TensorSpec((8, *shape), tf.float32)).graph
+    operations = {operation.type for operation in graph.get_operations()}
+    assert "FusedBatchNormV3" in operations
+    assert "Mean" not in operations
+
+
+def test_repeatable_kernels_are_asked_for():
+    backend.make_repeatable(0)
+    assert config.is_op_determinism_enabled()
+
+
+def test_batch_normalization_inside_a_nested_model_is_fused_too():
+    inner = keras.Sequential(
+        [keras.Input((4, 4, 3)), layers.Conv2D(2, 1), layers.BatchNormalization()]
+    )
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, layers.Flatten()(inner(inputs)))
+    twin = backend.repeatable(model)
+    kinds = {type(layer).__name__ for layer in twin._flatten_layers()}
+    assert "FusedBatchNormalization" in kinds
+    assert "BatchNormalization" not in kinds
+    assert np.allclose(twin(IMAGES), model(IMAGES), atol=1e-6)
 
 
 def test_moving_statistics_are_those_of_keras():

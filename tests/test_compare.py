@@ -104,6 +104,14 @@ def test_stage_compares_the_models_of_params_and_no_former_ones(measured, stage)
     assert (champion["model"], champion["accuracy"]) == ("baseline", 0.7)
 
 
+def test_the_reference_is_the_one_that_params_name(measured, stage, edit):
+    edit("reference: baseline", "reference: batchnorm")
+    assert stage("pipeline.compare", *ARGUMENTS).returncode == 0
+    first, second = json.loads((measured / "comparison.json").read_text())["models"]
+    assert (first["model"], "verdict" in first) == ("batchnorm", False)
+    assert (second["difference"], second["verdict"]) == (pytest.approx(-0.2), "worse")
+
+
 def test_a_model_that_was_not_evaluated_is_no_champion(measured, stage):
     (measured / "models/baseline.keras").write_bytes(b"another")
     done = stage("pipeline.compare", *ARGUMENTS)

@@ -57,6 +57,14 @@ def test_raw_files_are_byte_stable_and_read_in_groups(tmp_path):
     assert raw.read_group(one, 1) == examples[raw.GROUP_ROWS :]
 
 
+def test_large_images_make_small_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw, "GROUP_BYTES", 100)
+    examples = [raw.Example(bytes(60), 0, str(i)) for i in range(5)]  # two pass 100 bytes
+    raw.write(tmp_path, dataset(train=examples))
+    path = tmp_path / "train.parquet"
+    assert [len(raw.read_group(path, group)) for group in range(3)] == [2, 2, 1]
+
+
 @pytest.mark.parametrize(("examples", "message"), [
     ([grey(1, 2, "x.png")], r"train image x\.png: label must be in \[0, 2\)\. Got 2"),
     ([grey(1, -1, "x.png")], r"label must be in \[0, 2\)\. Got -1"),
@@ -73,6 +81,8 @@ def test_digits_are_the_1797_of_scikit_learn_in_fixed_parts():
     train, test = list(loaded.splits["train"]), list(loaded.splits["test"])
     assert (len(train), len(test)) == (1437, 360)  # a fifth of 1797, rounded up
     assert not {e.id for e in train} & {e.id for e in test}
+    # fixed: these ids, whatever the seed in params.yaml
+    assert [e.id for e in test[:3]] == ["digits_21", "digits_24", "digits_28"]
     # 174 to 183 images a class in all, so 35 to 37 in a fifth
     assert set(np.bincount([e.label for e in test])) <= {35, 36, 37}
 
@@ -89,6 +99,7 @@ def test_folder_takes_classes_from_the_folders_of_train(tmp_path):
         tmp_path, "train/dog/b.png", "train/cat/z.PNG", "train/cat/a.jpg", "test/dog/c.png"
     )
     (tmp_path / "train/cat/.DS_Store").write_text("not an image")
+    write_images(tmp_path, "train/cat/.ipynb_checkpoints/a.png")
     loaded = folder.load("folder", str(tmp_path))
     assert loaded.classes == ["cat", "dog"]
     assert loaded.sizes == {"train": 3, "test": 1}
@@ -102,9 +113,11 @@ def test_folder_takes_classes_from_the_folders_of_train(tmp_path):
 @pytest.mark.parametrize(("names", "message"), [
     (["test/cat/a.png"], r"train: no such folder\. Put images in .*train/<class>/"),
     (["train/cat/a.png"], r"test: no such folder"),
-    (["train/a.png", "test/cat/a.png"], r"train: must hold a folder of images for each class"),
+    (["train/.a.png", "test/cat/a.png"], r"train: must hold a folder of images for each class"),
     (["train/cat/a.png", "test/dog/a.png"], r"test/dog: no such class in .*train\. Classes: cat"),
     (["train/cat/a.txt", "test/cat/a.png"], r"train/cat/a\.txt: must be an image"),
+    (["train/a.png", "train/cat/a.png", "test/cat/a.png"], r"train/a\.png: is in no class"),
+    (["train/cat/a.png", "train/no/.x", "test/cat/a.png"], r"train/no: must hold images\. Got"),
 ])  # fmt: skip
 def test_wrong_folders_are_refused(tmp_path, names, message):
     write_images(tmp_path, *names)
@@ -131,7 +144,8 @@ def test_no_network_and_no_copy_is_one_line_within_ten_seconds(project, edit, st
     assert time.monotonic() - start < 10
     assert done.returncode == 1
     assert done.stderr == (
-        "error: cifar10: www.cs.toronto.edu cannot be reached. "
+        "error: cifar10: www.cs.toronto.edu cannot be reached, and "
+        f"{project}/none/cifar10/3.0.2 is no prepared copy. "
         "Set TFDS_DATA_DIR to a prepared copy, or `dataset: digits` to run offline\n"
     )
     assert not (project / "raw").exists()
@@ -144,7 +158,7 @@ def test_a_network_that_never_answers_is_given_up_within_ten_seconds(project, ed
         start = time.monotonic()
         done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="none", HTTPS_PROXY=proxy)
     assert time.monotonic() - start < 10
-    assert done.stderr.startswith("error: cifar10: www.cs.toronto.edu cannot be reached.")
+    assert done.stderr.startswith("error: cifar10: www.cs.toronto.edu cannot be reached, ")
 
 
 @pytest.mark.parametrize(("status", "message"), [(200, "checksum"), (404, "404")])

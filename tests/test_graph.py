@@ -22,7 +22,7 @@ STAGES = {name: stage.get("do", stage) for name, stage in DVC["stages"].items()}
 LEAVES = {
     "errors": set(),
     "quiet": set(),
-    "files": set(),
+    "files": {"errors"},
     "raw": {"errors", "files"},
     "params": {"errors"},
     "arrays": {"errors"},

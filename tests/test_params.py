@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from pipeline import params
 from pipeline.errors import PipelineError
@@ -46,7 +47,11 @@ WRONG = [
     ("architecture: baseline", "arch: baseline", r"baseline\.arch is no known key\. Keys: archi"),
     ("  baseline:", "  base line:", r"models\.base line must match"),
     ("  batchnorm:", "  baseline:", r"line \d+: baseline stands twice"),
-    ("  baseline:", "  auto:", r"models\.auto: the name is taken"),
+    ("  baseline:", "  auto:", r"reference must be one of auto, batchnorm\. Got 'baseline'"),
+    ("  batchnorm:", "  auto:", r"models\.auto: the name is taken"),
+    ("  batchnorm:", "  champion:", r"models\.champion: the name is taken"),
+    ("seed: 0", "seed: 2024-13-45", r"not valid YAML"),
+    ("seed: 0", "? [a]\n: 3", r"not valid YAML"),
     ("champion: auto", "champion: vgg", r"champion must be auto or one of baseline, batchnorm"),
     ("split:\n", "split: 3\nother:\n", r"other is no known key"),
     ("preprocess:\n", "preprocess: 3\npre:\n", r"pre is no known key"),
@@ -114,7 +119,18 @@ def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
         "train": ["baseline"]
         + [f"--{x}=x" for x in "arrays split out history metrics run".split()],
         "evaluate": [f"--{x}=x" for x in ("model", "arrays", "metrics", "predictions")],
+        "compare": [
+            f"--{x}=x"
+            for x in "test train predictions models comparison champion champion-model".split()
+        ],
+        "plot": [
+            f"--{x}=x"
+            for x in "arrays history predictions samples learning-curves class-accuracy".split()
+        ]
+        + ["--confusion=x", "--examples=x"],
     }
+    graph = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
+    assert set(options) == set(graph["stages"])
     for name, argv in options.items():
         done = stage(f"pipeline.{name}", *argv)
         assert (done.returncode, done.stdout) == (1, "")
@@ -133,6 +149,25 @@ def test_reading_params_imports_neither_keras_nor_tensorflow(project):
     )
     assert done.stdout == "False\n", done.stderr
     assert time.perf_counter() - start < 10
+
+
+def test_anchors_and_merge_keys_are_read(edit):
+    edit("architecture: baseline", "<<: &same {architecture: baseline}")
+    edit("architecture: batchnorm", "<<: *same")
+    assert params.load().models["batchnorm"].architecture == "baseline"
+
+
+@pytest.mark.parametrize(("source", "message"), [
+    ("def make(): pass", "StopIteration"),
+    ("def build(:", "SyntaxError"),
+    ("def build(shape, classes, *, x: keras.Layer = 1): pass", "NameError.*keras"),
+    ("def build(shape, classes, *, x: float = 1 / 255): pass", "ValueError: malformed"),
+])  # fmt: skip
+def test_a_mistake_in_an_architecture_file_is_one_line(tmp_path, monkeypatch, source, message):
+    (tmp_path / "mine.py").write_text(source)
+    monkeypatch.setattr(params, "ARCHITECTURES", tmp_path)
+    with pytest.raises(PipelineError, match=rf"mine\.py: must be Python with.*{message}"):
+        params.settings("mine")
 
 
 def test_schema_is_current():

@@ -22,6 +22,38 @@ def test_standardized_images_are_shown_as_they_were():
     assert plot.pixels(image, info).tolist() == [[[1.0, 0.3, pytest.approx(0.1)]]]
 
 
+def test_samples_are_titled_with_their_class():
+    info = {"normalize": "unit", "classes": ["a", "b"]}
+    figure = plot.samples(np.zeros((3, 4, 4, 1)), np.array([1, 0, 1]), info)
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == ["a", "b", "b"]
+    plt.close(figure)
+
+
+def test_learning_curves_draw_train_and_validation_of_each_model():
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2],
+            "loss": [3, 2],
+            "accuracy": [0.1, 0.2],
+            "val_loss": [4, 5],
+            "val_accuracy": [0.3, 0.4],
+        }
+    )
+    figure = plot.learning_curves({"one": history})
+    drawn = {
+        (axes.get_ylabel(), line.get_label()): np.asarray(line.get_ydata()).tolist()
+        for axes in figure.axes
+        for line in axes.lines
+    }
+    assert drawn == {
+        ("accuracy", "one, train"): [0.1, 0.2],
+        ("accuracy", "one, validation"): [0.3, 0.4],
+        ("cross-entropy (nats)", "one, train"): [3, 2],
+        ("cross-entropy (nats)", "one, validation"): [4, 5],
+    }
+    plt.close(figure)
+
+
 def test_confusion_counts_every_class_also_absent_ones():
     predictions = pd.DataFrame({"actual": ["a", "a", "b"], "predicted": ["a", "b", "b"]})
     figure = plot.confusion(predictions, ["a", "b", "c"], "model")

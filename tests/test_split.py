@@ -38,6 +38,24 @@ def test_too_few_images_are_refused(labels, share, message):
         split.stratified(np.array(labels), share, seed=0)
 
 
+def test_a_class_too_small_for_validation_and_a_lone_test_image_are_told(project, stage):
+    for part, values, labels in (
+        ("train", range(100), [0] * 98 + [1] * 2),
+        ("test", [200, 201], [0, 1]),
+    ):
+        (project / "arrays" / part).mkdir(parents=True)
+        np.save(project / "arrays" / part / "images.npy", images(*values))
+        np.save(project / "arrays" / part / "labels.npy", np.array(labels))
+    (project / "arrays/info.json").write_text('{"classes": ["many", "few"]}')
+    argv = ("pipeline.split", "--arrays", "arrays", "--split", "s.npz", "--metrics", "m.json")
+    assert "split: warning: no validation images of few" in stage(*argv).stdout
+    np.save(project / "arrays/test/images.npy", images(200))
+    np.save(project / "arrays/test/labels.npy", np.array([0]))
+    assert stage(*argv).stderr == (
+        "error: arrays/test: must hold 2 or more images to compare on. Got 1\n"
+    )
+
+
 def images(*values: float) -> np.ndarray:
     return np.array(values, np.float32).reshape(-1, 1, 1, 1)
 

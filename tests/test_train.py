@@ -65,7 +65,7 @@ def test_early_stopping_keeps_the_best_epoch():
 def test_a_loss_that_is_not_finite_stops_and_names_the_epoch():
     settings = SETTINGS.model_copy(update={"optimizer": "sgd", "learning_rate": 1e30})
     with pytest.raises(
-        PipelineError, match=r"epoch 1: loss must be finite\. Got nan\. Lower train\.lea"
+        PipelineError, match=r"epoch 1: loss must be finite\. Got nan, nan in validation\. Lower"
     ):
         train.fit(build(), task(), task(16), settings)
 

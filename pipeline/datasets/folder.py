@@ -10,10 +10,11 @@ from pipeline.raw import Dataset, Example
 
 
 def load(name: str, folder: str) -> Dataset:
-    """Return the images below `folder`; hidden files are passed over, others must be images.
+    """Return the images below `folder`; what is hidden is passed over, the rest must be images.
 
     Raises:
-        PipelineError: A part or class folder is missing or empty, or a file is no image.
+        PipelineError: A part or a class of train is missing or empty, or a file is no image
+            or in no class.
     """
     top = Path(folder)
     classes = _classes(top / "train")
@@ -23,6 +24,8 @@ def load(name: str, folder: str) -> Dataset:
             f"Classes: {', '.join(classes)}"
         )
     files = {split: list(_files(top / split, classes)) for split in ("train", "test")}
+    if empty := set(range(len(classes))) - {label for _, label in files["train"]}:
+        raise PipelineError(f"{top / 'train' / classes[min(empty)]}: must hold images. Got none")
     return Dataset(
         classes=classes,
         source=f"folder {folder}",
@@ -42,7 +45,10 @@ def _classes(part: Path) -> list[str]:
         raise PipelineError(
             f"{part}: no such folder. Put images in {part}/<class>/, or change `folder:`"
         )
-    found = sorted(p.name for p in part.iterdir() if p.is_dir() and not p.name.startswith("."))
+    entries = sorted(p for p in part.iterdir() if not p.name.startswith("."))
+    if loose := [p for p in entries if not p.is_dir()]:
+        raise PipelineError(f"{loose[0]}: is in no class. Move it into a folder of {part}")
+    found = [p.name for p in entries]
     if not found:
         raise PipelineError(f"{part}: must hold a folder of images for each class. Got none")
     return found
@@ -51,8 +57,10 @@ def _classes(part: Path) -> list[str]:
 def _files(part: Path, classes: list[str]) -> Iterator[tuple[Path, int]]:
     known = Image.registered_extensions()
     for label, name in enumerate(classes):
-        for path in sorted((part / name).rglob("*")):
-            if path.is_dir() or path.name.startswith("."):
+        top = part / name
+        for path in sorted(top.rglob("*")):
+            hidden = any(step.startswith(".") for step in path.relative_to(top).parts)
+            if hidden or path.is_dir():
                 continue
             if path.suffix.lower() not in known:
                 raise PipelineError(

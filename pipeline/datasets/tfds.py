@@ -7,6 +7,7 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 import logging
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -70,7 +71,10 @@ def _download(builder: Any) -> None:
     # TFDS itself would retry for minutes
     for host, url in {urlsplit(url).hostname: url for url in builder.url_infos}.items():
         if not _reachable(url):
-            raise PipelineError(f"{builder.name}: {host} cannot be reached. {WAY_OUT}")
+            raise PipelineError(
+                f"{builder.name}: {host} cannot be reached, and "
+                f"{Path(builder.data_dir).absolute()} is no prepared copy. {WAY_OUT}"
+            )
     try:
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False)
