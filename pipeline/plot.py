@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from pipeline import arrays
 from pipeline.errors import PipelineError, run
@@ -77,6 +77,10 @@ def learning_curves(histories: dict[str, pd.DataFrame]) -> Figure:
     left.set(xlabel="epoch", ylabel="accuracy")
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     right.set(xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
+    # plain numbers: with parse_math off, those of a log axis would show as TeX
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter(NullFormatter())
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)

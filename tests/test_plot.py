@@ -29,6 +29,21 @@ def test_samples_are_titled_with_their_class():
     plt.close(figure)
 
 
+def test_learning_curves_label_their_axes_with_plain_numbers(monkeypatch):
+    monkeypatch.setitem(plt.rcParams, "text.parse_math", False)  # as the stage sets it
+    columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
+    history = pd.DataFrame({"epoch": [1, 2], **{column: [0.04, 1.8] for column in columns}})
+    figure = plot.learning_curves({"one": history})
+    figure.canvas.draw()
+    axis = figure.axes[1].yaxis
+    labels = [
+        tick.get_text() for tick in (*axis.get_majorticklabels(), *axis.get_minorticklabels())
+    ]
+    assert {"0.05", "0.1", "0.2", "0.5", "1"} <= set(labels)
+    assert not [label for label in labels if "$" in label]
+    plt.close(figure)
+
+
 def test_learning_curves_draw_train_and_validation_of_each_model():
     history = pd.DataFrame(
         {
