@@ -11,6 +11,7 @@ Params  models.MODEL, train, seed
 import argparse
 import importlib
 import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -41,8 +42,11 @@ def build(model: Model, image_shape: list[int], num_classes: int) -> "keras.Mode
         return module.build(tuple(image_shape), num_classes, **model.build)
     except ValueError as error:
         shape = " × ".join(map(str, image_shape))
+        # Keras sets its reason in bold, between the layer and a dump of the layer's arguments
+        bold = re.search(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
         raise PipelineError(
-            f"{model.architecture}: cannot be built for {shape} images: {error}"
+            f"{model.architecture}: cannot be built for {shape} images: "
+            f"{bold[1] if bold else error} Enlarge preprocess.image_size, or take another architecture"
         ) from error
 
 
