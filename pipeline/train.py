@@ -46,7 +46,7 @@ def build(model: Model, image_shape: list[int], num_classes: int) -> "keras.Mode
         bold = re.search(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
         raise PipelineError(
             f"{model.architecture}: cannot be built for {shape} images: "
-            f"{bold[1] if bold else error} Enlarge preprocess.image_size, or take another architecture"
+            f"{bold[1] if bold else error} Enlarge preprocess.image_size"
         ) from error
 
 
