@@ -5,7 +5,7 @@ Reads   metrics/test/MODEL.json, metrics/train/MODEL.json, plots/predictions/MOD
 Writes  metrics/comparison.json     accuracy difference, its interval, p and verdict
         metrics/champion.json       name and test metrics of the champion
         models/champion.keras       a copy of its file
-Params  models, reference, champion, seed
+Params  models, finetune, reference, champion, seed
 """
 
 import argparse
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     params = load()
 
     # DVC does not see the order of a mapping, so the reference has a key of its own
-    names = sorted(params.models, key=lambda name: name != params.reference)
+    names = sorted(params.all_models, key=lambda name: name != params.reference)
     test = {name: read_json(path) for name, path in read(args.test, names, ".json").items()}
     train = {name: read_json(path) for name, path in read(args.train, names, ".json").items()}
     tables = {

@@ -1,4 +1,4 @@
-"""Params: the classes that params.yaml must fit, and the one way to read it.
+"""Params: the one way to read params.yaml, checked as a whole against pipeline/schema.py.
 
 python -m pipeline.params check     says what is wrong with params.yaml, if anything is
 python -m pipeline.params schema    prints params.schema.json, which editors check it with
@@ -16,86 +16,16 @@ from typing import Annotated, Any, Literal, TypeVar
 import annotated_types
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from pipeline.errors import PipelineError, run
+from pipeline.schema import Finetuned, Knobs, Model, Params, Train
 
 PARAMS = Path("params.yaml")
 ARCHITECTURES = Path(__file__).parent / "architectures"
 DATASETS = Path(__file__).parent / "datasets"
 
 S = TypeVar("S", bound=BaseModel)
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-Pixels = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    # strict: `epochs: "20"` and `seed: true` are mistakes, not numbers
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class Preprocess(Section):
-    normalize: Literal["unit", "standardize"]
-    """unit: pixels / 255; standardize: per channel, with the training images' statistics"""
-    image_size: Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None
-    """[height, width] in pixels, or null: as they are"""
-
-
-class Split(Section):
-    validation: Annotated[float, Field(gt=0, lt=1)]
-    """Share of the training images held out for validation"""
-
-
-class Train(Section):
-    epochs: Annotated[int, Field(ge=1)]
-    """Passes over the training images"""
-    batch_size: Annotated[int, Field(ge=1)]
-    """Images per step"""
-    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"]
-    learning_rate: Annotated[float, Field(gt=0)]
-    early_stopping: Annotated[int, Field(ge=1)] | None
-    """Epochs without a better validation accuracy before stopping; null: off"""
-
-
-# the fields of Train, each of which may be left out
-_OPTIONAL: dict[str, Any] = {
-    name: (field.rebuild_annotation(), None) for name, field in Train.model_fields.items()
-}
-Overrides: Any = pydantic.create_model("Overrides", __base__=Section, **_OPTIONAL)
-
-
-class Model(Section):
-    architecture: Name
-    """A file of pipeline/architectures/, without .py"""
-    build: dict[str, Any] = {}
-    """The architecture's own settings"""
-    train: Overrides = Overrides()
-    """Training settings that differ from the common ones"""
-
-
-class Params(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    """Every random choice follows from it"""
-    dataset: Name
-    """digits, folder, or the name of an image-classification data set of TFDS"""
-    folder: Annotated[str, Field(min_length=1)]
-    """For dataset: folder, where train/<class>/* and test/<class>/* lie"""
-    preprocess: Preprocess
-    split: Split
-    train: Train
-    models: Annotated[dict[Name, Model], Field(min_length=1)]
-    """The models to compare"""
-    reference: str
-    """The name of the model that the others are compared with"""
-    champion: str
-    """auto (best validation accuracy), or the name of a model"""
-
-    def train_of(self, model: str) -> Train:
-        """The training settings of one model: the common ones with its own on top."""
-        own = self.models[model].train.model_dump(exclude_unset=True)
-        return self.train.model_copy(update=own)
 
 
 class _Loader(yaml.SafeLoader):
@@ -137,29 +67,78 @@ def load() -> Params:
         raise PipelineError(f"{PARAMS}: not valid YAML: {error}") from None
     params = _validate(Params, raw, ())
     _check_dataset(params.dataset)
-    if params.champion not in ("auto", *params.models):
-        raise _error(
-            ("champion",), f"must be auto or one of {', '.join(params.models)}", params.champion
-        )
-    if params.reference not in params.models:
-        raise _error(("reference",), f"must be one of {', '.join(params.models)}", params.reference)
-    for taken in {"auto", "champion"} & set(params.models):
+    names = list(params.all_models)
+    if params.champion not in ("auto", *names):
+        raise _error(("champion",), f"must be auto or one of {', '.join(names)}", params.champion)
+    if params.reference not in names:
+        raise _error(("reference",), f"must be one of {', '.join(names)}", params.reference)
+    for taken in {"auto", "champion"} & set(names):
         raise PipelineError(
             f"{PARAMS}: models.{taken}: the name is taken by `champion: auto` and "
             "models/champion.keras. Choose another"
         )
-    for name, model in params.models.items():
-        at = ("models", name)
-        _validate(settings(model.architecture, at), model.build, (*at, "build"))
+    if twice := set(params.models) & set(params.finetune):
+        raise PipelineError(
+            f"{PARAMS}: {min(twice)} stands under models and under finetune. Rename one"
+        )
+    for name in params.models:
+        _check_model(params, ("models", name))
+    for name in params.finetune:
+        _check_model(params, ("finetune", name))
     return params
 
 
+def _check_model(params: Params, at: tuple[str, str]) -> None:
+    """Check what needs more than the model's own section: its architecture, the common train."""
+    group, name = at
+    model = params.all_models[name]
+    _validate(settings(model.architecture, at), model.build, (*at, "build"))
+    try:
+        params.train_of(name)
+    except pydantic.ValidationError as error:
+        raise _explain(Train, error.errors()[0], (*at, "train"), 0) from None
+    file = _arguments(model.architecture, at).get("from_model")
+    if group == "finetune" and not file:
+        raise PipelineError(
+            f"{PARAMS}: {'.'.join(at)}: {model.architecture} starts from no file. "
+            "Move it under `models:`, without from_model"
+        )
+    if group == "models" and file and file[1] is ...:
+        raise PipelineError(
+            f"{PARAMS}: {'.'.join(at)}: {model.architecture} starts from a file. "
+            "Move it under `finetune:` and name the file as from_model"
+        )
+    wanted = re.search(r'^NORMALIZE = "(\w+)"', _source(model.architecture), re.MULTILINE)
+    if wanted and wanted[1] != params.preprocess.normalize:
+        raise _error(
+            ("preprocess", "normalize"),
+            f"must be {wanted[1]} for {model.architecture} ({'.'.join(at)})",
+            params.preprocess.normalize,
+        )
+
+
 def settings(architecture: str, at: tuple[str, ...] = ()) -> type[BaseModel]:
-    """Return the settings of an architecture as a class: the keyword-only arguments of build.
+    """Return what may stand under `build:` as a class: the knobs, and build's own arguments.
 
     Only the signature is evaluated, never the file: importing it would import Keras, and
-    with it TensorFlow, in stages that need neither.
+    with it TensorFlow, in stages that need neither. `from_model` stands beside `build:`.
     """
+    own = _arguments(architecture, at)
+    own.pop("from_model", None)
+    return pydantic.create_model(architecture, __base__=Knobs, **own)
+
+
+def split_build(model: Model) -> tuple[dict[str, Any], Knobs]:
+    """Return what of a model's settings its architecture takes itself, and the knobs."""
+    own = _arguments(model.architecture)
+    build = {name: value for name, value in model.build.items() if name in own}
+    knobs = {name: value for name, value in model.build.items() if name not in own}
+    if isinstance(model, Finetuned):
+        build["from_model"] = model.from_model
+    return build, Knobs(**knobs)
+
+
+def _source(architecture: str, at: tuple[str, ...] = ()) -> str:
     path = ARCHITECTURES / f"{architecture}.py"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.py")))
@@ -167,22 +146,28 @@ def settings(architecture: str, at: tuple[str, ...] = ()) -> type[BaseModel]:
             f"{PARAMS}: {'.'.join(at)}: no file pipeline/architectures/{architecture}.py. "
             f"Architectures: {known}"
         )
+    return path.read_text("utf-8")
+
+
+def _arguments(architecture: str, at: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the keyword-only arguments of `build`: name to type and default, `...` for none."""
+    source = _source(architecture, at)
     names = {**vars(annotated_types), "Annotated": Annotated, "Literal": Literal}
-    fields: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     try:
-        tree = ast.parse(path.read_text("utf-8"))
+        tree = ast.parse(source)
         build = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "build")
         for arg, default in zip(build.args.kwonlyargs, build.args.kw_defaults, strict=True):
             annotation = ast.unparse(arg.annotation) if arg.annotation else "Any"
             kind = eval(annotation, {**names, "Sequence": Sequence, "Any": Any})  # noqa: S307
-            fields[arg.arg] = (kind, ast.literal_eval(default) if default else ...)
+            found[arg.arg] = (kind, ast.literal_eval(default) if default else ...)
     except (SyntaxError, StopIteration, NameError, ValueError) as error:
         raise PipelineError(
-            f"{path.name}: must be Python with a function `build` whose settings have plain types "
-            "(bool, int, float, str, Sequence, Literal, Annotated) and literal defaults. "
+            f"{architecture}.py: must be Python with a function `build` whose settings have plain "
+            "types (bool, int, float, str, Sequence, Literal, Annotated) and literal defaults. "
             f"Got {type(error).__name__}: {error}"
         ) from None
-    return pydantic.create_model(architecture, __base__=Section, **fields)
+    return found
 
 
 def _check_dataset(name: str) -> None:
@@ -212,7 +197,8 @@ def _validate(kind: type[S], raw: Any, at: tuple[str, ...]) -> S:
 
 def _explain(kind: type[BaseModel], error: Any, at: tuple[str, ...], more: int) -> PipelineError:
     """Turn the first of pydantic's errors into one line in the words of params.yaml."""
-    where = (*at, *(str(part) for part in error["loc"] if part != "[key]"))
+    # pydantic names the member of a union, as dict[str,…], beside the key
+    where = (*at, *(str(part) for part in error["loc"] if "[" not in str(part)))
     tail = f" (and {more} more)" if more else ""
     if error["type"] == "extra_forbidden":
         known = _keys(kind, error["loc"][:-1])
@@ -221,6 +207,8 @@ def _explain(kind: type[BaseModel], error: Any, at: tuple[str, ...], more: int) 
         return PipelineError(f"{PARAMS}: {'.'.join(where)} is no known key. {hint}{tail}")
     if error["type"] == "missing":
         return PipelineError(f"{PARAMS}: {'.'.join(where)} is missing. Add it{tail}")
+    if error["type"] == "value_error":  # of a section as a whole
+        return PipelineError(f"{PARAMS}: {'.'.join(where)} {error['ctx']['error']}{tail}")
     expected = re.sub(r"^\w+ should", "must", error["msg"])
     if error["type"] in ("model_type", "dict_type"):
         expected = "must be a mapping of keys to values"
@@ -229,10 +217,10 @@ def _explain(kind: type[BaseModel], error: Any, at: tuple[str, ...], more: int) 
 
 def _keys(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
     """List the keys that are allowed at a place in the tree of sections."""
-    if loc[:1] == ("models",):
-        kind = Train if loc[-1] == "train" else Model
-    elif loc:
-        kind = kind.model_fields[str(loc[0])].annotation
+    if loc[:1] in (("models",), ("finetune",)):
+        kind, loc = (Model if loc[0] == "models" else Finetuned), loc[2:]
+    for part in loc:
+        kind = kind.model_fields[str(part)].annotation
     return list(kind.model_fields)
 
 

@@ -7,7 +7,7 @@ Writes  plots/samples.png            training images with class names
         plots/class_accuracy.png     test accuracy of each class, models side by side
         plots/confusion/MODEL.png    confusion matrix
         plots/examples/MODEL.png     5×5 test images, true and predicted, wrong ones marked
-Params  models
+Params  models, finetune
 """
 
 import argparse
@@ -180,8 +180,8 @@ def main(argv: list[str] | None = None) -> None:
     matplotlib.use("agg")
     matplotlib.rcParams["text.parse_math"] = False  # a class name may hold a $
     info = read_json(args.arrays / "info.json")
-    histories = {name: read_table(args.history / f"{name}.csv") for name in params.models}
-    predictions = {name: read_table(args.predictions / f"{name}.csv") for name in params.models}
+    histories = {name: read_table(args.history / f"{name}.csv") for name in params.all_models}
+    predictions = {name: read_table(args.predictions / f"{name}.csv") for name in params.all_models}
     images, labels = arrays.load(args.arrays / "train")
     save(samples(images, labels, info), args.samples)
     save(learning_curves(histories), args.learning_curves)

@@ -1,0 +1,68 @@
+"""Transfer: a model trained before, without its last layers, with a new head.
+
+Reference: Yosinski et al., "How transferable are features in deep neural networks?" (2014),
+    https://arxiv.org/abs/1411.1792
+"""
+
+from typing import Annotated
+
+import keras
+from annotated_types import Interval
+from keras import layers
+
+
+def build(
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    from_model: str,
+    drop_layers: Annotated[int, Interval(ge=1)] = 1,
+    freeze: str = "all",
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+) -> keras.Model:
+    """Build the network.
+
+    Args:
+        image_shape: `(h, w, c)`, that of the saved model.
+        num_classes: Number of outputs.
+        from_model: A saved model, as models/NAME.keras.
+        drop_layers: How many of its last layers the new head replaces; 1: only the logits.
+        freeze: `all`, `none`, or the last of its layers that is not trained. Batch
+            normalization in the frozen part keeps its statistics.
+        dropout: Share of the kept features dropped before the new head.
+
+    Returns:
+        Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.
+
+    Raises:
+        ValueError: The model takes other images, or has no such layers.
+    """
+    source = keras.saving.load_model(from_model, compile=False, safe_mode=True)
+    if source.input_shape[1:] != tuple(image_shape):
+        wanted = " × ".join(map(str, source.input_shape[1:]))
+        raise ValueError(f"{from_model} takes {wanted} images. Set preprocess.image_size to it")
+    kept = source.layers[: len(source.layers) - drop_layers]
+    if len(kept) < 2:
+        raise ValueError(
+            f"build.drop_layers must leave a layer after the input of {len(source.layers)}. "
+            f"Got {drop_layers}"
+        )
+    names = [layer.name for layer in kept]
+    if freeze not in ("all", "none", *names):
+        raise ValueError(
+            f"build.freeze must be all, none or a kept layer ({', '.join(names)}). Got {freeze}"
+        )
+    last = {"all": len(names), "none": 0}.get(freeze)
+    for layer in kept[: names.index(freeze) + 1 if last is None else last]:
+        layer.trainable = False
+
+    # a model inside the model: what is set for new layers leaves it as it was trained
+    body = keras.Model(source.inputs, kept[-1].output, name="body")
+    images = keras.Input(image_shape)
+    # in inference mode as a whole, where nothing in it learns: dropout in it too
+    x = body(images, training=False if freeze == "all" else None)
+    if len(x.shape) > 2:
+        x = layers.Flatten()(x)
+    if dropout:
+        x = layers.Dropout(dropout)(x)
+    return keras.Model(images, layers.Dense(num_classes)(x), name="transfer")

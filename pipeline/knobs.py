@@ -1,0 +1,115 @@
+"""Knobs: settings that every architecture takes, turned on the network that it built.
+
+An architecture's file stays the plain network of its paper. What the field varies in any
+network (padding, activation, initializers, regularizers, batch normalization, …) is
+changed here, on the finished graph, with Keras's own objects.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras import layers
+
+from pipeline.schema import Knobs
+
+POOLINGS = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}
+# what Keras calls the weights of a layer, and the axes that lead into one filter or unit
+WEIGHTS = {"kernel": (0, 1, 2), "pointwise": (0, 1, 2), "depthwise": (0, 1)}
+BATCH_NORM = ("momentum", "epsilon", "beta_initializer", "gamma_initializer")
+
+
+def turn(model: keras.Model, knobs: Knobs) -> keras.Model:
+    """Return a network rebuilt as the knobs say, with initial weights of its own.
+
+    A model inside the model, as the base of `pretrained`, is kept as it is, weights and all.
+
+    Args:
+        model: Functional or Sequential, uncompiled, ending in the layer of the logits.
+        knobs: Those that are None leave the network as it is.
+
+    Raises:
+        ValueError: A knob finds nothing to turn, as padding without a convolution.
+    """
+    wanted = knobs.model_dump(exclude_none=True)
+    turned: set[str] = set()
+
+    def clone(layer: keras.Layer) -> keras.Layer:
+        if isinstance(layer, keras.Model):
+            return layer
+        kind, config = type(layer), layer.get_config()
+        for knob, key, value in _edits(layer, knobs):
+            if value is not None and key in config:
+                config[key] = value
+                turned.add(knob)
+        if knobs.pooling and kind in POOLINGS.values():
+            kind = POOLINGS[knobs.pooling]
+            del config["name"]  # max_pooling2d would be a lie
+            turned.add("pooling")
+        return kind.from_config(config)
+
+    def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+        if knobs.batch_norm is None:
+            return layer(*args, **kwargs)
+        if isinstance(layer, layers.BatchNormalization):
+            return args[0]
+        if not (knobs.batch_norm and _is_activated(layer)):
+            return layer(*args, **kwargs)
+        own = {name: wanted.get(f"batch_norm_{name}") for name in BATCH_NORM}
+        normalize = layers.BatchNormalization(**{k: v for k, v in own.items() if v is not None})
+        turned.update(name for name in wanted if name.startswith("batch_norm"))
+        if knobs.batch_norm_position == "after":
+            return normalize(layer(*args, **kwargs))
+        activation, layer.activation = layer.activation, keras.activations.linear
+        return layers.Activation(activation)(normalize(layer(*args, **kwargs)))
+
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
+    rebuilt = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    for knob in wanted:
+        part_of = {"kernel_stddev": "kernel_initializer"}.get(knob, knob.removesuffix("_factor"))
+        # none where there was none is as wished
+        if part_of not in turned and not (knob == "batch_norm" and not knobs.batch_norm):
+            raise ValueError(f"{knob} finds nothing to change in this network. Remove it")
+    return rebuilt
+
+
+def _edits(layer: keras.Layer, knobs: Knobs) -> Iterator[tuple[str, str, Any]]:
+    """Yield each knob with the key of the layer's configuration that it sets, and the value."""
+    if isinstance(layer, layers.BatchNormalization):
+        if knobs.batch_norm is None:  # else it makes way
+            for name in BATCH_NORM:
+                yield f"batch_norm_{name}", name, getattr(knobs, f"batch_norm_{name}")
+        return
+    if _is_activated(layer):
+        yield "activation", "activation", knobs.activation
+    if hasattr(layer, "kernel_size"):
+        yield "padding", "padding", knobs.padding
+    yield "bias_initializer", "bias_initializer", knobs.bias_initializer
+    for weights, axes in WEIGHTS.items():
+        yield "kernel_initializer", f"{weights}_initializer", _initializer(knobs)
+        yield "kernel_regularizer", f"{weights}_regularizer", _regularizer(knobs)
+        if knobs.max_norm:
+            axis = (0,) if isinstance(layer, layers.Dense) else axes
+            limit = keras.constraints.MaxNorm(knobs.max_norm, axis=axis)
+            yield "max_norm", f"{weights}_constraint", limit
+
+
+def _is_activated(layer: keras.Layer) -> bool:
+    """Tell whether a layer is, or ends in, an activation; that of the logits is linear."""
+    linear = keras.activations.linear
+    return getattr(layer, "activation", linear) is not linear
+
+
+def _initializer(knobs: Knobs) -> keras.Initializer | None:
+    config = {"stddev": knobs.kernel_stddev} if knobs.kernel_stddev else {}
+    name = knobs.kernel_initializer
+    return keras.initializers.get(name and {"class_name": name, "config": config})
+
+
+def _regularizer(knobs: Knobs) -> keras.Regularizer | None:
+    if not knobs.kernel_regularizer:
+        return None
+    factor = knobs.kernel_regularizer_factor
+    factors = {} if factor is None else dict.fromkeys(knobs.kernel_regularizer.split("_"), factor)
+    return keras.regularizers.get({"class_name": knobs.kernel_regularizer, "config": factors})
