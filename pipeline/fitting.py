@@ -33,12 +33,14 @@ def build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: in
     """
     try:
         return _build(model, image_shape, num_classes, seed)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         # Keras sets its reason in bold, between the layer and a dump of the layer's arguments
         bold = re.search(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
         message = f"{model.architecture}: cannot be built for {' × '.join(map(str, image_shape))} "
         message += f"images and {num_classes} classes: {bold[1] if bold else error}"
-        if side := _smallest_side(model, image_shape, num_classes):
+        # an OSError is a file or download that fails at any size
+        side = isinstance(error, ValueError) and _smallest_side(model, image_shape, num_classes)
+        if side:
             message += f" The smallest that fits is preprocess.image_size: [{side}, {side}]"
         raise PipelineError(message) from error
 

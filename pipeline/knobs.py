@@ -14,6 +14,11 @@ from keras import layers
 from pipeline.schema import Knobs
 
 POOLINGS = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}
+REGULARIZERS = {
+    "l1": keras.regularizers.L1,
+    "l2": keras.regularizers.L2,
+    "l1_l2": keras.regularizers.L1L2,
+}
 # what Keras calls the weights of a layer, and the axes that lead into one filter or unit
 WEIGHTS = {"kernel": (0, 1, 2), "pointwise": (0, 1, 2), "depthwise": (0, 1)}
 BATCH_NORM = ("momentum", "epsilon", "beta_initializer", "gamma_initializer")
@@ -39,7 +44,7 @@ def turn(model: keras.Model, knobs: Knobs) -> keras.Model:
             return layer
         kind, config = type(layer), layer.get_config()
         for knob, key, value in _edits(layer, knobs):
-            if value is not None and key in config:
+            if value is not None:
                 config[key] = value
                 turned.add(knob)
         if knobs.pooling and kind in POOLINGS.values():
@@ -85,13 +90,14 @@ def _edits(layer: keras.Layer, knobs: Knobs) -> Iterator[tuple[str, str, Any]]:
         yield "activation", "activation", knobs.activation
     if hasattr(layer, "kernel_size"):
         yield "padding", "padding", knobs.padding
-    yield "bias_initializer", "bias_initializer", knobs.bias_initializer
+    if hasattr(layer, "bias_initializer"):
+        yield "bias_initializer", "bias_initializer", knobs.bias_initializer
     for weights, axes in WEIGHTS.items():
-        yield "kernel_initializer", f"{weights}_initializer", _initializer(knobs)
-        yield "kernel_regularizer", f"{weights}_regularizer", _regularizer(knobs)
-        if knobs.max_norm:
+        if hasattr(layer, f"{weights}_initializer"):
+            yield "kernel_initializer", f"{weights}_initializer", _initializer(knobs)
+            yield "kernel_regularizer", f"{weights}_regularizer", _regularizer(knobs)
             axis = (0,) if isinstance(layer, layers.Dense) else axes
-            limit = keras.constraints.MaxNorm(knobs.max_norm, axis=axis)
+            limit = knobs.max_norm and keras.constraints.MaxNorm(knobs.max_norm, axis=axis)
             yield "max_norm", f"{weights}_constraint", limit
 
 
@@ -112,4 +118,4 @@ def _regularizer(knobs: Knobs) -> keras.Regularizer | None:
         return None
     factor = knobs.kernel_regularizer_factor
     factors = {} if factor is None else dict.fromkeys(knobs.kernel_regularizer.split("_"), factor)
-    return keras.regularizers.get({"class_name": knobs.kernel_regularizer, "config": factors})
+    return REGULARIZERS[knobs.kernel_regularizer](**factors)

@@ -1,27 +1,66 @@
 """Architectures: what every file of pipeline/architectures/ must keep to."""
 
-import importlib
+import math
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from pipeline import backend
+from pipeline import backend, fitting
+from pipeline.architectures import vgg16
+from pipeline.errors import PipelineError
 from pipeline.params import ARCHITECTURES, settings
+from pipeline.schema import Finetuned, Model
 
 NAMES = sorted(path.stem for path in ARCHITECTURES.glob("*.py"))
 SHAPE = (32, 32, 3)
+# a size of its own where 32×32 is too small
+SHAPES = {"deep_bn": (128, 128, 3)}
+# settings without which a file cannot be built here: no network, and a model to start from
+NEEDED: dict[str, dict[str, Any]] = {
+    "pretrained": {"base": "mobilenet_v2", "weights": None, "freeze": "none"},
+    "transfer": {"freeze": "none"},
+}
 
 
-def build(name: str, shape=SHAPE, classes=10, **own) -> keras.Model:
-    module = importlib.import_module(f"pipeline.architectures.{name}")
-    return module.build(shape, classes, **own)
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model to start from, with batch normalization."""
+    path = tmp_path_factory.mktemp("source") / "source.keras"
+    keras.utils.set_random_seed(1)
+    images = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(images)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    x = keras.layers.Dense(6, activation="relu", name="hidden")(x)
+    backend.save(keras.Model(images, keras.layers.Dense(3, name="logits")(x)), path)
+    return path
+
+
+@pytest.fixture
+def make(source: Path):
+    """Build an architecture by its name."""
+
+    def make(name: str, shape: tuple[int, ...] = (), classes: int = 10, **own) -> keras.Model:
+        build = {**NEEDED.get(name, {}), **own}
+        model = Model(architecture=name, build=build)
+        if name == "transfer":
+            model = Finetuned(architecture=name, build=build, from_model=str(source))
+        return fitting.build(model, shape or SHAPES.get(name, SHAPE), classes, seed=0)
+
+    return make
+
+
+def images(model: keras.Model, count: int) -> np.ndarray:
+    return np.random.default_rng(0).random((count, *model.input_shape[1:]), dtype=np.float32)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_maps_images_to_logits_uncompiled(name):
-    model = build(name, classes=7)
-    assert model.input_shape == (None, *SHAPE)
+def test_maps_images_to_logits_uncompiled(name, make):
+    model = make(name, classes=7)
+    assert model.input_shape == (None, *SHAPES.get(name, SHAPE))
     assert model.output_shape == (None, 7)
     assert not model.compiled
     # one decision for all: logits, so the loss stays exact on every backend
@@ -29,14 +68,11 @@ def test_maps_images_to_logits_uncompiled(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_weight_is_reached_by_the_loss(name):
-    keras.utils.set_random_seed(0)
-    model = build(name)
+def test_every_weight_is_reached_by_the_loss(name, make):
+    model = make(name)
     before = [weight.numpy() for weight in model.trainable_weights]
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss)
-    images = np.random.default_rng(0).random((8, *SHAPE), dtype=np.float32)
-    model.train_on_batch(images, np.arange(8))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.train_on_batch(images(model, 8), np.arange(8) % model.output_shape[1])
     for old, weight in zip(before, model.trainable_weights, strict=True):
         assert np.isfinite(weight.numpy()).all()
         # a bias that batch normalization takes out again has no gradient to speak of
@@ -45,49 +81,249 @@ def test_every_weight_is_reached_by_the_loss(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_is_the_same_after_saving(name, tmp_path):
-    model = build(name)
-    images = np.random.default_rng(0).random((2, *SHAPE), dtype=np.float32)
+def test_is_the_same_after_saving(name, make, tmp_path):
+    model = make(name)
     backend.save(model, tmp_path / "model.keras")
     again = backend.load(tmp_path / "model.keras")
-    assert np.array_equal(model(images), again(images))
+    assert np.array_equal(model(images(model, 2)), again(images(model, 2)))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_settings_are_known_without_importing_keras(name):
+def test_settings_are_known_without_importing_keras(name, make):
     """settings() reads the signature only; its defaults must be those of build."""
-    known = settings(name)()
-    assert build(name, **known.model_dump()).count_params() == build(name).count_params()
+    own = set(settings(name).model_fields) - set(settings("plain").model_fields)
+    fields = {key: field.default for key, field in settings(name).model_fields.items()}
+    given = {key: fields[key] for key in own - set(NEEDED.get(name, {}))}
+    assert make(name, **given).count_params() == make(name).count_params()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_takes_greyscale_images(name):
-    assert build(name, (8, 8, 1), 2).output_shape == (None, 2)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "transfer"])
+def test_takes_greyscale_images(name, make):
+    height, width, _ = SHAPES.get(name, SHAPE)
+    assert make(name, (height, width, 1), 2).output_shape == (None, 2)
 
 
-def test_baseline_has_the_parameters_of_the_reference():
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "transfer"])
+def test_dropout_can_be_set(name, make):
+    value = [0.1, 0.2, 0.7] if name == "batchnorm" else 0.7
+    layers = make(name, dropout=value)._flatten_layers()
+    assert 0.7 in [layer.rate for layer in layers if type(layer) is keras.layers.Dropout]
+
+
+def parameters(model: keras.Model) -> tuple[int, int]:
+    """All parameters, and those that are trained."""
+    return model.count_params(), sum(math.prod(w.shape) for w in model.trainable_weights)
+
+
+def test_baseline_has_the_parameters_of_the_reference(make):
     # 3*3*3*16+16 = 448; 3*3*16*32+32 = 4,640; 3*3*32*64+64 = 18,496;
     # 4*4*64*128+128 = 131,200; 128*10+10 = 1,290
-    assert build("baseline").count_params() == 448 + 4_640 + 18_496 + 131_200 + 1_290 == 156_074
+    assert make("baseline").count_params() == 448 + 4_640 + 18_496 + 131_200 + 1_290 == 156_074
 
 
-def test_dropout_of_baseline_stands_before_flatten_and_adds_nothing():
-    layers = build("baseline", dropout=0.2).layers
+def test_dropout_of_baseline_stands_before_flatten_and_adds_nothing(make):
+    layers = make("baseline", dropout=0.2).layers
     names = [type(layer).__name__ for layer in layers]
     assert names[names.index("Dropout") + 1] == "Flatten"
-    assert build("baseline", dropout=0.2).count_params() == 156_074
-    assert "Dropout" not in [type(layer).__name__ for layer in build("baseline").layers]
+    assert make("baseline", dropout=0.2).count_params() == 156_074
+    assert "Dropout" not in [type(layer).__name__ for layer in make("baseline").layers]
 
 
-def test_batchnorm_has_the_parameters_of_the_reference():
-    model = build("batchnorm")
-    trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
-    assert model.count_params() == 1_517_450
-    # two moving statistics for each of 2*64 + 4*128 + 256 features
-    assert (trainable, model.count_params() - trainable) == (1_515_658, 2 * (128 + 512 + 256))
+def test_batchnorm_has_the_parameters_of_the_reference(make):
+    # two moving statistics for each of 2*64 + 4*128 + 256 features are not trained
+    assert parameters(make("batchnorm")) == (1_517_450, 1_517_450 - 2 * (128 + 512 + 256))
 
 
-def test_dropout_of_batchnorm_is_set_block_by_block():
-    model = build("batchnorm", dropout=[0.1, 0.3, 0.4], dense_dropout=0.6)
+def test_dropout_of_batchnorm_is_set_block_by_block(make):
+    model = make("batchnorm", dropout=[0.1, 0.3, 0.4], dense_dropout=0.6)
     rates = [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     assert rates == [0.1, 0.3, 0.4, 0.6]
+
+
+def test_tutorial_has_the_parameters_of_the_reference(make):
+    # 3*3*3*32+32 = 896; 3*3*32*64+64 = 18,496; 3*3*64*64+64 = 36,928: 56,320 before Flatten;
+    # 32-2=30, 15, 13, 6, 4: 4*4*64*64+64 = 65,600; 64*10+10 = 650
+    assert make("tutorial").count_params() == 56_320 + 65_600 + 650 == 122_570
+
+
+def test_batch_normalized_classifiers_have_the_parameters_of_the_reference(make):
+    # batch normalization of the 3 channels: 12, of them 6 moving statistics
+    photo = (224, 224, 3)
+    assert parameters(make("logistic_bn", photo, 2)) == (12 + 224 * 224 * 3 * 2 + 2, 301_064)
+    assert make("logistic_bn", photo, 2).count_params() == 301_070
+    # 2*2*3*100+100 = 1,300; 223/16 = 13: 13*13*100*2+2 = 33,802
+    assert parameters(make("wide_bn", photo, 2)) == (12 + 1_300 + 33_802, 35_108)
+    # 2*2*3*20+20 = 260; six times 2*2*20*20+20 = 1,620; 224/2**7 = 1: 20*2+2 = 42
+    assert parameters(make("deep_bn", photo, 2)) == (12 + 260 + 6 * 1_620 + 42, 10_028)
+
+
+def test_vgg16_has_the_published_counts(make):
+    # the convolutions of configuration D
+    assert make("vgg16", dense=[]).count_params() == 14_714_688 + 512 * 10 + 10
+    assert make("vgg16").count_params() == 14_714_688 + (512 * 512 + 512) + (512 * 10 + 10)
+    # scale, shift and two statistics for each of the 4,224 filters, and of the 512 units
+    assert make("vgg16", batch_norm=True, dense=[]).count_params() == 14_719_818 + 4 * 4_224
+    layers = [type(layer).__name__ for layer in make("vgg16", batch_norm=True).layers]
+    assert layers[1:4] == ["Conv2D", "BatchNormalization", "Activation"]
+
+
+def test_vgg16_with_its_own_head_is_the_published_network():
+    # counted from shapes alone: 138 million weights need not be drawn for it
+    with keras.StatelessScope():
+        model = vgg16.build((224, 224, 3), 1000, dense=[4096, 4096])
+        assert model.count_params() == 138_357_544
+
+
+def test_plain_is_as_deep_and_wide_as_said(make):
+    # 3*3*3*4+4 = 112; twice 3*3*4*4+4 = 148; 32*32*4*10+10 = 40,970
+    assert make("plain", depth=3, filters=4).count_params() == 112 + 2 * 148 + 40_970
+
+
+@pytest.mark.parametrize(("name", "size", "smallest"), [
+    ("baseline", 4, 8), ("batchnorm", 7, 8), ("tutorial", 8, 18), ("wide_bn", 8, 17),
+    ("deep_bn", 8, 128), ("deep_bn", 100, 128), ("vgg16", 8, 32), ("pretrained", 8, 32),
+])  # fmt: skip
+def test_images_too_small_name_the_smallest_that_fit(name, size, smallest, make):
+    with pytest.raises(PipelineError) as refused:
+        make(name, (size, size, 3), 2)
+    message = str(refused.value)
+    start = f"{name}: cannot be built for {size} × {size} × 3 images and 2 classes: "
+    assert message.startswith(start)
+    assert message.endswith(
+        f"The smallest that fits is preprocess.image_size: [{smallest}, {smallest}]"
+    )
+    assert "\x1b" not in message
+    assert "Arguments received" not in message
+
+
+# pretrained and transfer: what starts from weights
+
+
+def train(model: keras.Model) -> None:
+    """Two steps with weights that move far."""
+    model.compile(
+        keras.optimizers.SGD(1.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    for _ in range(2):
+        model.train_on_batch(images(model, 8), np.arange(8) % model.output_shape[1])
+
+
+def weights(model: keras.Model) -> dict[str, np.ndarray]:
+    # numbered: layers of two models may share a name
+    return {f"{number} {w.path}": w.numpy() for number, w in enumerate(model.weights)}
+
+
+def changed(before: dict[str, np.ndarray], model: keras.Model) -> set[str]:
+    after = weights(model)
+    return {path for path in after if not np.array_equal(after[path], before[path])}
+
+
+@pytest.mark.parametrize("base", ["vgg16", "mobilenet_v2", "EfficientNetB0"])
+def test_frozen_weights_of_a_pretrained_base_stay_to_the_last_bit(base, make):
+    model = backend.repeatable(make("pretrained", base=base, freeze="all"))
+    before = weights(model)
+    train(model)
+    assert len(before) > 20
+    head = list(before)[-2:]  # kernel and bias
+    assert head[1] in changed(before, model) <= set(head)
+
+
+def test_a_base_is_frozen_up_to_the_named_layer_batch_normalization_included(make):
+    model = backend.repeatable(make("pretrained", freeze="block_15_add"))
+    base = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    last = [layer.name for layer in base.layers].index("block_15_add")
+    frozen, learning = (
+        {w.path: w for layer in part for w in layer.weights}
+        for part in (base.layers[: last + 1], base.layers[last + 1 :])
+    )
+    before = {path: w.numpy() for path, w in {**frozen, **learning}.items()}
+    train(model)
+    assert len(frozen) > 100
+    assert all(np.array_equal(before[path], w) for path, w in frozen.items())
+    statistics = {path: w for path, w in learning.items() if "moving_variance" in path}
+    assert len(statistics) == 4  # three of block 16, and the last
+    assert not any(np.array_equal(before[path], w) for path, w in statistics.items())
+
+
+def test_frozen_batch_normalization_is_in_inference_mode(make):
+    """With statistics of the batch, an image's logits would hang on its neighbours."""
+    model = make("pretrained", freeze="all", dropout=0.0)
+    two = images(model, 2)
+    alone = model(two[:1], training=True)
+    assert np.allclose(model(two, training=True)[:1], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("base", ["vgg16", "mobilenet_v2", "resnet50"])
+def test_a_base_sees_what_its_own_preprocessing_makes_of_pixels(base, make):
+    model = make("pretrained", base=base)
+    body = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    module = getattr(keras.applications, base)
+    pixels = images(model, 2)
+    head = model.layers[-1]
+    features = np.mean(body(module.preprocess_input(pixels * 255.0)), axis=(1, 2))
+    assert np.allclose(head(features), model(pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_a_base_starts_from_the_weights_of_a_file(tmp_path):
+    keras.utils.set_random_seed(5)
+    base = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=SHAPE)
+    path = tmp_path / "base.weights.h5"
+    base.save_weights(path)
+    model = fitting.build(
+        Finetuned(architecture="pretrained", from_model=str(path)), SHAPE, 2, seed=0
+    )
+    body = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    for one, other in zip(base.weights, body.weights, strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(("build", "message"), [
+    ({"base": "vgg17"}, r"build\.base must be a network of keras\.applications \(.*VGG16.*vgg17"),
+    ({"freeze": "conv99"}, r"build\.freeze must be all, none or a layer of mobilenet_v2 \(.*99"),
+])  # fmt: skip
+def test_wrong_bases_are_one_line(make, build, message):
+    with pytest.raises(PipelineError, match=message) as refused:
+        make("pretrained", **build)
+    assert "smallest" not in str(refused.value)
+
+
+def test_a_file_that_holds_no_weights_is_one_line(tmp_path):
+    path = tmp_path / "base.weights.h5"
+    path.write_text("not HDF5")
+    model = Finetuned(architecture="pretrained", from_model=str(path))
+    with pytest.raises(PipelineError, match=r"base\.weights\.h5: must hold the weights of mobile"):
+        fitting.build(model, SHAPE, 2, seed=0)
+
+
+def test_transfer_keeps_what_was_trained_and_replaces_the_head(make, source):
+    model = make("transfer", freeze="all", classes=5)
+    assert model.output_shape == (None, 5)
+    old = keras.saving.load_model(source, compile=False)
+    before = weights(model)
+    train(model)
+    assert {path.split("/")[-1] for path in changed(before, model)} == {"kernel", "bias"}
+    kept = [w.numpy() for layer in old.layers[:-1] for w in layer.weights]
+    body = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    assert len(kept) == 8
+    assert all(np.array_equal(a, b) for a, b in zip(kept, body.get_weights(), strict=True))
+
+
+def test_transfer_drops_layers_and_freezes_up_to_one(make):
+    model = make("transfer", drop_layers=2, freeze="conv")
+    body = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    assert [layer.name for layer in body.layers[1:]] == ["conv", "norm", "pool"]
+    assert [layer.trainable for layer in body.layers[1:]] == [False, True, True]
+    before = weights(model)
+    train(model)
+    assert not any("conv/" in path for path in changed(before, model))
+    assert sum("norm/" in path for path in changed(before, model)) == 4
+
+
+@pytest.mark.parametrize(("build", "shape", "message"), [
+    ({"drop_layers": 5}, SHAPE, r"build\.drop_layers must leave a layer after the input of 6\. G"),
+    ({"freeze": "logits"}, SHAPE, r"build\.freeze must be .* a kept layer \(.*hidden\)\. Got logi"),
+    ({}, (48, 48, 3), r"source\.keras takes 32 × 32 × 3 images\. Set preprocess\.image_size to it"),
+])  # fmt: skip
+def test_wrong_transfers_are_one_line(make, build, shape, message):
+    with pytest.raises(PipelineError, match=message):
+        make("transfer", shape, **build)

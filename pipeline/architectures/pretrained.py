@@ -41,7 +41,8 @@ def build(
         Uncompiled model from images `(n, h, w, c)` in [0, 1] to logits `(n, num_classes)`.
 
     Raises:
-        ValueError: There is no such network or layer, or its weights cannot be had.
+        ValueError: There is no such network or layer.
+        OSError: Its weights cannot be had.
     """
     network = _find(base)
     height, width, channels = image_shape
@@ -91,7 +92,7 @@ def _load(body: keras.Model, path: str) -> None:
         body.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(
+        raise OSError(
             f"{path}: must hold the weights of {body.name} without its head "
             f"(include_top=False). {reason}"
         ) from None
@@ -104,7 +105,7 @@ def _fetch(network: Callable[..., keras.Model], shape: tuple[int, int, int]) -> 
         if "URL fetch failure" not in str(error):
             raise
         url = str(error).removeprefix("URL fetch failure on ").split(": ")[0]
-        raise ValueError(
+        raise OSError(
             f"the ImageNet weights cannot be fetched from {url}. Fetch the file elsewhere, and put "
             "the model under `finetune:` with from_model: FILE; or set build.weights: null"
         ) from None
