@@ -154,8 +154,9 @@ def augmentation(settings: Augment, image_shape: tuple[int, ...]) -> list[keras.
     layers = keras.layers
     found: list[keras.Layer] = []
     if settings.flip:
-        both = "horizontal_and_vertical"
-        found.append(layers.RandomFlip(both if settings.flip == "both" else settings.flip))
+        # one after the other: Keras's own "horizontal_and_vertical" does both or neither
+        both = ["horizontal", "vertical"]
+        found += [layers.RandomFlip(f) for f in both if settings.flip in (f, "both")]
     if settings.crop:
         # as a shift by whole pixels; Keras's RandomCrop cuts a whole batch at one place
         height, width = image_shape[:2]

@@ -181,8 +181,8 @@ def test_a_knob_leaves_the_other_initial_weights_alone():
 
 
 def test_a_pretrained_base_keeps_its_weights_and_the_head_takes_the_knobs():
-    build = {"base": "mobilenet_v2", "weights": None}
-    plain, turned = (make("pretrained", **build, **own) for own in ({}, {"max_norm": 2.0}))
+    build: dict[str, Any] = {"base": "mobilenet_v2", "weights": None}
+    plain, turned = make("pretrained", **build), make("pretrained", **build, max_norm=2.0)
     body = [
         next(m for m in whole.layers if isinstance(m, keras.Model)) for whole in (plain, turned)
     ]

@@ -1,4 +1,4 @@
-"""Train: what fit returns, which weights are kept, and that a run repeats."""
+"""Train: the stage, what it writes, and that a run repeats."""
 
 import json
 
@@ -7,11 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import backend, train
-from pipeline.errors import PipelineError
-from pipeline.params import Model, Train
-
-SETTINGS = Train(epochs=3, batch_size=8, optimizer="adam", learning_rate=0.01, early_stopping=None)
+from pipeline import train
 
 
 def task(count: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -19,66 +15,6 @@ def task(count: int = 64) -> tuple[np.ndarray, np.ndarray]:
     labels = np.arange(count) % 2
     noise = np.random.default_rng(0).random((count, 8, 8, 1), dtype=np.float32)
     return noise * 0.2 + labels[:, None, None, None].astype(np.float32) * 0.8, labels
-
-
-def build(name: str = "baseline") -> keras.Model:
-    backend.make_repeatable(0)
-    return train.build(Model(architecture=name), [8, 8, 1], 2)
-
-
-def test_learns_what_can_be_learned():
-    history = train.fit(build(), task(), task(16), SETTINGS)
-    assert history.columns.tolist() == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy"]
-    assert history["epoch"].tolist() == [1, 2, 3]
-    assert history["val_accuracy"].iloc[-1] == 1.0
-
-
-def test_one_line_an_epoch_where_there_is_no_terminal(capsys):
-    train.fit(build(), task(), task(16), SETTINGS)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-
-
-def test_the_optimizer_and_its_learning_rate_are_those_of_params():
-    model = build()
-    train.fit(
-        model, task(), task(16), SETTINGS.model_copy(update={"optimizer": "sgd", "epochs": 1})
-    )
-    assert isinstance(model.optimizer, keras.optimizers.SGD)
-    assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
-
-
-def test_early_stopping_keeps_the_best_epoch():
-    images, labels = task()
-    # validation labels are wrong, so that learning makes it worse from the first epoch on
-    wrong = (images[:16], 1 - labels[:16])
-    settings = SETTINGS.model_copy(update={"epochs": 20, "early_stopping": 2})
-    model = build()
-    history = train.fit(model, (images, labels), wrong, settings)
-    assert len(history) < 20
-    best = int(history["val_accuracy"].to_numpy().argmax())
-    assert len(history) == best + 1 + 2
-    _, accuracy = model.evaluate(*wrong, verbose=0)
-    assert accuracy == pytest.approx(history["val_accuracy"][best])
-
-
-def test_a_loss_that_is_not_finite_stops_and_names_the_epoch():
-    settings = SETTINGS.model_copy(update={"optimizer": "sgd", "learning_rate": 1e30})
-    with pytest.raises(
-        PipelineError, match=r"epoch 1: loss must be finite\. Got nan, nan in validation\. Lower"
-    ):
-        train.fit(build(), task(), task(16), settings)
-
-
-def test_images_too_small_for_the_architecture_are_refused():
-    with pytest.raises(
-        PipelineError,
-        match=r"baseline: cannot be built for 4 × 4 × 1 images: Computed output size.*"
-        r"Enlarge preprocess\.image_size",
-    ) as refused:
-        train.build(Model(architecture="baseline"), [4, 4, 1], 2)
-    assert "\x1b" not in str(refused.value)
-    assert "Arguments received" not in str(refused.value)
 
 
 def test_summary_by_hand():
