@@ -1,6 +1,7 @@
 """The graph: dvc.yaml says what the stages do, and DVC reruns what a change affects."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -9,14 +10,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from sklearn.datasets import load_digits
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, png
 
 PIPELINE = REPOSITORY / "pipeline"
 DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
 STAGES = {name: stage.get("do", stage) for name, stage in DVC["stages"].items()}
+# the script of each stage: models that start from a file have stages of their own
+SCRIPTS = {
+    name: re.findall(r"python -m pipeline\.(\w+)", stage["cmd"])[0]
+    for name, stage in STAGES.items()
+}
 
 # who may import whom inside pipeline/; every stage is a column of its own
 LEAVES = {
@@ -24,17 +32,21 @@ LEAVES = {
     "quiet": set(),
     "files": {"errors"},
     "raw": {"errors", "files"},
-    "params": {"errors"},
+    "schema": set(),
+    "params": {"errors", "schema"},
     "arrays": {"errors"},
     "backend": {"errors", "files", "quiet"},
+    "batches": set(),
+    "knobs": {"schema"},
+    "fitting": {"backend", "batches", "errors", "knobs", "params", "schema"},
 }
 ALLOWED = {
     **LEAVES,
     "download": {"params", "errors", "raw"},
     "preprocess": {"params", "errors", "files", "arrays", "raw"},
     "split": {"params", "errors", "files", "arrays"},
-    "train": {"params", "errors", "files", "arrays", "backend"},
-    "evaluate": {"params", "errors", "files", "arrays", "backend"},
+    "train": {"params", "errors", "files", "arrays", "backend", "batches", "fitting"},
+    "evaluate": {"params", "errors", "files", "arrays", "backend", "batches"},
     "compare": {"params", "errors", "files"},
     "plot": {"params", "errors", "files", "arrays"},
 }
@@ -83,7 +95,8 @@ def closure(module: str) -> set[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_every_file_it_imports_and_no_other(stage):
-    needed = closure(stage) | set(BY_NAME.get(stage, []))
+    script = SCRIPTS[stage]
+    needed = closure(script) | set(BY_NAME.get(script, []))
     if stage == "download":
         for dataset in (PIPELINE / "datasets").glob("*.py"):
             for name in own_imports(dataset):
@@ -94,19 +107,20 @@ def test_stage_declares_every_file_it_imports_and_no_other(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_exactly_the_params_it_reads(stage):
     read = set()
-    for node in ast.walk(ast.parse((PIPELINE / f"{stage}.py").read_text())):
+    for node in ast.walk(ast.parse((PIPELINE / f"{SCRIPTS[stage]}.py").read_text())):
         chain = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
         if re.fullmatch(r"params\.\w+(\.\w+)?", chain):
             read.add(chain.removeprefix("params."))
     read.discard("load")
     # the longest form only: params.split.validation, not params.split too
     read = {name for name in read if not any(other.startswith(f"{name}.") for other in read)}
-    if stage == "train":
+    if stage in ("train", "finetune"):
         # by its name on the command line: its own settings on top of the common ones
-        assert read == {"seed", "models", "train_of"}
-        read = {"seed", "models.${key}", "train"}
-    elif stage == "compare":
-        read = {name.split(".")[0] for name in read}
+        assert read == {"seed", "all_models", "train_of"}
+        group = "models" if stage == "train" else "finetune"
+        read = {"seed", f"{group}.${{key}}", "train"}
+    if "all_models" in read:
+        read = read - {"all_models"} | {"models", "finetune"}
     assert set(STAGES[stage].get("params", [])) == read
 
 
@@ -125,9 +139,17 @@ def test_every_path_on_the_command_line_is_declared(stage):
 
 
 def test_training_never_opens_test_data():
-    deps = STAGES["train"]["deps"]
-    assert "data/arrays/train" in deps
-    assert not [dep for dep in deps if dep in ("data/arrays", "data/arrays/test", "data/raw")]
+    for stage in ("train", "finetune"):
+        deps = STAGES[stage]["deps"]
+        assert "data/arrays/train" in deps
+        assert not [dep for dep in deps if dep in ("data/arrays", "data/arrays/test", "data/raw")]
+
+
+def test_what_starts_from_a_file_depends_on_it_and_on_all_that_training_depends_on():
+    train, finetune = STAGES["train"], STAGES["finetune"]
+    assert finetune["deps"] == [*train["deps"], "${item.from_model}"]
+    assert finetune["cmd"] == train["cmd"]
+    assert STAGES["evaluate_finetuned"] == STAGES["evaluate"]
 
 
 def test_nothing_depends_on_timing():
@@ -229,6 +251,9 @@ EACH = {
     f"{stage}@{model}" for stage in ("train", "evaluate") for model in ("baseline", "batchnorm")
 }
 LAST = {"compare", "plot"}
+# real photographs, train/{cats,dogs} and test/{cats,dogs}
+CATS_VS_DOGS = Path(os.environ.get("CATS_VS_DOGS_DIR", "none")).resolve()
+PARAMETERS = {"logistic_bn": 301_070, "wide_bn": 35_114, "deep_bn": 10_034}
 
 
 @pytest.mark.slow
@@ -268,6 +293,85 @@ def test_only_what_is_affected_reruns(tmp_path):
     (tmp_path / "pipeline/architectures/wider.py").write_text(source.replace("(16, 32", "(24, 32"))
     clone.edit("params.yaml", "models:\n", "models:\n  wider: {architecture: wider}\n")
     assert clone.repro() == {"train@wider", "evaluate@wider"} | LAST
+
+
+def write_digits(top: Path, digits: range, per_class: int) -> None:
+    """Write a folder of real digits, so many of each for training, and half as many to test."""
+    loaded = load_digits()
+    for digit in digits:
+        rows = np.flatnonzero(loaded.target == digit)[: per_class * 3 // 2]
+        for number, row in enumerate(rows):
+            part = "train" if number < per_class else "test"
+            path = top / part / str(digit) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(np.rint(loaded.images[row] * (255 / 16)).astype(np.uint8)))
+
+
+@pytest.mark.slow
+def test_a_model_of_some_digits_is_fine_tuned_on_others(tmp_path):
+    clone = Clone(tmp_path)
+    write_digits(tmp_path / "low", range(5), 100)
+    write_digits(tmp_path / "high", range(5, 10), 20)
+    clone.edit("params.yaml", "dataset: digits", "dataset: folder")
+    clone.edit("params.yaml", "folder: data/folder", "folder: low")
+    clone.edit("params.yaml", "epochs: 20", "epochs: 10")
+    clone.repro("train@baseline")
+    shutil.copy(tmp_path / "models/baseline.keras", tmp_path / "models/kept.keras")
+
+    clone.edit("params.yaml", "folder: low", "folder: high")
+    clone.edit(
+        "params.yaml",
+        "finetune: {}",
+        "finetune:\n"
+        "  mine: {architecture: transfer, from_model: models/kept.keras}\n"
+        "  next: {architecture: transfer, from_model: models/baseline.keras, "
+        "build: {drop_layers: 2, freeze: none}}",
+    )
+    mine, following = (
+        {f"finetune@{name}", f"evaluate_finetuned@{name}"} for name in ("mine", "next")
+    )
+    ran = clone.repro()
+    assert ran == {"download", "preprocess", "split"} | EACH | mine | following | LAST
+    metrics = json.loads((tmp_path / "metrics/test/mine.json").read_text())
+    # five classes of which the kept layers have seen no image: 1 in 5 would be a guess
+    assert metrics["accuracy"] > 0.7
+    trained = json.loads((tmp_path / "metrics/train/mine.json").read_text())
+    assert trained["trainable_parameters"] == 128 * 5 + 5
+
+    # another file: what starts from it, and nothing else
+    shutil.copy(tmp_path / "models/baseline.keras", tmp_path / "models/kept.keras")
+    assert clone.repro() == mine | LAST
+    # a source of the graph itself: what changes it comes first
+    clone.edit("params.yaml", "architecture: baseline\n    build:", "architecture: baseline\n"
+               "    train: {batch_size: 16}\n    build:")  # fmt: skip
+    assert clone.repro() == {"train@baseline", "evaluate@baseline"} | following | LAST
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CATS_VS_DOGS.is_dir(), reason="CATS_VS_DOGS_DIR names no folder")
+def test_photographs_train_the_batch_normalized_classifiers(tmp_path):
+    clone = Clone(tmp_path)
+    for old, new in (
+        ("dataset: digits", "dataset: folder"),
+        ("folder: data/folder", f"folder: {CATS_VS_DOGS}"),
+        ("image_size: null", "image_size: [224, 224]"),
+        ("epochs: 20", "epochs: 2"),
+        ("batch_size: 32", "batch_size: 10"),
+        ("reference: baseline", "reference: logistic_bn"),
+    ):
+        clone.edit("params.yaml", old, new)
+    text = (tmp_path / "params.yaml").read_text()
+    models = "".join(f"  {name}: {{architecture: {name}}}\n" for name in PARAMETERS)
+    text = re.sub(r"(?s)\nmodels:\n.*?\n\n", f"\nmodels:\n{models}\n", text)
+    (tmp_path / "params.yaml").write_text(text)
+    clone.repro()
+    rows = json.loads((tmp_path / "metrics/comparison.json").read_text())["models"]
+    assert {row["model"]: row["parameters"] for row in rows} == PARAMETERS
+    split = json.loads((tmp_path / "metrics/split.json").read_text())
+    assert split["rows"] == {"train": 320, "validation": 80, "test": 160}
+    for row in rows:
+        assert 0 < row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] < 1
+    assert len(list((tmp_path / "plots/examples").glob("*.png"))) == 3
 
 
 @pytest.mark.slow

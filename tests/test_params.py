@@ -42,6 +42,41 @@ WRONG = [
     ("image_size: null", "image_size: [32, 0]", r"image_size\.1 must be greater than or equal"),
     ("dataset: digits", "dataset: cifar11", r"dataset must be digits.*cifar10.*'cifar11'"),
     ("dataset: digits", "dataset: ../x", r"dataset must match"),
+    ("momentum: 0.0", "momentum: 0.9", r"train has a momentum, which adam does not take: set it"),
+    ("momentum: 0.0", "momentum: 1.0", r"momentum must be less than 1"),
+    ("warmup_epochs: 0", "warmup_epochs: 20", r"train must have fewer warmup_epochs than epochs"),
+    ("schedule: constant", "schedule: step", r"schedule must be 'constant', 'cosine' or 'one_cyc"),
+    ("gradient_clip: null", "gradient_clip: all", r"gradient_clip must be 'norm', 'global_norm'"),
+    ("gradient_clip_at: 1.0", "gradient_clip_at: 0", r"gradient_clip_at must be greater than 0"),
+    ("loss: cross_entropy", "loss: hinge", r"train\.loss must be 'cross_entropy' or 'focal'"),
+    ("label_smoothing: 0.0", "label_smoothing: 1", r"label_smoothing must be less than 1"),
+    ("weight_decay: null", "weight_decay: -1", r"weight_decay must be greater than or equal to 0"),
+    ("class_weights: null", "class_weights: even", r"class_weights must be 'balanced'"),
+    ("class_weights: null", "class_weights: {cat: -1}", r"train\.class_weights.*'balanced'|cat"),
+    ("flip: null", "flip: left", r"train\.augment\.flip must be 'horizontal', 'vertical' or 'both"),
+    ("shift: 0.0", "shift: 1.0", r"train\.augment\.shift must be less than 1"),
+    ("rotation: 0.0", "rotation: 270", r"train\.augment\.rotation must be less than or equal to"),
+    ("crop: 0", "crop: 0.5", r"train\.augment\.crop must be a valid integer"),
+    ("cutout: 0.0", "cutoff: 0.0", r"augment\.cutoff is no known key\. Did you mean cutout\?"),
+    ("padding: null", "padding: full", r"baseline\.build\.padding must be 'valid' or 'same'"),
+    ("pooling: null", "pooling: min", r"baseline\.build\.pooling must be 'max' or 'average'"),
+    ("activation: null", "activation: step", r"baseline\.build\.activation must be 'relu'"),
+    ("kernel_initializer: null", "kernel_initializer: he", r"kernel_initializer must be 'glorot_u"),
+    ("kernel_stddev: null", "kernel_stddev: 1.0", r"build has kernel_stddev, which needs kernel_"),
+    ("regularizer_factor: null", "regularizer_factor: 1.0", r"which needs kernel_regularizer"),
+    ("max_norm: null", "max_norm: 0", r"baseline\.build\.max_norm must be greater than 0"),
+    ("norm_position: null", "norm_position: after", r"batch_norm_position, which needs batch_norm"),
+    ("batch_norm: null", "batch_norm: yes please", r"batch_norm must be a valid boolean"),
+    ("norm_momentum: null", "norm_momentum: 1.0", r"batch_norm_momentum must be less than 1"),
+    ("architecture: baseline", "architecture: transfer",
+     r"models\.baseline: transfer starts from a file\. Move it under `finetune:`"),
+    ("finetune: {}", "finetune: {x: {architecture: transfer}}", r"finetune\.x\.from_model is miss"),
+    ("finetune: {}", "finetune: {x: {architecture: plain, from_model: x.keras}}",
+     r"finetune\.x: plain starts from no file\. Move it under `models:`, without from_model"),
+    ("finetune: {}", "finetune: {baseline: {architecture: transfer, from_model: x.keras}}",
+     r"baseline stands under models and under finetune\. Rename one"),
+    ("finetune: {}", "finetune: {x: {architecture: transfer, from_model: x, freeze: all}}",
+     r"finetune\.x\.freeze is no known key\. Keys: architecture, build, train, from_model"),
     ("architecture: baseline", "architecture: vgg", r"models\.baseline: no file .*vgg\.py\. Arch"),
     ("architecture: baseline", "architecture: ../params", r"baseline\.architecture must match"),
     ("architecture: baseline", "arch: baseline", r"baseline\.arch is no known key\. Keys: archi"),
@@ -57,14 +92,20 @@ WRONG = [
     ("preprocess:\n", "preprocess: 3\npre:\n", r"pre is no known key"),
 ]  # fmt: skip
 OWN = [
-    ("build: {dropout: 1.0}", r"models\.baseline\.build\.dropout must be less than 1\. Got 1\.0"),
+    ("build: {dropout: [0.1, 0.2]}", r"batchnorm\.build\.dropout .*at least 3 items"),
+    ("build: {dense_dropout: 1.0}", r"build\.dense_dropout must be less than 1\. Got 1\.0"),
     (
-        "build: {droput: 0.1}",
-        r"models\.baseline\.build\.droput is no known key\. Did you mean dropout",
+        "build: {dense_droput: 0.1}",
+        r"build\.dense_droput is no known key\. Did you mean dense_drop",
     ),
-    ("build: 3", r"models\.baseline\.build must be a mapping"),
-    ("train: {epochs: 0}", r"models\.baseline\.train\.epochs must be greater than or equal to 1"),
-    ("train: {epoch: 3}", r"models\.baseline\.train\.epoch is no known key\. Did you mean epochs"),
+    ("build: {paddin: same}", r"build\.paddin is no known key\. Did you mean padding"),
+    ("build: 3", r"models\.batchnorm\.build must be a mapping"),
+    ("train: {epochs: 0}", r"models\.batchnorm\.train\.epochs must be greater than or equal to 1"),
+    ("train: {epoch: 3}", r"models\.batchnorm\.train\.epoch is no known key\. Did you mean epochs"),
+    ("train: {momentum: 0.9}", r"models\.batchnorm\.train has a momentum, which adam does not"),
+    ("train: {augment: {shft: 0.1}}", r"batchnorm\.train\.augment\.shft is no known key\. Did you"),
+    ("train: {augment: {shift: 2.0}}", r"batchnorm\.train\.augment\.shift must be less than 1"),
+    ("train: {warmup_epochs: 20}", r"batchnorm\.train must have fewer warmup_epochs than epochs"),
 ]
 
 
@@ -77,15 +118,34 @@ def test_wrong_params_are_refused(edit, old, new, message):
 
 @pytest.mark.parametrize(("line", "message"), OWN)
 def test_wrong_settings_of_a_model_are_refused(edit, line, message):
-    edit("architecture: baseline", f"architecture: baseline\n    {line}")
+    edit("train: {batch_size: 32}", line)
     with pytest.raises(PipelineError, match=message):
         params.load()
 
 
-def test_wrong_settings_of_batchnorm_are_refused(edit):
-    edit("architecture: batchnorm", "architecture: batchnorm\n    build: {dropout: [0.1, 0.2]}")
-    with pytest.raises(PipelineError, match=r"batchnorm\.build\.dropout .*at least 3 items"):
+def test_pretrained_networks_want_pixels_that_are_not_standardized(edit):
+    edit("architecture: batchnorm", "architecture: pretrained")
+    params.load()
+    edit("normalize: unit", "normalize: standardize")
+    with pytest.raises(
+        PipelineError,
+        match=r"preprocess\.normalize must be unit for pretrained \(models\.batchnorm\)\. Got 'sta",
+    ):
         params.load()
+
+
+def test_knobs_go_to_any_network_and_own_settings_to_their_architecture(edit):
+    edit("dropout: 0.0", "dropout: 0.25")
+    edit("padding: null", "padding: valid")
+    own, knobs = params.split_build(params.load().models["baseline"])
+    assert own == {"dropout": 0.25}
+    assert knobs.model_dump(exclude_none=True) == {"padding": "valid"}
+
+
+def test_a_model_that_starts_from_a_file_hands_it_to_its_architecture(edit):
+    edit("finetune: {}", "finetune: {x: {architecture: transfer, from_model: kept.keras}}")
+    own, _ = params.split_build(params.load().finetune["x"])
+    assert own == {"from_model": "kept.keras"}
 
 
 def test_empty_and_missing_files_are_refused(project):
@@ -110,6 +170,14 @@ def test_a_model_overrides_training(edit):
     assert loaded.train_of("baseline").batch_size == 32
 
 
+def test_a_model_overrides_one_augmentation_and_keeps_the_others(edit):
+    edit("crop: 0", "crop: 4")
+    edit("train: {batch_size: 32}", "train: {augment: {flip: horizontal}}")
+    augment = params.load().train_of("batchnorm").augment
+    assert (augment.flip, augment.crop, augment.shift) == ("horizontal", 4, 0.0)
+    assert params.load().train_of("baseline").augment.flip is None
+
+
 def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
     edit("seed: 0", "seed: zero")
     options = {
@@ -130,7 +198,7 @@ def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
         + ["--confusion=x", "--examples=x"],
     }
     graph = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
-    assert set(options) == set(graph["stages"])
+    assert set(options) | {"finetune", "evaluate_finetuned"} == set(graph["stages"])
     for name, argv in options.items():
         done = stage(f"pipeline.{name}", *argv)
         assert (done.returncode, done.stdout) == (1, "")
@@ -184,6 +252,6 @@ def test_params_yaml_names_its_schema_and_explains_every_key():
         if (
             line
             and not line.lstrip().startswith("#")
-            and key not in ("preprocess", "split", "architecture", "train")
+            and key not in ("preprocess", "split", "architecture", "train", "build")
         ):
             assert before.lstrip().startswith("#"), f"{key} has no comment"
