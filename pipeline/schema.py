@@ -4,7 +4,7 @@ import inspect
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Pixels = Annotated[int, Field(ge=1)]
@@ -20,6 +20,14 @@ Initializer = Literal[
 WITH_STDDEV = ("random_normal", "truncated_normal")
 Activation = Literal[
     "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus", "tanh", "sigmoid"
+]
+
+# told apart by the kind of value, so that an error is about the one that was meant; tags in
+# brackets do not show in it
+ClassWeights = Annotated[
+    Annotated[Literal["balanced"], Tag("[word]")]
+    | Annotated[dict[str, Positive], Tag("[weights]")],
+    Discriminator(lambda value: "[weights]" if isinstance(value, dict) else "[word]"),
 ]
 
 
@@ -88,7 +96,7 @@ class Train(Section):
     loss: Literal["cross_entropy", "focal"]
     label_smoothing: Share
     """Share of the target spread evenly over the classes"""
-    class_weights: Literal["balanced"] | dict[str, Positive] | None
+    class_weights: ClassWeights | None
     """balanced, or a weight by class name; null: every image counts alike"""
     early_stopping: Annotated[int, Field(ge=1)] | None
     """Epochs without a better validation accuracy before stopping; null: off"""

@@ -323,7 +323,8 @@ def test_a_model_of_some_digits_is_fine_tuned_on_others(tmp_path):
         "params.yaml",
         "finetune: {}",
         "finetune:\n"
-        "  mine: {architecture: transfer, from_model: models/kept.keras}\n"
+        "  mine: {architecture: transfer, from_model: models/kept.keras, "
+        "train: {epochs: 40, learning_rate: 0.01}}\n"
         "  next: {architecture: transfer, from_model: models/baseline.keras, "
         "build: {drop_layers: 2, freeze: none}}",
     )

@@ -52,7 +52,7 @@ WRONG = [
     ("label_smoothing: 0.0", "label_smoothing: 1", r"label_smoothing must be less than 1"),
     ("weight_decay: null", "weight_decay: -1", r"weight_decay must be greater than or equal to 0"),
     ("class_weights: null", "class_weights: even", r"class_weights must be 'balanced'"),
-    ("class_weights: null", "class_weights: {cat: -1}", r"train\.class_weights.*'balanced'|cat"),
+    ("class_weights: null", "class_weights: {cat: -1}", r"weights\.cat must be greater than 0\."),
     ("flip: null", "flip: left", r"train\.augment\.flip must be 'horizontal', 'vertical' or 'both"),
     ("shift: 0.0", "shift: 1.0", r"train\.augment\.shift must be less than 1"),
     ("rotation: 0.0", "rotation: 270", r"train\.augment\.rotation must be less than or equal to"),
