@@ -3,7 +3,9 @@
 import importlib
 import math
 import re
+import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,12 +18,13 @@ from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
 from pipeline.knobs import turn
 from pipeline.params import split_build
-from pipeline.schema import Augment, Model, Train
+from pipeline.schema import Augment, Finetuned, Model, Train
 
 # One-cycle: where the climb begins, as a share of the peak, and how long it takes (Smith 2018,
 # in the numbers of fastai and PyTorch).
 ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_CLIMB = 0.3
+SECONDS_TO_ANSWER = 10
 LARGEST_SIDE = 512  # pixels; where the search for an image size that fits ends
 
 
@@ -33,12 +36,12 @@ def build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: in
     """
     try:
         return _build(model, image_shape, num_classes, seed)
-    except (ValueError, OSError) as error:
+    except (ValueError, LookupError, OSError) as error:
         # Keras sets its reason in bold, between the layer and a dump of the layer's arguments
         bold = re.search(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
         message = f"{model.architecture}: cannot be built for {' × '.join(map(str, image_shape))} "
         message += f"images and {num_classes} classes: {bold[1] if bold else error}"
-        # an OSError is a file or download that fails at any size
+        # what is looked up, in a file or from a server, fails at any size
         side = isinstance(error, ValueError) and _smallest_side(model, image_shape, num_classes)
         if side:
             message += f" The smallest that fits is preprocess.image_size: [{side}, {side}]"
@@ -46,6 +49,10 @@ def build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: in
 
 
 def _build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: int) -> keras.Model:
+    if isinstance(model, Finetuned) and not Path(model.from_model).is_file():
+        raise FileNotFoundError(f"{model.from_model}: no such file. Mend from_model")
+    # of weights that Keras fetches: a server that never answers must not hold up a run
+    socket.setdefaulttimeout(SECONDS_TO_ANSWER)
     module = importlib.import_module(f"pipeline.architectures.{model.architecture}")
     own, knobs = split_build(model)
     backend.make_repeatable(seed)

@@ -34,7 +34,7 @@ def turn(model: keras.Model, knobs: Knobs) -> keras.Model:
         knobs: Those that are None leave the network as it is.
 
     Raises:
-        ValueError: A knob finds nothing to turn, as padding without a convolution.
+        LookupError: A knob finds nothing to turn, as padding without a convolution.
     """
     wanted = knobs.model_dump(exclude_none=True)
     turned: set[str] = set()
@@ -75,7 +75,7 @@ def turn(model: keras.Model, knobs: Knobs) -> keras.Model:
         part_of = {"kernel_stddev": "kernel_initializer"}.get(knob, knob.removesuffix("_factor"))
         # none where there was none is as wished
         if part_of not in turned and not (knob == "batch_norm" and not knobs.batch_norm):
-            raise ValueError(f"{knob} finds nothing to change in this network. Remove it")
+            raise LookupError(f"{knob} finds nothing to change in this network. Remove it")
     return rebuilt
 
 

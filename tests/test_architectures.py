@@ -1,6 +1,7 @@
 """Architectures: what every file of pipeline/architectures/ must keep to."""
 
 import math
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,32 @@ def test_wrong_bases_are_one_line(make, build, message):
     assert "smallest" not in str(refused.value)
 
 
+def test_imagenet_weights_that_cannot_be_fetched_are_one_line(project, stage):
+    code = """if True:
+        from pipeline import fitting
+        from pipeline.errors import run
+        from pipeline.schema import Model
+        run(lambda: fitting.build(Model(architecture="pretrained"), (32, 32, 3), 2, seed=0))
+    """
+    (project / "program.py").write_text(code)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
+        proxy = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        done = stage("program", HTTPS_PROXY=proxy, KERAS_HOME=str(project / "keras"))
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "error: pretrained: cannot be built for 32 × 32 × 3 images and 2 classes: the ImageNet "
+        "weights cannot be fetched from https://storage.googleapis.com/tensorflow/keras-applicati"
+    )
+    assert last.endswith(
+        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5. Fetch the file "
+        "elsewhere, and put the model under `finetune:` with from_model: FILE; or set "
+        "build.weights: null"
+    )
+    assert "Traceback" not in done.stderr
+
+
 def test_a_file_that_holds_no_weights_is_one_line(tmp_path):
     path = tmp_path / "base.weights.h5"
     path.write_text("not HDF5")
@@ -327,3 +354,15 @@ def test_transfer_drops_layers_and_freezes_up_to_one(make):
 def test_wrong_transfers_are_one_line(make, build, shape, message):
     with pytest.raises(PipelineError, match=message):
         make("transfer", shape, **build)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, r"kept\.keras: no such file\. Mend from_model"),
+    (b"PK", r"kept\.keras must be a saved model\. .*kept\.keras"),
+])  # fmt: skip
+def test_a_file_that_is_no_model_is_one_line(tmp_path, content, message):
+    path = tmp_path / "kept.keras"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(PipelineError, match=message):
+        fitting.build(Finetuned(architecture="transfer", from_model=str(path)), SHAPE, 2, seed=0)

@@ -41,7 +41,7 @@ def build(
         Uncompiled model from images `(n, h, w, c)` in [0, 1] to logits `(n, num_classes)`.
 
     Raises:
-        ValueError: There is no such network or layer.
+        LookupError: There is no such network or layer.
         OSError: Its weights cannot be had.
     """
     network = _find(base)
@@ -53,7 +53,7 @@ def build(
         body = _fetch(network, (height, width, 3))
     names = [layer.name for layer in body.layers]
     if freeze not in ("all", "none", *names):
-        raise ValueError(
+        raise LookupError(
             f"build.freeze must be all, none or a layer of {base} ({', '.join(names)}). "
             f"Got {freeze}"
         )
@@ -78,7 +78,7 @@ def _find(base: str) -> Callable[..., keras.Model]:
     for name, function in known.items():
         if name.lower() == base.lower().replace("_", ""):
             return function
-    raise ValueError(
+    raise LookupError(
         f"build.base must be a network of keras.applications ({', '.join(known)}). Got {base}"
     )
 

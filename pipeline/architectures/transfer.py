@@ -35,21 +35,27 @@ def build(
         Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.
 
     Raises:
-        ValueError: The model takes other images, or has no such layers.
+        ValueError: The model takes other images.
+        LookupError: It has no such layers.
+        OSError: It cannot be loaded.
     """
-    source = keras.saving.load_model(from_model, compile=False, safe_mode=True)
+    try:
+        source = keras.saving.load_model(from_model, compile=False, safe_mode=True)
+    except (ValueError, TypeError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise OSError(f"{from_model} must be a saved model. {reason}") from None
     if source.input_shape[1:] != tuple(image_shape):
         wanted = " × ".join(map(str, source.input_shape[1:]))
         raise ValueError(f"{from_model} takes {wanted} images. Set preprocess.image_size to it")
     kept = source.layers[: len(source.layers) - drop_layers]
     if len(kept) < 2:
-        raise ValueError(
+        raise LookupError(
             f"build.drop_layers must leave a layer after the input of {len(source.layers)}. "
             f"Got {drop_layers}"
         )
     names = [layer.name for layer in kept]
     if freeze not in ("all", "none", *names):
-        raise ValueError(
+        raise LookupError(
             f"build.freeze must be all, none or a kept layer ({', '.join(names)}). Got {freeze}"
         )
     last = {"all": len(names), "none": 0}.get(freeze)
