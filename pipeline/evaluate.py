@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{args.model}: must take {expected[0]} images of {expected[1]} classes. Got "
             f"{model.input_shape[1:]} and {model.output_shape[-1]}. Run `dvc repro`"
         )
-    logits = model.predict(images, batch_size=BATCH_SIZE, verbose=int(sys.stdout.isatty()))
+    logits = model.predict(images[:], batch_size=BATCH_SIZE, verbose=int(sys.stdout.isatty()))
     metrics, predictions = measure(logits, labels, classes)
     # says which file was measured; compare copies the champion by it
     metrics["model"] = [{"sha256": hashlib.sha256(args.model.read_bytes()).hexdigest()}]
