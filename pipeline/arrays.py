@@ -1,6 +1,8 @@
 """Arrays: the normalized images that preprocess writes and the later stages read.
 
-A folder holds images.npy, `(n, h, w, c)` float32, and labels.npy, `(n,)` int64.
+A folder holds images.npy, `(n, h, w, c)` float32 or float16, and labels.npy, `(n,)` int64; beside
+float16 images levels.npy, `(c, 256)` float32: what each 8-bit level is once normalized. The
+float16 values of the levels all differ, so that float32 is recovered to the bit.
 """
 
 from pathlib import Path
@@ -10,47 +12,99 @@ import numpy as np
 from pipeline.errors import PipelineError
 
 
-def load(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return images, mapped and not read, and labels.
+class Images:
+    """Normalized images on disk; indexing reads rows, and no others, as float32.
+
+    Each reading maps the file anew: mapped pages count as the process's memory until their
+    mapping is dropped, so that one mapping would grow with the data set.
+    """
+
+    def __init__(self, path: Path, levels: np.ndarray | None):
+        """Look at the header of a .npy file; `levels`, `(c, 256)`, says what float16 stands for."""
+        stored = np.load(path, mmap_mode="r")
+        self.shape: tuple[int, ...] = stored.shape
+        self._path, self._dtype, self._offset = path, stored.dtype, stored.offset
+        self._table = None if levels is None else table(levels)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: int | np.integer | slice | np.ndarray) -> np.ndarray:
+        """Return `(k, h, w, c)` float32, for a single row `(h, w, c)`."""
+        mapped = np.memmap(self._path, self._dtype, "r", self._offset, self.shape)
+        stored = np.asarray(mapped)[rows]
+        if self._table is not None:
+            return exact(stored, self._table)
+        # a view would keep the mapping
+        return stored if stored.base is None else stored.copy()
+
+
+def load(folder: Path) -> tuple[Images, np.ndarray]:
+    """Return images, not read yet, and labels `(n,)` int64.
 
     Raises:
         PipelineError: A file is missing or not what preprocess writes.
     """
-    images = _open(folder / "images.npy", "float32", 4)
-    labels = _open(folder / "labels.npy", "int64", 1)
-    if len(images) != len(labels):
+    stored = _open(folder / "images.npy", ("float32", "float16"), 4)
+    labels = _open(folder / "labels.npy", ("int64",), 1)
+    if len(stored) != len(labels):
         raise PipelineError(
-            f"{folder}: {len(images)} images, {len(labels)} labels. Run `dvc repro -f preprocess`"
+            f"{folder}: {len(stored)} images, {len(labels)} labels. Run `dvc repro -f preprocess`"
         )
-    return images, labels
+    half = stored.dtype == np.float16
+    levels = np.array(_open(folder / "levels.npy", ("float32",), 2)) if half else None
+    return Images(folder / "images.npy", levels), np.array(labels)
 
 
-def _open(path: Path, dtype: str, rank: int) -> np.ndarray:
+def _open(path: Path, dtypes: tuple[str, ...], rank: int) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file. Run `dvc repro preprocess`") from None
     except (ValueError, EOFError) as error:
         raise PipelineError(f"{path}: no array: {error}. Run `dvc repro -f preprocess`") from None
-    if array.dtype != dtype or array.ndim != rank:
+    if array.dtype not in dtypes or array.ndim != rank:
         raise PipelineError(
-            f"{path}: must be {dtype} of rank {rank}. Got {array.dtype} of rank {array.ndim}. "
-            "Run `dvc repro -f preprocess`"
+            f"{path}: must be {' or '.join(dtypes)} of rank {rank}. "
+            f"Got {array.dtype} of rank {array.ndim}. Run `dvc repro -f preprocess`"
         )
     return array
 
 
-def create(path: Path, shape: tuple[int, ...]) -> None:
-    """Write a float32 .npy file of zeros, as holes: no time and no memory."""
+def table(levels: np.ndarray) -> np.ndarray:
+    """Return what every float16 bit pattern stands for.
+
+    Args:
+        levels: `(c, 256)` float32, different from each other as float16.
+
+    Returns:
+        `(c, 65536)` float32, indexed by the bits; 0 where no level is.
+    """
+    values = np.zeros((len(levels), 2**16), np.float32)
+    np.put_along_axis(values, levels.astype(np.float16).view(np.uint16).astype(int), levels, 1)
+    return values
+
+
+def exact(stored: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Return float16 images `(…, c)` as the float32 that they were rounded from."""
+    bits = stored.view(np.uint16)
+    images = np.empty(stored.shape, np.float32)
+    for channel, values in enumerate(table):
+        images[..., channel] = values[bits[..., channel]]
+    return images
+
+
+def create(path: Path, shape: tuple[int, ...], dtype: str) -> None:
+    """Write a .npy file of zeros, as holes: no time and no memory."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
 def rows(path: Path, start: int, stop: int) -> np.ndarray:
-    """Map some rows of a float32 .npy file for writing.
+    """Map some rows of a .npy file for writing.
 
     Only these: the pages of a mapping count as the process's memory until it is dropped.
     """
     whole = np.load(path, mmap_mode="r")
     offset = whole.offset + start * whole[:1].nbytes
-    return np.memmap(path, np.float32, "r+", offset, (stop - start, *whole.shape[1:]))
+    return np.memmap(path, whole.dtype, "r+", offset, (stop - start, *whole.shape[1:]))

@@ -2,7 +2,7 @@
 
 Reads   the data set's source; for `dataset: folder`, the images below `folder`
 Writes  data/raw/{train,test}.parquet    image (bytes, path), label int64, id string
-Params  dataset, folder
+Params  dataset, folder, test_share, test_seed
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
 
     module = params.dataset if (DATASETS / f"{params.dataset}.py").is_file() else "tfds"
     dataset = importlib.import_module(f"pipeline.datasets.{module}").load(
-        params.dataset, params.folder
+        params.dataset, params.folder, params.test_share, params.test_seed
     )
     raw.write(args.raw, dataset)
     counts = ", ".join(f"{size} {split}" for split, size in dataset.sizes.items())

@@ -30,6 +30,8 @@ GRID = 5  # images a side
 READABLE = 20  # classes up to which every cell and tick is labelled
 WRONG = "#d62728"
 
+Rows = arrays.Images | np.ndarray
+
 
 def pixels(image: np.ndarray, info: dict) -> np.ndarray:
     """Return an image `(h, w, c)` as it looked before it was normalized, in [0, 1]."""
@@ -55,7 +57,7 @@ def pick(labels: np.ndarray, count: int) -> np.ndarray:
     return np.lexsort((labels, turn))[:count]
 
 
-def samples(images: np.ndarray, labels: np.ndarray, info: dict) -> Figure:
+def samples(images: Rows, labels: np.ndarray, info: dict) -> Figure:
     figure, grid = plt.subplots(GRID, GRID, figsize=(8, 8.4), layout="constrained")
     for axes in grid.flat:
         axes.set_axis_off()
@@ -115,7 +117,7 @@ def confusion(predictions: pd.DataFrame, classes: list[str], name: str) -> Figur
     return figure
 
 
-def examples(images: np.ndarray, predictions: pd.DataFrame, info: dict, name: str) -> Figure:
+def examples(images: Rows, predictions: pd.DataFrame, info: dict, name: str) -> Figure:
     figure, grid = plt.subplots(GRID, GRID, figsize=(9, 10.5), layout="constrained")
     for axes in grid.flat:
         axes.set_axis_off()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -20,6 +21,9 @@ from pipeline.files import replacing
 # Images written and decoded at a time: the unit of parallel work, and of memory.
 GROUP_ROWS = 256
 GROUP_BYTES = 2**26
+
+# Follows the source where a data set brings no test part: what is missing, per cent, seed.
+SET_APART = " (no {}: {:g} % of the images set apart as test part, seed {})"
 
 
 class Example(NamedTuple):
@@ -103,8 +107,8 @@ def _check_labels(examples: list[Example], num_classes: int, split: str) -> None
             )
 
 
-def classes(path: Path) -> list[str]:
-    """Return the class names of a raw Parquet file.
+def describe(path: Path) -> tuple[str, list[str]]:
+    """Return source and class names of a raw Parquet file.
 
     Raises:
         PipelineError: There is no such file.
@@ -112,7 +116,73 @@ def classes(path: Path) -> list[str]:
     if not path.is_file():
         raise PipelineError(f"{path}: no such file. Run `dvc repro download`")
     metadata = pq.read_schema(path).metadata
-    return json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+    features = json.loads(metadata[b"huggingface"])["info"]["features"]
+    return metadata[b"source"].decode(), features["label"]["names"]
+
+
+def labels(path: Path) -> np.ndarray:
+    """Return the labels `(n,)` int64 of a raw Parquet file."""
+    return pq.read_table(path, columns=["label"])["label"].to_numpy()
+
+
+def check_classes(source: str, classes: list[str], labels: Mapping[str, np.ndarray]) -> None:
+    """Check that there is something to tell apart, to learn and to measure.
+
+    Args:
+        source: For the message.
+        classes: k names.
+        labels: Of each split, `(n,)` int64 in [0, k).
+
+    Raises:
+        PipelineError: There is one class only, or a split has no image of one.
+    """
+    if len(classes) < 2:
+        raise PipelineError(
+            f"{source}: must have 2 or more classes. Got {', '.join(classes)} only. Add another"
+        )
+    for split, own in labels.items():
+        counts = np.bincount(own, minlength=len(classes))
+        if missing := [classes[label] for label in np.flatnonzero(counts == 0)]:
+            raise PipelineError(
+                f"{source}: {split} must hold images of every class. "
+                f"Got none of {', '.join(missing)}. Add some, or remove the class"
+            )
+
+
+def set_apart(
+    source: str, classes: list[str], labels: np.ndarray, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a test part for a data set without one, so that every class keeps its share.
+
+    Args:
+        source: For the message.
+        classes: k names.
+        labels: `(n,)` int64 in [0, k).
+        share: Of the test part, in (0, 1).
+        seed: In [0, 2**32).
+
+    Returns:
+        Sorted row numbers of the training and the test part, int64.
+
+    Raises:
+        PipelineError: A class has too few images to stand in both parts.
+    """
+    from sklearn.model_selection import train_test_split  # seconds, and few data sets need it
+
+    counts = np.bincount(labels, minlength=len(classes))
+    rows = np.arange(len(labels))
+    try:
+        train, test = train_test_split(rows, test_size=share, stratify=labels, random_state=seed)
+        fewest = min(np.bincount(labels[p], minlength=len(counts)).min() for p in (train, test))
+    except ValueError:  # fewer rows in a part than classes
+        fewest = 0
+    if not fewest:
+        raise PipelineError(
+            f"{source}: too few images of {classes[counts.argmin()]} ({counts.min()}) to set "
+            f"{100 * share:g} % apart as test part. Add some, move test_share towards 0.5, or "
+            "bring a test part"
+        )
+    return np.sort(train), np.sort(test)
 
 
 def read_group(path: Path, group: int) -> list[Example]:

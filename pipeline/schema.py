@@ -53,6 +53,10 @@ class Preprocess(Section):
     """unit: pixels / 255; standardize: per channel, with the training images' statistics"""
     image_size: Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None
     """[height, width] in pixels, or null: as they are"""
+    dtype: Literal["float32", "float16"]
+    """How arrays are stored; stages read the same float32 from both"""
+    on_bad_image: Literal["error", "skip"]
+    """error: stop and list all of them; skip: leave them out and count them"""
 
 
 class Split(Section):
@@ -180,7 +184,11 @@ class Params(Section):
     dataset: Name
     """digits, folder, or the name of an image-classification data set of TFDS"""
     folder: Annotated[str, Field(min_length=1)]
-    """For dataset: folder, where train/<class>/* and test/<class>/* lie"""
+    """For dataset: folder, where train/<class>/* and test/<class>/* lie, or <class>/*"""
+    test_share: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the images set apart as test part where the data set brings none"""
+    test_seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Which images these are"""
     preprocess: Preprocess
     split: Split
     train: Train

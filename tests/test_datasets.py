@@ -44,7 +44,8 @@ def test_raw_files_keep_class_names_where_hugging_face_looks(tmp_path):
     features = json.loads(metadata[b"huggingface"])["info"]["features"]
     assert features["label"] == {"_type": "ClassLabel", "names": ["cat", "dog"]}
     assert metadata[b"source"] == b"a test"
-    assert raw.classes(tmp_path / "train.parquet") == ["cat", "dog"]
+    assert raw.describe(tmp_path / "train.parquet") == ("a test", ["cat", "dog"])
+    assert raw.labels(tmp_path / "train.parquet").tolist() == [0]
 
 
 def test_raw_files_are_byte_stable_and_read_in_groups(tmp_path):
@@ -77,11 +78,11 @@ def test_wrong_examples_leave_no_file(tmp_path, examples, message):
 
 
 def test_digits_are_the_1797_of_scikit_learn_in_fixed_parts():
-    loaded = digits.load("digits", "")
+    loaded = digits.load("digits", "", 0.5, 1)
     train, test = list(loaded.splits["train"]), list(loaded.splits["test"])
     assert (len(train), len(test)) == (1437, 360)  # a fifth of 1797, rounded up
     assert not {e.id for e in train} & {e.id for e in test}
-    # fixed: these ids, whatever the seed in params.yaml
+    # fixed: these ids, whatever share and seeds are in params.yaml
     assert [e.id for e in test[:3]] == ["digits_21", "digits_24", "digits_28"]
     # 174 to 183 images a class in all, so 35 to 37 in a fifth
     assert set(np.bincount([e.label for e in test])) <= {35, 36, 37}
@@ -94,44 +95,120 @@ def write_images(top: Path, *names: str) -> None:
         path.write_bytes(png(np.full((2, 2), number, np.uint8)))
 
 
+def load_folder(top: Path, share: float = 0.2, seed: int = 0) -> raw.Dataset:
+    return folder.load("folder", str(top), share, seed)
+
+
 def test_folder_takes_classes_from_the_folders_of_train(tmp_path):
     write_images(
-        tmp_path, "train/dog/b.png", "train/cat/z.PNG", "train/cat/a.jpg", "test/dog/c.png"
-    )
+        tmp_path, "train/dog/b.png", "train/cat/z.PNG", "train/cat/a.jpg", "test/dog/c.png",
+        "test/cat/c.png",
+    )  # fmt: skip
     (tmp_path / "train/cat/.DS_Store").write_text("not an image")
     write_images(tmp_path, "train/cat/.ipynb_checkpoints/a.png")
-    loaded = folder.load("folder", str(tmp_path))
+    loaded = load_folder(tmp_path)
     assert loaded.classes == ["cat", "dog"]
-    assert loaded.sizes == {"train": 3, "test": 1}
+    assert loaded.source == f"folder {tmp_path}"
+    assert loaded.sizes == {"train": 3, "test": 2}
     assert [(e.id, e.label) for e in loaded.splits["train"]] == [
         ("train/cat/a.jpg", 0), ("train/cat/z.PNG", 0), ("train/dog/b.png", 1),
     ]  # fmt: skip
-    (only,) = loaded.splits["test"]
-    assert only.image == (tmp_path / "test/dog/c.png").read_bytes()
+    _, last = loaded.splits["test"]
+    assert last.image == (tmp_path / "test/dog/c.png").read_bytes()
+
+
+def test_whatever_lies_in_a_class_is_handed_on_and_a_readme_beside_is_not(tmp_path):
+    write_images(tmp_path, "test/cat/a.png", "test/dog/a.png", "train/dog/deep/er/b.png")
+    for name in ("notes.txt", "empty", "photo.jpg.part"):
+        (tmp_path / "train/cat").mkdir(exist_ok=True)
+        (tmp_path / "train/cat" / name).touch()
+    (tmp_path / "train/README.md").touch()
+    assert [e.id for e in load_folder(tmp_path).splits["train"]] == [
+        "train/cat/empty", "train/cat/notes.txt", "train/cat/photo.jpg.part",
+        "train/dog/deep/er/b.png",
+    ]  # fmt: skip
+
+
+BOTH = ["train/cat/a.png", "train/dog/a.png", "test/cat/a.png", "test/dog/a.png"]
 
 
 @pytest.mark.parametrize(("names", "message"), [
     (["test/cat/a.png"], r"train: no such folder\. Put images in .*train/<class>/"),
-    (["train/cat/a.png"], r"test: no such folder"),
     (["train/.a.png", "test/cat/a.png"], r"train: must hold a folder of images for each class"),
-    (["train/cat/a.png", "test/dog/a.png"], r"test/dog: no such class in .*train\. Classes: cat"),
-    (["train/cat/a.txt", "test/cat/a.png"], r"train/cat/a\.txt: must be an image"),
-    (["train/a.png", "train/cat/a.png", "test/cat/a.png"], r"train/a\.png: is in no class"),
-    (["train/cat/a.png", "train/no/.x", "test/cat/a.png"], r"train/no: must hold images\. Got"),
+    ([".a.png"], r": must hold a folder of images for each class\. Got none"),
+    ([*BOTH, "test/bird/a.png"], r"test/bird: no such class in .*train\. Classes: cat, dog$"),
+    ([*BOTH, "train/a.png"], r"train/a\.png: is in no class\. Move it into a folder of .*train"),
+    (["cat/a.png", "dog/a.png", "a.JPG"], r"a\.JPG: is in no class"),
+    ([*BOTH, "train/no/.x"], r"train must hold images of every class\. Got none of no\. Add"),
+    (BOTH[:3], r"test must hold images of every class\. Got none of dog\. Add some, or remove"),
+    (["train/cat/a.png", "test/cat/a.png"], r"must have 2 or more classes\. Got cat only\. Add an"),
+    (["train/cat/a.png"], r"must have 2 or more classes\. Got cat only"),
+    (["cat/a.png", "cat/b.png"], r"must have 2 or more classes\. Got cat only"),
+    ([*(f"cat/{i}.png" for i in range(9)), "dog/a.png"],
+     r"too few images of dog \(1\) to set 20 % apart as test part\. Add some, move test_share"),
+    # a fifth of 2 is 0.4: rounded to none
+    ([*(f"cat/{i}.png" for i in range(98)), "dog/a.png", "dog/b.png"],
+     r"too few images of dog \(2\) to set 20 % apart"),
 ])  # fmt: skip
 def test_wrong_folders_are_refused(tmp_path, names, message):
     write_images(tmp_path, *names)
     with pytest.raises(PipelineError, match=message):
-        folder.load("folder", str(tmp_path))
+        load_folder(tmp_path)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(
+        PipelineError, match=r"none: no such folder\. Put images in .*none/<class>/"
+    ):
+        load_folder(tmp_path / "none")
+
+
+@pytest.mark.parametrize("top", ["", "train/"])
+def test_without_test_folder_a_stratified_part_is_set_apart(tmp_path, top):
+    counts = {"cat": 40, "dog": 15, "fox": 5}
+    write_images(tmp_path, *(f"{top}{c}/{i:02}.png" for c, n in counts.items() for i in range(n)))
+    loaded = load_folder(tmp_path)
+    train, test = ([(e.id, e.label) for e in loaded.splits[split]] for split in ("train", "test"))
+    # a fifth of 40, 15 and 5
+    assert np.bincount([label for _, label in test]).tolist() == [8, 3, 1]
+    assert loaded.sizes == {"train": 48, "test": 12}
+    assert train == sorted(train)
+    every = [(f"{top}{c}/{i:02}.png", k) for k, c in enumerate(counts) for i in range(counts[c])]
+    assert sorted(train + test) == every  # so none stands in both
+    assert loaded.source == (
+        f"folder {tmp_path} (no {tmp_path}/test: 20 % of the images set apart as test part, seed 0)"
+    )
+    assert [e.id for e in load_folder(tmp_path).splits["test"]] == [id for id, _ in test]
+    assert [e.id for e in load_folder(tmp_path, seed=1).splits["test"]] != [id for id, _ in test]
+    assert load_folder(tmp_path, share=0.5).sizes == {"train": 30, "test": 30}
 
 
 def test_download_of_a_folder(project, edit, stage):
-    write_images(project / "photos", "train/cat/a.png", "train/dog/a.png", "test/cat/b.png")
+    write_images(project / "photos", *BOTH, "train/cat/b.png")
     edit("dataset: digits", "dataset: folder")
     edit("folder: data/folder", "folder: photos")
     done = stage("pipeline.download", "--raw", "raw")
-    assert done.stdout == "download: folder photos: 2 train, 1 test images, 2 classes -> raw\n"
+    assert done.stdout == "download: folder photos: 3 train, 2 test images, 2 classes -> raw\n"
     assert done.stderr == ""
+
+
+def test_the_part_set_apart_is_told_and_does_not_move_with_seed(project, edit, stage):
+    write_images(project / "photos", *(f"{c}/{i}.png" for c in ("cat", "dog") for i in range(10)))
+    edit("dataset: digits", "dataset: folder")
+    edit("folder: data/folder", "folder: photos")
+    done = stage("pipeline.download", "--raw", "one")
+    assert done.stdout == (
+        "download: folder photos (no photos/test: 20 % of the images set apart as test part, "
+        "seed 0): 16 train, 4 test images, 2 classes -> one\n"
+    )
+    edit("seed: 0", "seed: 7")
+    stage("pipeline.download", "--raw", "two")
+    edit("test_seed: 0", "test_seed: 7")
+    stage("pipeline.download", "--raw", "three")
+    one, two, three = (
+        (project / name / "test.parquet").read_bytes() for name in ("one", "two", "three")
+    )
+    assert one == two != three
 
 
 def test_no_network_and_no_copy_is_one_line_within_ten_seconds(project, edit, stage):
@@ -198,7 +275,7 @@ def test_a_data_set_that_is_not_for_classification_is_refused(project, edit, sta
 
 
 def test_any_prepared_data_set_of_tfds_works_without_network(project, edit, stage):
-    """A small `mnist` written by TFDS itself, with a train part only at first."""
+    """A small `mnist` written by TFDS itself, once with a train part only."""
     prepare = """if True:
         import sys, numpy as np, tensorflow as tf, tensorflow_datasets as tfds
         features = tfds.features.FeaturesDict({
@@ -212,7 +289,7 @@ def test_any_prepared_data_set_of_tfds_works_without_network(project, edit, stag
             shape, label = tf.TensorSpec((28, 28, 1), tf.uint8), tf.TensorSpec((), tf.int64)
             signature = {"image": shape, "label": label}
             return tf.data.Dataset.from_generator(lambda: rows(n), output_signature=signature)
-        for folder, parts in (("whole", {"train": 12, "test": 10}), ("half", {"train": 12})):
+        for folder, parts in (("whole", {"train": 12, "test": 10}), ("half", {"train": 50})):
             tfds.dataset_builders.store_as_tfds_dataset(
                 name="mnist", version="3.0.1", features=features, data_dir=folder,
                 split_datasets={name: dataset(n) for name, n in parts.items()},
@@ -222,7 +299,12 @@ def test_any_prepared_data_set_of_tfds_works_without_network(project, edit, stag
     (project / "prepare.py").write_text(prepare)
     assert stage("prepare").returncode == 0
     done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="half")
-    assert "error: mnist: must have train and test splits. It has train, not test." in done.stderr
+    assert done.stdout.endswith(
+        "mnist/3.0.1 (no test split: 20 % of the images set apart as test part, seed 0): "
+        "40 train, 10 test images, 10 classes -> raw\n"
+    ), done.stderr
+    test = raw.read_group(project / "raw/test.parquet", 0)
+    assert sorted(e.label for e in test) == list(range(10))
     done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="whole")
     assert done.stdout.endswith("mnist/3.0.1: 12 train, 10 test images, 10 classes -> raw\n")
     assert sorted(e.label for e in raw.read_group(project / "raw/train.parquet", 0)) == sorted(

@@ -43,7 +43,7 @@ LEAVES = {
 ALLOWED = {
     **LEAVES,
     "download": {"params", "errors", "raw"},
-    "preprocess": {"params", "errors", "files", "arrays", "raw"},
+    "preprocess": {"params", "errors", "files", "arrays", "raw", "schema"},
     "split": {"params", "errors", "files", "arrays"},
     "train": {"params", "errors", "files", "arrays", "backend", "batches", "fitting"},
     "evaluate": {"params", "errors", "files", "arrays", "backend", "batches"},

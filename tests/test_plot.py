@@ -9,6 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
 from pipeline import plot
+from tests.conftest import png
 
 
 def test_samples_take_the_classes_in_turn():
@@ -138,3 +139,36 @@ def test_stage_draws_every_picture_the_same_twice(project, stage):
     (project / "history/batchnorm.csv").unlink()
     done = stage("pipeline.plot", *ARGUMENTS)
     assert done.stderr == "error: history/batchnorm.csv: no such file. Run `dvc repro`\n"
+
+
+def test_class_names_with_spaces_and_letters_of_any_script_reach_the_pictures(project, edit, stage):
+    classes = ["chien à poil", "Ελλάδα", 'Котики, "дома"']
+    for number, name in enumerate(sorted(classes)):
+        (project / "mes photos" / name).mkdir(parents=True)
+        for i in range(10):
+            image = png(np.full((4, 4), 80 * number + i, np.uint8))
+            (project / "mes photos" / name / f"été {i}.png").write_bytes(image)
+    edit("dataset: digits", "dataset: folder")
+    edit("folder: data/folder", "folder: mes photos")
+    for argv in (
+        "download --raw raw",
+        "preprocess --raw raw --arrays arrays",
+        "split --arrays arrays --split split.npz --metrics split.json",
+    ):
+        done = stage(*f"pipeline.{argv}".split())
+        assert done.returncode == 0, done.stderr
+    table = json.loads((project / "split.json").read_text("utf-8"))["classes"]
+    # 8 of 10 to train with, a fifth of which is 1.6
+    assert {row["class"] for row in table} == set(classes)
+    assert {(row["train"] + row["validation"], row["test"]) for row in table} == {(8, 2)}
+
+    (project / "history").mkdir()
+    (project / "predictions").mkdir()
+    for name in ("baseline", "batchnorm"):
+        columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
+        history = pd.DataFrame({"epoch": [1, 2], **{column: [0.5, 0.6] for column in columns}})
+        history.to_csv(project / f"history/{name}.csv", index=False)
+        predicted = pd.DataFrame({"actual": sorted(classes) * 2, "predicted": classes * 2})
+        predicted.to_csv(project / f"predictions/{name}.csv", index=False)
+    done = stage("pipeline.plot", *ARGUMENTS)
+    assert (done.stdout, done.stderr) == ("plot: 7 pictures -> o\n", "")

@@ -1,58 +1,72 @@
 """Preprocess: pixels to normalized arrays."""
 
+import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.datasets
+from PIL import Image
 
 from pipeline import arrays, preprocess, raw
 from pipeline.errors import PipelineError
 from pipeline.raw import Example
-from tests.conftest import grey, png
+from pipeline.schema import Preprocess
+from tests.conftest import REPOSITORY, grey, png
+
+# one of each class: a test part that only has to be there
+TEST = [grey(0, 0), grey(255, 1)]
 
 
-def prepare(top: Path, train: list[Example], test: list[Example], **settings) -> dict:
+def prepare(top: Path, train: list[Example], test: list[Example] = TEST, **settings) -> dict:
     sizes = {"train": len(train), "test": len(test)}
     splits = {"train": train, "test": test}
     raw.write(top / "raw", raw.Dataset(["cat", "dog"], "a test", sizes, splits))
-    settings = {"normalize": "unit", "image_size": None, **settings}
-    return preprocess.preprocess(top / "raw", top / "arrays", **settings)
+    defaults = {
+        "normalize": "unit", "image_size": None, "dtype": "float32", "on_bad_image": "error",
+    }  # fmt: skip
+    return preprocess.preprocess(
+        top / "raw", top / "arrays", Preprocess.model_validate({**defaults, **settings})
+    )
+
+
+def read(top: Path, split: str = "train") -> np.ndarray:
+    """All images of a split, (n, h, w, c)."""
+    return arrays.load(top / "arrays" / split)[0][:]
 
 
 def test_unit_divides_by_255_and_greyscale_stays_one_channel(tmp_path):
-    info = prepare(tmp_path, [grey(0, 1), grey(255, 0)], [grey(51, 1)])
+    info = prepare(tmp_path, [grey(0, 1), grey(255, 0)], [grey(51, 1), grey(51, 0)])
     images, labels = arrays.load(tmp_path / "arrays/train")
-    assert images.tolist() == [[[[0.0]] * 3] * 2, [[[1.0]] * 3] * 2]  # (2, 2, 3, 1)
-    assert (images.dtype, labels.dtype) == (np.float32, np.int64)
+    assert (images.shape, len(images)) == ((2, 2, 3, 1), 2)
+    assert images[:].tolist() == [[[[0.0]] * 3] * 2, [[[1.0]] * 3] * 2]
+    assert (images[:].dtype, labels.dtype) == (np.float32, np.int64)
     assert labels.tolist() == [1, 0]
-    assert isinstance(images, np.memmap)
-    images, labels = arrays.load(tmp_path / "arrays/test")
-    assert np.allclose(images, 0.2)
+    assert np.allclose(read(tmp_path, "test"), 0.2)
     assert info == {
         "classes": ["cat", "dog"], "image_shape": [2, 3, 1], "normalize": "unit",
-        "mean": [0.5], "std": [0.5],
+        "mean": [0.5], "std": [0.5], "skipped": {"train": 0, "test": 0},
     }  # fmt: skip
 
 
 def test_standardize_uses_the_training_images_only(tmp_path):
-    prepare(tmp_path, [grey(0), grey(255)], [grey(255)], normalize="standardize")
+    test = [grey(255, 0), grey(255, 1)]
+    prepare(tmp_path, [grey(0, 0), grey(255, 1)], test, normalize="standardize")
     # train: mean 0.5, standard deviation 0.5
-    assert set(arrays.load(tmp_path / "arrays/train")[0].ravel().tolist()) == {-1.0, 1.0}
-    assert set(arrays.load(tmp_path / "arrays/test")[0].ravel().tolist()) == {1.0}
+    assert set(read(tmp_path).ravel().tolist()) == {-1.0, 1.0}
+    assert set(read(tmp_path, "test").ravel().tolist()) == {1.0}
 
 
 def test_standardize_is_per_channel_and_survives_a_flat_one(tmp_path):
     colour = np.zeros((2, 2, 3), np.uint8)
     colour[0, :, 0] = 255  # red: half on; green: none; blue: all
     colour[..., 2] = 255
-    prepare(
-        tmp_path,
-        [Example(png(colour), 0, "a")],
-        [Example(png(colour), 0, "b")],
-        normalize="standardize",
-    )
-    image = arrays.load(tmp_path / "arrays/train")[0][0]
+    both = [Example(png(colour), label, "a") for label in (0, 1)]
+    prepare(tmp_path, both, both, normalize="standardize")
+    image = read(tmp_path)[0]
     assert image[..., 0].tolist() == [[1.0, 1.0], [-1.0, -1.0]]
     assert image[..., 1:].tolist() == np.zeros((2, 2, 2)).tolist()
 
@@ -68,78 +82,339 @@ def test_statistics_are_exact():
 
 def test_many_groups_in_processes_are_the_images_in_order(tmp_path):
     count = 8 * raw.GROUP_ROWS + 5  # nine groups: enough for the processes to be used
-    prepare(tmp_path, [grey(i % 256, id=str(i)) for i in range(count)], [grey(1)])
-    images, _ = arrays.load(tmp_path / "arrays/train")
+    prepare(tmp_path, [grey(i % 256, i % 2, str(i)) for i in range(count)])
     values = (np.arange(count) % 256).astype(np.float32)
-    assert np.array_equal(images[:, 0, 0, 0], values / np.float32(255))
+    assert np.array_equal(read(tmp_path)[:, 0, 0, 0], values / np.float32(255))
 
 
 def test_a_colour_image_among_grey_ones_makes_all_colour(tmp_path):
     red = np.zeros((2, 3, 3), np.uint8)
     red[..., 0] = 255
-    info = prepare(tmp_path, [grey(255), grey(0)], [Example(png(red), 0, "red")])
+    test = [Example(png(red), 0, "red"), grey(0, 1)]
+    info = prepare(tmp_path, [grey(255, 0), grey(0, 1)], test)
     assert info["image_shape"] == [2, 3, 3]
-    assert arrays.load(tmp_path / "arrays/train")[0][0].tolist() == [[[1.0] * 3] * 3] * 2
-    assert arrays.load(tmp_path / "arrays/test")[0][0, 0, 0].tolist() == [1.0, 0.0, 0.0]
+    assert read(tmp_path)[0].tolist() == [[[1.0] * 3] * 3] * 2
+    assert read(tmp_path, "test")[0, 0, 0].tolist() == [1.0, 0.0, 0.0]
 
 
 def test_image_size_resizes(tmp_path):
-    info = prepare(tmp_path, [grey(51), grey(51, size=(9, 5))], [grey(51)], image_size=[4, 6])
+    info = prepare(tmp_path, [grey(51), grey(51, 1, size=(9, 5))], image_size=[4, 6])
     assert info["image_shape"] == [4, 6, 1]
-    assert np.allclose(arrays.load(tmp_path / "arrays/train")[0], 0.2)
+    assert np.allclose(read(tmp_path), 0.2)
 
 
-def test_differing_sizes_without_image_size_are_refused(tmp_path):
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+def test_differing_sizes_without_image_size_are_refused(tmp_path, on_bad_image):
+    train = [grey(1), grey(1, 1, id="b.png", size=(9, 5))]
     with pytest.raises(
         PipelineError,
         match=r"b\.png: is 9×5 pixels, the first image 2×3\. Set preprocess\.image_size",
     ):
-        prepare(tmp_path, [grey(1), grey(1, id="b.png", size=(9, 5))], [grey(1)])
+        prepare(tmp_path, train, on_bad_image=on_bad_image)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]  # nothing half-written
 
 
-def test_damaged_images_are_named(tmp_path):
-    whole = grey(1, size=(40, 40))
-    for image in (b"", b"not an image", whole.image[:60]):
-        with pytest.raises(PipelineError, match=r"bad\.png: cannot be read as an image"):
-            prepare(tmp_path, [grey(1, size=(40, 40)), Example(image, 0, "bad.png")], [whole])
-
-
-def test_sixteen_bit_images_are_refused(tmp_path):
-    deep = Example(png(np.zeros((2, 3), np.uint16)), 0, "deep.png")
-    with pytest.raises(
-        PipelineError, match=r"deep\.png: must have 8 bits a channel\. Got mode I;16"
-    ):
-        prepare(tmp_path, [grey(1), deep], [grey(1)])
-
-
-def test_photographs_are_turned_the_way_the_camera_was_held():
-    import io
-
-    from PIL import Image
-
+def encode(image: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: turn by 90 degrees to the right
-    Image.new("RGB", (4, 2)).save(buffer, "JPEG", exif=exif)
-    assert preprocess.open_image(Example(buffer.getvalue(), 0, "photo")).size == (2, 4)
+    exif[0x0112] = orientation
+    return exif
 
 
-def test_stage_writes_info(project, stage):
+# (h, w) = (2, 4): the left half is the first colour, the right half the second
+def halves(mode: str, left, right) -> Image.Image:
+    image = Image.new(mode, (4, 2), left)
+    image.paste(right, (2, 0, 4, 2))
+    return image
+
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+@pytest.mark.parametrize(("encoded", "left", "right"), [
+    (encode(halves("RGB", RED, BLUE), "PNG"), RED, BLUE),
+    (encode(halves("RGB", RED, BLUE), "BMP"), RED, BLUE),
+    (encode(halves("RGB", RED, BLUE), "WEBP", lossless=True), RED, BLUE),
+    (encode(halves("L", 10, 200), "PNG"), (10,) * 3, (200,) * 3),
+    (encode(halves("1", 0, 1), "PNG"), (0,) * 3, (255,) * 3),
+    (encode(halves("LA", (10, 0), (200, 255)), "PNG"), (10,) * 3, (200,) * 3),
+    # the colours below, however transparent
+    (encode(halves("RGBA", (*RED, 255), (*BLUE, 128)), "PNG"), RED, BLUE),
+    (encode(halves("RGB", RED, BLUE).quantize(2), "PNG"), RED, BLUE),
+    (encode(halves("RGB", RED, BLUE).quantize(2), "GIF"), RED, BLUE),
+    # no ink but magenta and yellow: red; but cyan and magenta: blue
+    (encode(halves("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)), "TIFF"), RED, BLUE),
+], ids="RGB BMP WebP grey bilevel grey+alpha RGBA palette GIF CMYK".split())  # fmt: skip
+def test_every_kind_of_image_is_decoded(encoded, left, right):
+    decoded = preprocess.decode(Example(encoded, 0, "x"), (2, 4, 3), resize=False)
+    assert decoded.dtype == np.uint8
+    assert decoded.tolist() == [[[*left]] * 2 + [[*right]] * 2] * 2
+
+
+@pytest.mark.parametrize(("mode", "red", "blue"), [
+    ("RGB", RED, BLUE), ("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)),
+])  # fmt: skip
+def test_jpeg_is_decoded_up_to_its_own_loss(mode, red, blue):
+    large = halves(mode, red, blue).resize((32, 16), Image.Resampling.NEAREST)
+    encoded = encode(large, "JPEG", quality=95, subsampling=0)
+    decoded = preprocess.decode(Example(encoded, 0, "x"), (16, 32, 3), resize=False)
+    assert np.abs(decoded[:, :16].astype(int) - RED).max() <= 3
+    assert np.abs(decoded[:, 16:].astype(int) - BLUE).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize(("orientation", "expected"), [
+    (1, [[1, 2, 3], [4, 5, 6]]),
+    (3, [[6, 5, 4], [3, 2, 1]]),  # held upside down
+    (6, [[4, 1], [5, 2], [6, 3]]),  # to be turned by 90 degrees to the right
+    (8, [[3, 6], [2, 5], [1, 4]]),  # to the left
+])  # fmt: skip
+def test_photographs_are_turned_the_way_the_camera_was_held(kind, orientation, expected):
+    pixels = Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
+    encoded = encode(pixels, kind, exif=turned(orientation))
+    assert np.asarray(preprocess.open_image(encoded)).tolist() == expected
+    photo = encode(Image.new("RGB", (4, 2)), "JPEG", exif=turned(orientation))
+    assert preprocess.open_image(photo).size == ((4, 2) if orientation < 5 else (2, 4))
+
+
+WHOLE = encode(Image.effect_noise((40, 40), 50), "JPEG")
+NOISE = png(np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8))
+BAD = {
+    "zero.jpg": (b"", "is empty"),
+    "notes.txt": (b"a list of my cats", "is no image, or of an unknown kind"),
+    "half.jpg": (WHOLE[: len(WHOLE) // 2], "is damaged (image file is truncated"),
+    "half.png": (NOISE[: len(NOISE) // 2], "is damaged (image file is truncated"),
+    "head.png": (NOISE[:20], "is damaged ("),
+    "deep.png": (
+        png(np.zeros((2, 3), np.uint16)), "must have 8 bits a channel (has mode I;16)",
+    ),
+}  # fmt: skip
+
+
+def bad(label: int, prefix: str = "", names=tuple(BAD)) -> list[Example]:
+    return [Example(BAD[name][0], label, prefix + name) for name in names]
+
+
+def test_every_bad_file_is_listed_in_one_error_and_the_arrays_stay(tmp_path):
+    good = [grey(0, 0), grey(255, 1)]
+    prepare(tmp_path, good)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.parts[-3] == "arrays"}
+    assert len(before) == 4
+    train, test = bad(0, "train/"), bad(1, "test/", ["zero.jpg"])
+    with pytest.raises(PipelineError) as refused:
+        # the first file is bad, so that another decides the shape
+        prepare(tmp_path, [*train[:3], *good, *train[3:]], [*good, *test])
+    text = str(refused.value)
+    assert text.startswith("a test: every file must be a sound image. Got 7 of another kind: ")
+    found = [text.index(f"train/{name} {reason}") for name, (_, reason) in BAD.items()]
+    assert found == sorted(found)
+    assert text.endswith(
+        "test/zero.jpg is empty. Replace or remove them, or set preprocess.on_bad_image: skip"
+    )
+    assert {p: p.read_bytes() for p in before} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays", "raw"]
+
+
+@pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+def test_files_that_are_all_bad_are_refused(tmp_path, on_bad_image):
+    files = bad(0) + bad(1)
+    messages = {"error": "Got 24 of another kind", "skip": r"train must hold .* none of cat, dog"}
+    with pytest.raises(PipelineError, match=messages[on_bad_image]):
+        prepare(tmp_path, files, files, on_bad_image=on_bad_image)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("normalize", ["unit", "standardize"])
+def test_skipped_files_are_counted_and_the_others_stay_in_order(tmp_path, normalize, dtype):
+    good = [grey(i % 256, i % 2, str(i)) for i in range(4 * raw.GROUP_ROWS)]
+    # in the first group, over the whole of the second, and at the end
+    some = bad(0) + good[:300] + bad(1) * 60 + good[300:] + bad(1)
+    settings = {"normalize": normalize, "dtype": dtype}
+    prepare(tmp_path / "good", good, **settings)
+    test = [*bad(0, names=["zero.jpg"]), *TEST]
+    info = prepare(tmp_path / "some", some, test, on_bad_image="skip", **settings)
+    assert info["skipped"] == {"train": 6 * 62, "test": 1}
+    for name in ("images", "labels"):
+        for split in ("train", "test"):
+            one, two = (tmp_path / x / f"arrays/{split}/{name}.npy" for x in ("good", "some"))
+            assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_class_without_images_is_refused_before_and_after_skipping(tmp_path):
+    message = r"a test: {} must hold images of every class\. Got none of dog\. Add some, or remove"
+    with pytest.raises(PipelineError, match=message.format("train")):
+        prepare(tmp_path, [grey(0, 0)])
+    with pytest.raises(PipelineError, match=message.format("test")):
+        prepare(tmp_path, [grey(0, 0), grey(0, 1)], [grey(0, 0)])
+    with pytest.raises(PipelineError, match=message.format("train")):
+        prepare(tmp_path, [grey(0, 0), *bad(1)], on_bad_image="skip")
+    with pytest.raises(PipelineError, match=message.format("test")):
+        prepare(tmp_path, [grey(0, 0), grey(0, 1)], [grey(0, 0), *bad(1)], on_bad_image="skip")
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_a_single_class_is_refused(tmp_path):
+    examples = {"train": [grey(0)], "test": [grey(0)]}
+    raw.write(tmp_path, raw.Dataset(["cat"], "a test", {"train": 1, "test": 1}, examples))
+    settings = Preprocess(normalize="unit", image_size=None, dtype="float32", on_bad_image="error")
+    with pytest.raises(PipelineError, match=r"a test: must have 2 or more classes\. Got cat only"):
+        preprocess.preprocess(tmp_path, tmp_path / "arrays", settings)
+
+
+def every_level(seed: int) -> list[Example]:
+    """Four colour images (8, 32) that hold all 256 levels in each channel, shuffled."""
+    rng = np.random.default_rng(seed)
+    levels = [np.stack([rng.permutation(256) for _ in range(3)], -1) for _ in range(4)]
+    # less contrast in the second channel, little in the third
+    scaled = [(value // [1, 2, 64]).astype(np.uint8).reshape(8, 32, 3) for value in levels]
+    return [Example(png(pixels), i % 2, str(i)) for i, pixels in enumerate(scaled)]
+
+
+@pytest.mark.parametrize("normalize", ["unit", "standardize"])
+def test_float16_is_read_as_the_float32_that_it_stands_for_at_half_the_size(tmp_path, normalize):
+    for dtype in ("float32", "float16"):
+        # the test part has levels that no training image has
+        test = [
+            Example(png(np.arange(768, dtype=np.uint8).reshape(8, 32, 3)), i, "x") for i in (0, 1)
+        ]
+        prepare(tmp_path / dtype, every_level(0), test, normalize=normalize, dtype=dtype)
+    for split in ("train", "test"):
+        one, two = (tmp_path / dtype / "arrays" / split for dtype in ("float32", "float16"))
+        images, halves = arrays.load(one)[0], arrays.load(two)[0]
+        for rows in (slice(None), slice(1, 2), np.array([1, 0, 1]), 1, np.int64(0), -1):
+            assert halves[rows].dtype == np.float32
+            assert halves[rows].shape == images[rows].shape
+            assert np.array_equal(images[rows].view(np.uint32), halves[rows].view(np.uint32))
+        stored = np.load(two / "images.npy")
+        # what others read is normalized, too, up to half precision
+        assert np.allclose(stored, images[:], rtol=2**-11, atol=2**-24)
+        sizes = [(path / "images.npy").stat().st_size - 128 for path in (one, two)]
+        assert sizes[0] == 2 * sizes[1] == 4 * stored.size
+
+
+def test_float16_in_processes_is_the_images_in_order(tmp_path):
+    count = 8 * raw.GROUP_ROWS + 5
+    train = [grey(i % 256, i % 2, str(i)) for i in range(count)]
+    prepare(tmp_path, train, normalize="standardize", dtype="float16")
+    info = json.loads((tmp_path / "arrays/info.json").read_text())
+    unit = (np.arange(count) % 256).astype(np.float32) / np.float32(255)
+    values = (unit - np.float32(info["mean"])) / np.float32(info["std"])
+    assert np.array_equal(read(tmp_path)[:, 1, 1, 0], values)
+
+
+def test_contrast_too_low_for_float16_is_refused():
+    tasks: dict[str, list[preprocess.Task]] = {}
+    settings = Preprocess(
+        normalize="standardize", image_size=None, dtype="float16", on_bad_image="error"
+    )
+    mean, std = np.array([0.5]), np.array([1e-6])  # 0.5 / 1e-6 is more than 65504
+    with pytest.raises(PipelineError, match=r"cannot hold a standard deviation of 1e-06\. Set pre"):
+        preprocess.normalize_all(tasks, settings, mean, std)
+
+
+def test_reading_takes_no_more_memory_from_a_file_ten_times_as_large(tmp_path):
+    code = """if True:
+        import sys
+        from pathlib import Path
+        import numpy as np
+        from pipeline import arrays
+        images, labels = arrays.load(Path(sys.argv[1]))
+        order = np.random.default_rng(0).permutation(len(images))
+        for start in range(0, len(images), 64):
+            assert images[start : start + 64].mean() == images[order[start : start + 64]].mean()
+        print(*(line.split()[1] for line in open("/proc/self/status") if line[:6] == "VmHWM:"))
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file() or "VmHWM" not in status.read_text():
+        pytest.skip("the peak of a process is read from Linux's /proc")
+    peaks = []
+    for dtype in ("float32", "float16"):
+        for count in (1000, 10_000):
+            folder = tmp_path / f"{dtype} {count}"
+            arrays.create(folder / "images.npy", (count, 32, 32, 3), dtype)
+            np.save(folder / "labels.npy", np.zeros(count, np.int64))
+            np.save(folder / "levels.npy", np.tile(np.float32(np.arange(256) / 255), (3, 1)))
+            argv = [sys.executable, "-c", code, str(folder)]
+            done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+            peaks.append(int(done.stdout) / 1024)
+    # the larger files have 117 and 59 MiB, the smaller a tenth
+    assert peaks[1] - peaks[0] < 8
+    assert peaks[3] - peaks[2] < 8
+
+
+def test_photographs_of_a_folder_in_many_guises(project, edit, stage):
+    """Two photographs that come with scikit-learn, 427×640 pixels, as people store them."""
+    photos = Path(sklearn.datasets.__file__).parent / "images"
+    for split in ("train", "test"):
+        for name in ("china", "flower"):
+            top = project / "photos" / split / name
+            top.mkdir(parents=True)
+            (top / "0.jpg").write_bytes((photos / f"{name}.jpg").read_bytes())
+            with Image.open(photos / f"{name}.jpg") as photo:
+                # lying on its left side, which its EXIF says
+                photo.rotate(90, expand=True).save(top / "1.jpg", quality=95, exif=turned(6))
+                photo.convert("CMYK").save(top / "2.JPEG", quality=95)
+                photo.convert("RGBA").save(top / "3.png")
+                photo.resize((320, 214)).save(top / "4.webp", quality=95)
+                photo.convert("L").save(top / "5.bmp")
+            (top / "notes.txt").write_text("mine")
+    edit("dataset: digits", "dataset: folder")
+    edit("folder: data/folder", "folder: photos")
+    edit("image_size: null", "image_size: [43, 64]")
+    edit("on_bad_image: error", "on_bad_image: skip")
+    edit("dtype: float32", "dtype: float16")
+    done = stage("pipeline.download", "--raw", "raw")
+    assert "14 train, 14 test images, 2 classes" in done.stdout, done.stderr
+    done = stage("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
+    assert "43 × 64 × 3 images, unit, 4 skipped as bad" in done.stdout, done.stderr
+    images, labels = arrays.load(project / "arrays/train")
+    assert labels.tolist() == [0] * 6 + [1] * 6
+    for start in (0, 6):
+        upright, *others, grey_one = images[start : start + 6]
+        for other in others:
+            assert np.abs(upright - other).mean() < 0.02
+        # ITU-R 601: what grey is made of
+        luma = upright @ np.array([0.299, 0.587, 0.114], np.float32)
+        assert np.abs(luma[..., None] - grey_one).max() < 0.01
+        assert np.abs(upright - upright[::-1]).mean() > 0.1
+
+
+def test_stage_writes_info_and_tells_what_it_skipped(project, edit, stage):
+    train = [grey(0, 0), grey(0, 1), Example(b"", 0, "bad.png")]
+    sizes = {"train": 3, "test": 2}
+    raw.write(project / "raw", raw.Dataset(["a", "b"], "t", sizes, {"train": train, "test": TEST}))
+    argv = ("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
+    done = stage(*argv)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == (
+        "error: t: every file must be a sound image. Got 1 of another kind: bad.png is empty. "
+        "Replace or remove them, or set preprocess.on_bad_image: skip"
+    )
+    assert not (project / "arrays").exists()
+    edit("on_bad_image: error", "on_bad_image: skip")
+    done = stage(*argv)
+    line = "preprocess: 2 × 3 × 1 images, unit, 1 skipped as bad -> arrays\n"
+    assert done.stdout == line, done.stderr
+    assert json.loads((project / "arrays/info.json").read_text())["classes"] == ["a", "b"]
+    edit("on_bad_image: skip", "on_bad_image: error")
     raw.write(
         project / "raw",
-        raw.Dataset(["a"], "t", {"train": 1, "test": 1}, {"train": [grey(0)], "test": [grey(0)]}),
+        raw.Dataset(["a", "b"], "t", {"train": 2, "test": 2}, {"train": train[:2], "test": TEST}),
     )
-    done = stage("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
-    assert done.stdout == "preprocess: 2 × 3 × 1 images, unit -> arrays\n", done.stderr
-    assert json.loads((project / "arrays/info.json").read_text())["classes"] == ["a"]
+    assert stage(*argv).stdout == "preprocess: 2 × 3 × 1 images, unit -> arrays\n"
 
 
 @pytest.mark.parametrize(("content", "message"), [
     (b"\x93NUMPY\x01", "no array"),
-    (np.zeros(3, np.float32), r"must be float32 of rank 4\. Got float32 of rank 1"),
-    (np.zeros((1, 2, 2, 1)), r"must be float32 of rank 4\. Got float64"),
+    (np.zeros(3, np.float32), r"must be float32 or float16 of rank 4\. Got float32 of rank 1"),
+    (np.zeros((1, 2, 2, 1)), r"must be float32 or float16 of rank 4\. Got float64"),
     (np.zeros((2, 2, 2, 1), np.float32), r"2 images, 1 labels"),
+    (np.zeros((1, 2, 2, 1), np.float16), r"levels\.npy: no such file\. Run `dvc repro preprocess`"),
     (None, r"no such file\. Run `dvc repro preprocess`"),
 ])  # fmt: skip
 def test_arrays_that_preprocess_did_not_write_are_refused(tmp_path, content, message):

@@ -101,3 +101,43 @@ def test_evaluate_measures_the_saved_model(prepared, stage):
     np.save(prepared / "arrays/test/images.npy", np.zeros((20, 9, 9, 1), np.float32))
     done = stage("pipeline.evaluate", *argv, "out/model.keras")
     assert "must take (9, 9, 1) images of 2 classes. Got (8, 8, 1) and 2." in done.stderr
+
+
+def test_training_from_float16_is_the_same_to_the_bit(prepared, stage):
+    levels = (np.arange(256) / np.float32(255)).astype(np.float32)[None]
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1))
+    for dtype in ("float32", "float16"):
+        np.save(prepared / "arrays/train/images.npy", levels[0][pixels].astype(dtype))
+        if dtype == "float16":
+            np.save(prepared / "arrays/train/levels.npy", levels)
+        done = stage("pipeline.train", *arguments("baseline", dtype))
+        assert done.returncode == 0, done.stderr
+    for name in ("model.keras", "history.csv"):
+        one, other = ((prepared / dtype / name).read_bytes() for dtype in ("float32", "float16"))
+        assert one == other
+
+
+def test_ten_times_the_images_need_no_more_memory(prepared, stage, edit):
+    edit("epochs: 2", "epochs: 1")
+    program = """if True:
+        import resource, sys
+        from pipeline import train
+        train.main(sys.argv[1:])
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    """
+    (prepared / "program.py").write_text(program)
+    peaks = []
+    for count in (500, 5000):  # of 48 KiB: 23 and 234 MiB
+        np.save(prepared / "arrays/train/images.npy", np.zeros((count, 64, 64, 3), np.float32))
+        np.save(prepared / "arrays/train/labels.npy", np.arange(count) % 2)
+        info = {"classes": ["dark", "bright"], "image_shape": [64, 64, 3]}
+        (prepared / "arrays/info.json").write_text(json.dumps(info))
+        np.savez(
+            prepared / "split.npz",
+            train=np.arange(count - 100),
+            validation=np.arange(count - 100, count),
+        )
+        done = stage("program", *arguments("baseline", "out"))
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout.splitlines()[-1]))
+    assert peaks[1] < peaks[0] + 60, peaks

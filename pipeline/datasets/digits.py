@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from pipeline.raw import Dataset, Example
 
 
-def load(name: str, folder: str) -> Dataset:
+def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
     """Return the digits as 8-bit PNG, a fixed stratified fifth of them as the test part."""
     digits = load_digits()
     # 17 shades, 0 to 16, spread over 0 to 255; no two of them meet

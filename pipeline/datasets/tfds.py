@@ -1,4 +1,4 @@
-"""TFDS: any image-classification data set of TensorFlow Datasets with train and test parts.
+"""TFDS: any image-classification data set of TensorFlow Datasets with a train part.
 
 CIFAR-10: A. Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images",
 https://www.cs.toronto.edu/~kriz/cifar.html
@@ -6,11 +6,13 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import compress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import requests
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.download_manager import (
@@ -19,7 +21,7 @@ from tensorflow_datasets.core.download.download_manager import (
 
 from pipeline import quiet
 from pipeline.errors import PipelineError
-from pipeline.raw import Dataset, Example
+from pipeline.raw import SET_APART, Dataset, Example, set_apart
 
 # both log what their authors should know and our reader cannot use
 for library in ("absl", "tensorflow"):
@@ -28,27 +30,44 @@ for library in ("absl", "tensorflow"):
 WAY_OUT = "Set TFDS_DATA_DIR to a prepared copy, or `dataset: digits` to run offline"
 
 
-def load(name: str, folder: str) -> Dataset:
+def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
     """Return a data set from the prepared copy in TFDS_DATA_DIR, or download it.
 
+    Without a test part, `test_share` of each class becomes it, drawn by `test_seed`.
+
     Raises:
-        PipelineError: It has no `image` and `label` or no train and test part, or it has to
-            be downloaded and cannot be.
+        PipelineError: It has no `image` and `label` or no train part, or it has to be
+            downloaded and cannot be.
     """
     builder = tfds.builder(name)
     _check_features(builder)
     if not builder.is_prepared():
         _download(builder)
-    if missing := {"train", "test"} - set(builder.info.splits):
+    sizes = {split: part.num_examples for split, part in builder.info.splits.items()}
+    if "train" not in sizes:
         raise PipelineError(
-            f"{name}: must have train and test splits. It has {', '.join(builder.info.splits)}, "
-            f"not {' and '.join(sorted(missing))}. Export it to a folder and use `dataset: folder`"
+            f"{name}: must have a train split. It has {', '.join(sizes)}. "
+            "Export it to a folder and use `dataset: folder`"
         )
+    classes = list(builder.info.features["label"].names)
+    source = f"TensorFlow Datasets {builder.info.full_name}"
+    splits: dict[str, Iterable[Example]]
+    if "test" in sizes:
+        splits = {split: _examples(builder, split) for split in ("train", "test")}
+    else:
+        labels = np.array([example.label for example in _examples(builder, "train")])
+        train, test = set_apart(source, classes, labels, test_share, test_seed)
+        sizes = {"train": len(train), "test": len(test)}
+        splits = {
+            split: compress(_examples(builder, "train"), np.isin(np.arange(len(labels)), rows))
+            for split, rows in (("train", train), ("test", test))
+        }
+        source += SET_APART.format("test split", 100 * test_share, test_seed)
     return Dataset(
-        classes=list(builder.info.features["label"].names),
-        source=f"TensorFlow Datasets {builder.info.full_name}",
-        sizes={split: builder.info.splits[split].num_examples for split in ("train", "test")},
-        splits={split: _examples(builder, split) for split in ("train", "test")},
+        classes=classes,
+        source=source,
+        sizes={split: sizes[split] for split in ("train", "test")},
+        splits=splits,
     )
 
 
