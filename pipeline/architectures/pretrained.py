@@ -5,7 +5,7 @@ https://keras.io/guides/transfer_learning
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import keras
 from annotated_types import Interval
@@ -20,7 +20,7 @@ def build(
     num_classes: int,
     *,
     base: str = "mobilenet_v2",
-    weights: Literal["imagenet"] | None = "imagenet",
+    weights: str | None = "imagenet",
     from_model: str | None = None,
     freeze: str = "all",
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.2,
@@ -41,9 +41,15 @@ def build(
         Uncompiled model from images `(n, h, w, c)` in [0, 1] to logits `(n, num_classes)`.
 
     Raises:
-        LookupError: There is no such network or layer.
+        LookupError: There is no such network, layer or kind of weights.
         OSError: Its weights cannot be had.
     """
+    if weights not in ("imagenet", None):
+        # DVC would not see the file change
+        raise LookupError(
+            "build.weights must be imagenet or null; a file of weights stands under `finetune:`, "
+            f"as from_model: {weights}"
+        )
     network = _find(base)
     height, width, channels = image_shape
     body = network(include_top=False, weights=None, input_shape=(height, width, 3))
