@@ -280,7 +280,7 @@ def test_a_base_starts_from_the_weights_of_a_file(tmp_path):
 
 @pytest.mark.parametrize(("build", "message"), [
     ({"base": "vgg17"}, r"build\.base must be a network of keras\.applications \(.*VGG16.*vgg17"),
-    ({"weights": "vgg.h5"}, r"build\.weights must be imagenet or null; a file .*from_model: vgg\.h5"),
+    ({"weights": "vgg.h5"}, r"build\.weights must be imagenet or null; .*from_model: vgg\.h5"),
     ({"freeze": "conv99"}, r"build\.freeze must be all, none or a layer of mobilenet_v2 \(.*99"),
 ])  # fmt: skip
 def test_wrong_bases_are_one_line(make, build, message):
