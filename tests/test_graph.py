@@ -17,6 +17,10 @@ from tests.conftest import REPOSITORY
 PIPELINE = REPOSITORY / "pipeline"
 DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
 STAGES = {name: stage.get("do", stage) for name, stage in DVC["stages"].items()}
+STUDIES = yaml.safe_load((REPOSITORY / "studies/dvc.yaml").read_text())["stages"]
+STAGES |= {name: stage["do"] for name, stage in STUDIES.items()}
+# stages that run the script of another
+SCRIPT = {name: name for name in STAGES} | {"finetune": "train", "evaluate_finetuned": "evaluate"}
 
 # who may import whom inside pipeline/; every stage is a column of its own
 LEAVES = {
@@ -24,24 +28,37 @@ LEAVES = {
     "quiet": set(),
     "files": {"errors"},
     "raw": {"errors", "files"},
-    "params": {"errors"},
+    "schema": set(),
+    "params": {"errors", "schema"},
     "arrays": {"errors"},
     "backend": {"errors", "files", "quiet"},
+    "batches": set(),
+    "study_plot": {"files"},
+    "study_report": {"study_plot"},
+}
+KERAS = {
+    "knobs": {"schema"},
+    "fitting": {"params", "schema", "errors", "backend", "batches", "knobs"},
+    "measure": {"schema", "backend", "batches", "fitting"},
 }
 ALLOWED = {
     **LEAVES,
+    **KERAS,
     "download": {"params", "errors", "raw"},
     "preprocess": {"params", "errors", "files", "arrays", "raw"},
     "split": {"params", "errors", "files", "arrays"},
-    "train": {"params", "errors", "files", "arrays", "backend"},
-    "evaluate": {"params", "errors", "files", "arrays", "backend"},
+    "train": {"params", "errors", "files", "arrays", "backend", "batches", "fitting"},
+    "evaluate": {"params", "errors", "files", "arrays", "backend", "batches"},
     "compare": {"params", "errors", "files"},
     "plot": {"params", "errors", "files", "arrays"},
+    "study": {"params", "schema", "errors", "files", "arrays", "backend", "batches", "fitting"}
+    | {"measure", "study_plot", "study_report"},
 }
 # modules found by name at run time: what the walk below cannot see
 BY_NAME = {
     "download": [f"pipeline/datasets/{p.name}" for p in (PIPELINE / "datasets").glob("*.py")],
     "train": ["pipeline/architectures/${item.architecture}.py"],
+    "study": ["pipeline/architectures/${item}.py"],
 }
 HEAVY = {"keras", "tensorflow", "tensorflow_datasets", "jax", "torch"}
 
@@ -83,7 +100,7 @@ def closure(module: str) -> set[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_every_file_it_imports_and_no_other(stage):
-    needed = closure(stage) | set(BY_NAME.get(stage, []))
+    needed = closure(SCRIPT[stage]) | set(BY_NAME.get(SCRIPT[stage], []))
     if stage == "download":
         for dataset in (PIPELINE / "datasets").glob("*.py"):
             for name in own_imports(dataset):
@@ -94,17 +111,24 @@ def test_stage_declares_every_file_it_imports_and_no_other(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_exactly_the_params_it_reads(stage):
     read = set()
-    for node in ast.walk(ast.parse((PIPELINE / f"{stage}.py").read_text())):
+    for node in ast.walk(ast.parse((PIPELINE / f"{SCRIPT[stage]}.py").read_text())):
         chain = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
-        if re.fullmatch(r"params\.\w+(\.\w+)?", chain):
-            read.add(chain.removeprefix("params."))
-    read.discard("load")
+        if re.fullmatch(r"(params|common)\.\w+(\.\w+)?", chain):
+            read.add(chain.partition(".")[2])
+    # of the module, or of pydantic
+    read -= {"load", "read", "reading", "check_model", "model_copy"}
     # the longest form only: params.split.validation, not params.split too
     read = {name for name in read if not any(other.startswith(f"{name}.") for other in read)}
-    if stage == "train":
+    if "all_models" in read:
+        read = (read - {"all_models"}) | {"models", "finetune"}
+    if SCRIPT[stage] == "train":
         # by its name on the command line: its own settings on top of the common ones
-        assert read == {"seed", "models", "train_of"}
-        read = {"seed", "models.${key}", "train"}
+        assert read == {"seed", "models", "finetune", "train_of"}
+        group = "models" if stage == "train" else "finetune"
+        read = {"seed", group + ".${key}", "train"}
+    elif stage == "study":
+        assert read == {"train.under"}
+        read = {"train"}
     elif stage == "compare":
         read = {name.split(".")[0] for name in read}
     assert set(STAGES[stage].get("params", [])) == read
@@ -120,12 +144,14 @@ def test_every_path_on_the_command_line_is_declared(stage):
     for word in words:
         inside = [path for path in declared if path == word or path.startswith(f"{word}/")]
         assert inside, f"{word} of {stage} is neither dependency nor output"
+    words += re.findall(r"pipeline\.study (\S+)", definition["cmd"])
     for out in paths([*definition.get("outs", []), *definition.get("metrics", [])]):
         assert any(out == word or out.startswith(f"{word}/") for word in words), out
 
 
-def test_training_never_opens_test_data():
-    deps = STAGES["train"]["deps"]
+@pytest.mark.parametrize("stage", ["train", "finetune", "study"])
+def test_training_never_opens_test_data(stage):
+    deps = STAGES[stage]["deps"]
     assert "data/arrays/train" in deps
     assert not [dep for dep in deps if dep in ("data/arrays", "data/arrays/test", "data/raw")]
 
