@@ -5,9 +5,10 @@ UV := 0.13.8
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 READY := .venv/ready
+STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-slow check format schema bench
+.PHONY: help repro study test test-slow check format schema bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -25,6 +26,11 @@ $(READY): uv.lock pyproject.toml
 repro: $(READY)  ## run the pipeline: only the stages whose inputs changed
 	@python -m pipeline.params check  # at once, and not only when a stage runs
 	dvc repro
+
+study: $(READY)  ## run one study of studies/, as in make study NAME=padding
+	@$(if $(filter $(STUDIES),$(NAME)),,echo "error: NAME must be one of $(STUDIES). Got '$(NAME)'" >&2; exit 1)
+	@python -m pipeline.params check
+	dvc repro studies/dvc.yaml:study@$(NAME)
 
 test: $(READY)  ## run the tests, without the slow ones
 	pytest

@@ -108,3 +108,20 @@ def rows(path: Path, start: int, stop: int) -> np.ndarray:
     whole = np.load(path, mmap_mode="r")
     offset = whole.offset + start * whole[:1].nbytes
     return np.memmap(path, whole.dtype, "r+", offset, (stop - start, *whole.shape[1:]))
+
+
+def read_split(path: Path, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row numbers of the training and the validation part.
+
+    Raises:
+        PipelineError: They are not the rows of these arrays.
+    """
+    if not path.is_file():
+        raise PipelineError(f"{path}: no such file. Run `dvc repro split`")
+    with np.load(path, allow_pickle=False) as split:
+        train, validation = split["train"], split["validation"]
+    if not np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(num_rows)):
+        raise PipelineError(
+            f"{path}: must name each of {num_rows} rows once. Run `dvc repro -f split`"
+        )
+    return train, validation

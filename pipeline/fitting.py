@@ -5,6 +5,7 @@ import math
 import re
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,10 @@ def augmentation(settings: Augment, image_shape: tuple[int, ...]) -> list[keras.
     return found
 
 
+class Diverged(PipelineError):
+    """The loss is not finite: an error of a training, a result of a study."""
+
+
 class StopWhenNotFinite(keras.callbacks.Callback):
     def __init__(self, name: str, learning_rate: float):
         super().__init__()
@@ -187,7 +192,7 @@ class StopWhenNotFinite(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         if not math.isfinite(logs["loss"] + logs["val_loss"]):
-            raise PipelineError(
+            raise Diverged(
                 f"{self.name}: epoch {epoch + 1}: loss must be finite. "
                 f"Got {logs['loss']}, {logs['val_loss']} in validation. "
                 f"Lower train.learning_rate ({self.learning_rate})"
@@ -215,6 +220,7 @@ def fit(
     classes: list[str],
     seed: int,
     verbose: bool = True,
+    watch: Sequence[keras.callbacks.Callback] = (),
 ) -> pd.DataFrame:
     """Train a model in place.
 
@@ -226,13 +232,15 @@ def fit(
         classes: Names of the k classes.
         seed: Of the order of the images.
         verbose: Whether to show progress.
+        watch: More callbacks, as one that measures.
 
     Returns:
         One row an epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy,
         learning_rate. The losses hold what the settings add to cross-entropy.
 
     Raises:
-        PipelineError: The loss is not finite, or class weights name other classes.
+        Diverged: The loss is not finite.
+        PipelineError: Class weights name other classes.
     """
     weights = class_weights(settings, train.labels[train.rows], classes)
     batches = Batches(train, len(classes), settings.batch_size, seed)
@@ -257,6 +265,7 @@ def fit(
                 restore_best_weights=True,
             )
         )
+    callbacks.extend(watch)  # last, to see the weights that are kept
     whole.compile(optimizer(settings, len(batches)), loss(settings), metrics=["accuracy"])
     history = whole.fit(
         batches,

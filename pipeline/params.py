@@ -9,7 +9,8 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -39,8 +40,7 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise PipelineError(
-                    f"{PARAMS}: line {key_node.start_mark.line + 1}: {key} stands twice. "
-                    "Rename or delete one"
+                    f"line {key_node.start_mark.line + 1}: {key} stands twice. Rename or delete one"
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -57,15 +57,12 @@ def load() -> Params:
     Raises:
         PipelineError: Names the key, what was expected and what was received.
     """
-    try:
-        raw = yaml.load(PARAMS.read_text("utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
-    except FileNotFoundError:
-        raise PipelineError(
-            f"{PARAMS}: no such file in {Path.cwd()}. Run from the repository's top"
-        ) from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise PipelineError(f"{PARAMS}: not valid YAML: {error}") from None
-    params = _validate(Params, raw, ())
+    with reading(PARAMS):
+        return _load()
+
+
+def _load() -> Params:
+    params = read(PARAMS, Params)
     _check_dataset(params.dataset)
     names = list(params.all_models)
     if params.champion not in ("auto", *names):
@@ -74,21 +71,41 @@ def load() -> Params:
         raise _error(("reference",), f"must be one of {', '.join(names)}", params.reference)
     for taken in {"auto", "champion"} & set(names):
         raise PipelineError(
-            f"{PARAMS}: models.{taken}: the name is taken by `champion: auto` and "
+            f"models.{taken}: the name is taken by `champion: auto` and "
             "models/champion.keras. Choose another"
         )
     if twice := set(params.models) & set(params.finetune):
-        raise PipelineError(
-            f"{PARAMS}: {min(twice)} stands under models and under finetune. Rename one"
-        )
+        raise PipelineError(f"{min(twice)} stands under models and under finetune. Rename one")
     for name in params.models:
-        _check_model(params, ("models", name))
+        check_model(params, ("models", name))
     for name in params.finetune:
-        _check_model(params, ("finetune", name))
+        check_model(params, ("finetune", name))
     return params
 
 
-def _check_model(params: Params, at: tuple[str, str]) -> None:
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name the file first in what is wrong with it."""
+    try:
+        yield
+    except PipelineError as error:
+        raise PipelineError(f"{path}: {error}") from None
+
+
+def read(path: Path, kind: type[S]) -> S:
+    """Read a YAML file as a section, in a block of `reading(path)`."""
+    try:
+        raw = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise PipelineError(
+            f"no such file in {Path.cwd()}. Run from the repository's top"
+        ) from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise PipelineError(f"not valid YAML: {error}") from None
+    return _validate(kind, raw, ())
+
+
+def check_model(params: Params, at: tuple[str, str]) -> None:
     """Check what needs more than the model's own section: its architecture, the common train."""
     group, name = at
     model = params.all_models[name]
@@ -100,12 +117,12 @@ def _check_model(params: Params, at: tuple[str, str]) -> None:
     file = _arguments(model.architecture, at).get("from_model")
     if group == "finetune" and not file:
         raise PipelineError(
-            f"{PARAMS}: {'.'.join(at)}: {model.architecture} starts from no file. "
+            f"{'.'.join(at)}: {model.architecture} starts from no file. "
             "Move it under `models:`, without from_model"
         )
     if group == "models" and file and file[1] is ...:
         raise PipelineError(
-            f"{PARAMS}: {'.'.join(at)}: {model.architecture} starts from a file. "
+            f"{'.'.join(at)}: {model.architecture} starts from a file. "
             "Move it under `finetune:` and name the file as from_model"
         )
     wanted = re.search(r'^NORMALIZE = "(\w+)"', _source(model.architecture), re.MULTILINE)
@@ -143,7 +160,7 @@ def _source(architecture: str, at: tuple[str, ...] = ()) -> str:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in ARCHITECTURES.glob("*.py")))
         raise PipelineError(
-            f"{PARAMS}: {'.'.join(at)}: no file pipeline/architectures/{architecture}.py. "
+            f"{'.'.join(at)}: no file pipeline/architectures/{architecture}.py. "
             f"Architectures: {known}"
         )
     return path.read_text("utf-8")
@@ -204,11 +221,11 @@ def _explain(kind: type[BaseModel], error: Any, at: tuple[str, ...], more: int) 
         known = _keys(kind, error["loc"][:-1])
         near = difflib.get_close_matches(where[-1], known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Keys: {', '.join(known) or 'none'}"
-        return PipelineError(f"{PARAMS}: {'.'.join(where)} is no known key. {hint}{tail}")
+        return PipelineError(f"{'.'.join(where)} is no known key. {hint}{tail}")
     if error["type"] == "missing":
-        return PipelineError(f"{PARAMS}: {'.'.join(where)} is missing. Add it{tail}")
+        return PipelineError(f"{'.'.join(where)} is missing. Add it{tail}")
     if error["type"] == "value_error":  # of a section as a whole
-        return PipelineError(f"{PARAMS}: {'.'.join(where)} {error['ctx']['error']}{tail}")
+        return PipelineError(f"{'.'.join(where)} {error['ctx']['error']}{tail}")
     expected = re.sub(r"^\w+ should", "must", error["msg"])
     if error["type"] in ("model_type", "dict_type"):
         expected = "must be a mapping of keys to values"
@@ -227,7 +244,7 @@ def _keys(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
 def _error(where: tuple[str, ...], expected: str, received: Any, tail: str = "") -> PipelineError:
     got = repr(received)
     got = got if len(got) <= 60 else f"{got[:57]}..."
-    return PipelineError(f"{PARAMS}: {'.'.join(where) or 'the file'} {expected}. Got {got}{tail}")
+    return PipelineError(f"{'.'.join(where) or 'the file'} {expected}. Got {got}{tail}")
 
 
 def schema() -> str:

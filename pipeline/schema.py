@@ -106,6 +106,12 @@ class Train(Section):
     """Epochs without a better validation accuracy before stopping; null: off"""
     augment: Augment
 
+    def under(self, own: Section) -> "Train":
+        """Return these settings with those on top that a partial section has set."""
+        common, on_top = self.model_dump(), own.model_dump(exclude_unset=True)
+        augment = {**common["augment"], **on_top.pop("augment", {})}
+        return Train.model_validate({**common, **on_top, "augment": augment})
+
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> "Train":
         if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
@@ -207,7 +213,4 @@ class Params(Section):
 
     def train_of(self, model: str) -> Train:
         """The training settings of one model: the common ones with its own on top."""
-        own = self.all_models[model].train.model_dump(exclude_unset=True)
-        common = self.train.model_dump()
-        augment = {**common["augment"], **own.pop("augment", {})}
-        return Train.model_validate({**common, **own, "augment": augment})
+        return self.train.under(self.all_models[model].train)

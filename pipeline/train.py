@@ -13,7 +13,6 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from pipeline import arrays
@@ -35,23 +34,6 @@ def summarize(history: pd.DataFrame, early_stopping: bool) -> dict:
     }
 
 
-def read_split(path: Path, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row numbers of the training and the validation part.
-
-    Raises:
-        PipelineError: They are not the rows of these arrays.
-    """
-    if not path.is_file():
-        raise PipelineError(f"{path}: no such file. Run `dvc repro split`")
-    with np.load(path, allow_pickle=False) as split:
-        train, validation = split["train"], split["validation"]
-    if not np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(num_rows)):
-        raise PipelineError(
-            f"{path}: must name each of {num_rows} rows once. Run `dvc repro -f split`"
-        )
-    return train, validation
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a name under `models:` in params.yaml")
@@ -71,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = params.train_of(args.model)
     info = read_json(args.arrays / "info.json")
     images, labels = arrays.load(args.arrays / "train")
-    train, validation = read_split(args.split, len(labels))
+    train, validation = arrays.read_split(args.split, len(labels))
 
     # Keras takes seconds to import: not before all of this is known to be right
     from pipeline import backend, fitting

@@ -20,11 +20,10 @@ from tests.conftest import REPOSITORY, png
 PIPELINE = REPOSITORY / "pipeline"
 DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
 STAGES = {name: stage.get("do", stage) for name, stage in DVC["stages"].items()}
-# the script of each stage: models that start from a file have stages of their own
-SCRIPTS = {
-    name: re.findall(r"python -m pipeline\.(\w+)", stage["cmd"])[0]
-    for name, stage in STAGES.items()
-}
+STUDIES = yaml.safe_load((REPOSITORY / "studies/dvc.yaml").read_text())["stages"]
+STAGES |= {name: stage["do"] for name, stage in STUDIES.items()}
+# stages that run the script of another
+SCRIPT = {name: name for name in STAGES} | {"finetune": "train", "evaluate_finetuned": "evaluate"}
 
 # who may import whom inside pipeline/; every stage is a column of its own
 LEAVES = {
@@ -37,11 +36,17 @@ LEAVES = {
     "arrays": {"errors"},
     "backend": {"errors", "files", "quiet"},
     "batches": set(),
+    "study_plot": {"files"},
+    "study_report": {"study_plot"},
+}
+KERAS = {
     "knobs": {"schema"},
-    "fitting": {"backend", "batches", "errors", "knobs", "params", "schema"},
+    "fitting": {"params", "schema", "errors", "backend", "batches", "knobs"},
+    "measure": {"schema", "backend", "batches", "fitting"},
 }
 ALLOWED = {
     **LEAVES,
+    **KERAS,
     "download": {"params", "errors", "raw"},
     "preprocess": {"params", "errors", "files", "arrays", "raw", "schema"},
     "split": {"params", "errors", "files", "arrays"},
@@ -49,11 +54,14 @@ ALLOWED = {
     "evaluate": {"params", "errors", "files", "arrays", "backend", "batches"},
     "compare": {"params", "errors", "files"},
     "plot": {"params", "errors", "files", "arrays"},
+    "study": {"params", "schema", "errors", "files", "arrays", "backend", "batches", "fitting"}
+    | {"measure", "study_plot", "study_report"},
 }
 # modules found by name at run time: what the walk below cannot see
 BY_NAME = {
     "download": [f"pipeline/datasets/{p.name}" for p in (PIPELINE / "datasets").glob("*.py")],
     "train": ["pipeline/architectures/${item.architecture}.py"],
+    "study": ["pipeline/architectures/${item}.py"],
 }
 HEAVY = {"keras", "tensorflow", "tensorflow_datasets", "jax", "torch"}
 
@@ -95,8 +103,7 @@ def closure(module: str) -> set[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_every_file_it_imports_and_no_other(stage):
-    script = SCRIPTS[stage]
-    needed = closure(script) | set(BY_NAME.get(script, []))
+    needed = closure(SCRIPT[stage]) | set(BY_NAME.get(SCRIPT[stage], []))
     if stage == "download":
         for dataset in (PIPELINE / "datasets").glob("*.py"):
             for name in own_imports(dataset):
@@ -107,20 +114,26 @@ def test_stage_declares_every_file_it_imports_and_no_other(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_exactly_the_params_it_reads(stage):
     read = set()
-    for node in ast.walk(ast.parse((PIPELINE / f"{SCRIPTS[stage]}.py").read_text())):
+    for node in ast.walk(ast.parse((PIPELINE / f"{SCRIPT[stage]}.py").read_text())):
         chain = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
-        if re.fullmatch(r"params\.\w+(\.\w+)?", chain):
-            read.add(chain.removeprefix("params."))
-    read.discard("load")
+        if re.fullmatch(r"(params|common)\.\w+(\.\w+)?", chain):
+            read.add(chain.partition(".")[2])
+    # of the module, or of pydantic
+    read -= {"load", "read", "reading", "check_model", "model_copy"}
     # the longest form only: params.split.validation, not params.split too
     read = {name for name in read if not any(other.startswith(f"{name}.") for other in read)}
-    if stage in ("train", "finetune"):
-        # by its name on the command line: its own settings on top of the common ones
-        assert read == {"seed", "all_models", "train_of"}
-        group = "models" if stage == "train" else "finetune"
-        read = {"seed", f"{group}.${{key}}", "train"}
     if "all_models" in read:
-        read = read - {"all_models"} | {"models", "finetune"}
+        read = (read - {"all_models"}) | {"models", "finetune"}
+    if SCRIPT[stage] == "train":
+        # by its name on the command line: its own settings on top of the common ones
+        assert read == {"seed", "models", "finetune", "train_of"}
+        group = "models" if stage == "train" else "finetune"
+        read = {"seed", group + ".${key}", "train"}
+    elif stage == "study":
+        assert read == {"train.under"}
+        read = {"train"}
+    elif stage == "compare":
+        read = {name.split(".")[0] for name in read}
     assert set(STAGES[stage].get("params", [])) == read
 
 
@@ -134,15 +147,16 @@ def test_every_path_on_the_command_line_is_declared(stage):
     for word in words:
         inside = [path for path in declared if path == word or path.startswith(f"{word}/")]
         assert inside, f"{word} of {stage} is neither dependency nor output"
+    words += re.findall(r"pipeline\.study (\S+)", definition["cmd"])
     for out in paths([*definition.get("outs", []), *definition.get("metrics", [])]):
         assert any(out == word or out.startswith(f"{word}/") for word in words), out
 
 
-def test_training_never_opens_test_data():
-    for stage in ("train", "finetune"):
-        deps = STAGES[stage]["deps"]
-        assert "data/arrays/train" in deps
-        assert not [dep for dep in deps if dep in ("data/arrays", "data/arrays/test", "data/raw")]
+@pytest.mark.parametrize("stage", ["train", "finetune", "study"])
+def test_training_never_opens_test_data(stage):
+    deps = STAGES[stage]["deps"]
+    assert "data/arrays/train" in deps
+    assert not [dep for dep in deps if dep in ("data/arrays", "data/arrays/test", "data/raw")]
 
 
 def test_what_starts_from_a_file_depends_on_it_and_on_all_that_training_depends_on():

@@ -1,0 +1,143 @@
+"""Study: one question, answered by training each of its models with several seeds.
+
+Reads   studies/STUDY.yaml, data/arrays/train/{images,labels}.npy, data/arrays/info.json,
+        data/split.npz; never the test images: a study is for trying things out
+Writes  studies/STUDY.json    what was seen, in a sentence; every model; every run
+        studies/STUDY.png     the same as a picture
+Params  train
+"""
+
+import argparse
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pydantic
+from pydantic import Field
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+
+from pipeline import arrays, params, study_plot, study_report
+from pipeline.errors import PipelineError, run
+from pipeline.files import read_json, write_json
+from pipeline.schema import Model, Name, Params, PartialTrain, Section
+
+
+class Study(Section):
+    question: Annotated[str, Field(min_length=1)]
+    models: Annotated[dict[Name, Model], Field(min_length=2)]
+    """As in params.yaml; the others are compared with the first"""
+    train: PartialTrain = PartialTrain()
+    """Training settings that differ from those of params.yaml"""
+    seeds: Annotated[int, Field(ge=2)]
+    """Trainings of each model"""
+    train_images: Annotated[int, Field(ge=1)] | None = None
+    """Learn from so many images, stratified; null: from all"""
+    measure: Literal["gap", "seconds_per_epoch", "gradients"] | None = None
+    """What to show beside accuracy"""
+    x: Annotated[str, Field(pattern=r"^(build|train)\.\w+$")] | None = None
+    """A setting that is a number, to draw over. Models whose names agree up to the last _ are
+    a line, and are compared with the first line at the same x"""
+
+
+def load(path: Path, common: Params) -> tuple[Study, Params]:
+    """Read a study, and check it as params.yaml is checked.
+
+    Returns:
+        The study, and the params with its models and training settings.
+
+    Raises:
+        PipelineError: Names the key, what was expected and what was received.
+    """
+    with params.reading(path):
+        study = params.read(path, Study)
+        try:
+            train = common.train.under(study.train)
+        except pydantic.ValidationError as error:
+            raise PipelineError(f"train {error.errors()[0]['ctx']['error']}") from None
+        own = common.model_copy(update={"models": study.models, "finetune": {}, "train": train})
+        for name in study.models:
+            params.check_model(own, ("models", name))
+            x = place(study, own, name)[1]
+            if study.x and (not isinstance(x, int | float) or isinstance(x, bool)):
+                raise PipelineError(f"models.{name}: {study.x}, the x, must be a number. Got {x}")
+    return study, own
+
+
+def place(study: Study, own: Params, name: str) -> tuple[str, Any]:
+    """Return the line that a model belongs to, and its x."""
+    if study.x is None:
+        return name, None
+    section, key = study.x.split(".")
+    settings = own.models[name].build if section == "build" else dict(own.train_of(name))
+    return name.rpartition("_")[0] or name, settings.get(key)
+
+
+def fewer(rows: np.ndarray, labels: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    """Return so many of the rows `(m,)`, drawn anew by each seed; classes keep their share."""
+    if count is None:
+        return rows
+    try:
+        drawn, _ = train_test_split(
+            rows, train_size=count, stratify=labels[rows], random_state=seed
+        )
+    except ValueError as error:
+        raise PipelineError(
+            f"train_images must fit {len(rows)} training images: {error}. Got {count}"
+        ) from None
+    return drawn
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", type=Path, help="a file of studies/")
+    for path in ("arrays", "split", "table", "picture"):
+        parser.add_argument(f"--{path}", type=Path, required=True)
+    args = parser.parse_args(argv)
+    study, own = load(args.study, params.load())
+
+    info = read_json(args.arrays / "info.json")
+    images, labels = arrays.load(args.arrays / "train")
+    train, validation = arrays.read_split(args.split, len(labels))
+    with params.reading(args.study):
+        drawn = [fewer(train, labels, study.train_images, seed) for seed in range(study.seeds)]
+
+    # Keras takes seconds to import: not before all of this is known to be right
+    from pipeline import backend, fitting
+    from pipeline.batches import Part
+    from pipeline.measure import measure
+
+    for name, model in own.models.items():
+        fitting.build(model, info["image_shape"], len(info["classes"]), 0)
+        fitting.class_weights(own.train_of(name), labels, info["classes"])
+    runs: dict[str, list[dict]] = {name: [] for name in own.models}
+    # seed by seed, so that a machine that slows down does so for every model
+    queue = [(seed, name) for seed in range(study.seeds) for name in own.models]
+    for seed, name in tqdm(queue, args.study.stem, unit="run", disable=None):
+        parts = Part(images, labels, drawn[seed]), Part(images, labels, validation)
+        runs[name].append(measure(own.models[name], *parts, own.train_of(name), info, seed))
+
+    places = {name: place(study, own, name) for name in own.models}
+    epochs = {name: own.train_of(name).epochs for name in own.models}
+    rows = study_report.summarize(places, epochs, runs)
+    seen = study_report.sentence(rows, study.measure, study.x)
+    study_plot.save(study_plot.draw(study.question, rows, study.measure, study.x), args.picture)
+    write_json(
+        args.table,
+        {
+            "question": study.question,
+            "sentence": seen,
+            "seeds": study.seeds,
+            "train_images": len(drawn[0]),
+            "validation_images": len(validation),
+            "made_on": backend.describe(),
+            "models": rows,
+        },
+    )
+    study_report.show(study.question, rows, study.measure)
+    print(seen)
+    print(f"study: {len(queue)} runs -> {args.table}, {args.picture}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,258 @@
+"""Study: what is measured, how it is compared, and that the sentence follows the numbers."""
+
+import json
+import math
+import subprocess
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import yaml
+
+from pipeline import backend, params, study
+from pipeline.errors import PipelineError
+from pipeline.files import read_json
+from pipeline.measure import gradient_norms
+from pipeline.study_report import paired, sentence, summarize
+from tests.conftest import REPOSITORY
+
+GRAPH = yaml.safe_load((REPOSITORY / "studies/dvc.yaml").read_text())["stages"]["study"]
+NAMES = sorted(GRAPH["foreach"])
+
+
+def test_interval_over_seeds_by_hand():
+    found = paired([0.59, 0.70, 0.81], [0.5, 0.6, 0.7])
+    # gains 0.09, 0.10, 0.11: standard error 0.01 / sqrt(3); t of 2 degrees of freedom: 4.3027
+    half = 4.302653 * 0.01 / math.sqrt(3)
+    assert found == {
+        "difference": pytest.approx(0.1),
+        "difference_low": pytest.approx(0.1 - half),
+        "difference_high": pytest.approx(0.1 + half),
+        "verdict": "better",
+    }
+
+
+@pytest.mark.parametrize(("values", "verdict"), [
+    ([0.5, 0.6, 0.7], "not distinguishable"),  # no difference at all
+    ([0.6, 0.6, 0.8], "not distinguishable"),  # 0.067 ± 0.143
+    ([0.41, 0.5, 0.59], "worse"),
+])  # fmt: skip
+def test_verdict_is_a_matter_of_the_interval(values, verdict):
+    assert paired(values, [0.5, 0.6, 0.7])["verdict"] == verdict
+
+
+def network() -> keras.Model:
+    """One layer of two units, whose kernel is 0."""
+    backend.make_repeatable(0)
+    images = keras.Input((1, 1, 2))
+    x = keras.layers.Flatten()(images)
+    return keras.Model(images, keras.layers.Dense(2, kernel_initializer="zeros")(x))
+
+
+LOSS = keras.losses.CategoricalCrossentropy(from_logits=True)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e-25])
+def test_gradient_norms_by_hand_however_small(scale):
+    model = network()
+    images = scale * np.array([[[[3.0, 4.0]]]], np.float32)
+    # p - y = (-0.5, 0.5), so the gradient is (3, 4) times each: sqrt(2 * (1.5² + 2²))
+    assert gradient_norms(model, images, np.array([[1.0, 0.0]]), LOSS) == [
+        pytest.approx(scale * math.sqrt(12.5), rel=1e-5)
+    ]
+    assert not keras.ops.convert_to_numpy(model.layers[-1].kernel).any()
+
+
+def test_layers_that_are_not_trained_have_no_gradient():
+    images = keras.Input((2, 2, 1))
+    frozen = keras.layers.Conv2D(3, 1, trainable=False)
+    x = keras.layers.Flatten()(frozen(images))
+    model = keras.Model(images, keras.layers.Dense(2)(x))
+    norms = gradient_norms(model, np.ones((1, 2, 2, 1)), np.array([[1.0, 0.0]]), LOSS)
+    assert len(norms) == 1
+
+
+def test_fewer_images_keep_the_shares_of_the_classes():
+    labels = np.array([0, 1] * 10 + [0] * 20)
+    rows = np.arange(2, 40)  # 9 of class 1
+    drawn = [study.fewer(rows, labels, 8, seed) for seed in (0, 0, 1)]
+    assert [labels[each].sum() for each in drawn] == [2, 2, 2]
+    assert set(drawn[0]) <= set(rows)
+    assert (drawn[0] == drawn[1]).all()
+    assert set(drawn[0]) != set(drawn[2])
+    assert study.fewer(rows, labels, None, 0) is rows
+    for count in (1, 38):
+        with pytest.raises(PipelineError, match=rf"train_images must fit 38 .*Got {count}"):
+            study.fewer(rows, labels, count, 0)
+
+
+def runs(accuracies: list[float | None], seconds: float = 1.0, gradient: float = 1.0) -> list:
+    return [
+        {"seed": seed, "gradients": [gradient, 2.0], "accuracy": value, "val_accuracy": value,
+         "gap": value and 0.0, "val_loss": value, "seconds_per_epoch": value and seconds}
+        for seed, value in enumerate(accuracies)
+    ]  # fmt: skip
+
+
+def rows_of(found: dict[str, list], over_x: bool = False) -> list[dict]:
+    places: dict[str, tuple] = {name: (name, None) for name in found}
+    if over_x:
+        places = {name: (name.split("_")[0], int(name.split("_")[1])) for name in found}
+    return summarize(places, dict.fromkeys(found, 20), found)
+
+
+def test_sentence_says_what_the_numbers_say():
+    found = {
+        "none": runs([0.8, 0.9], seconds=2),
+        "one": runs([0.7, 0.8], seconds=1),
+        "two": runs([0.8, 0.9], seconds=4),
+        "three": runs([0.9, 0.8], seconds=3),
+    }
+    # three: gains 0.1, -0.1: standard error 0.1, t of 1 degree of freedom: 12.706
+    assert sentence(rows_of(found), "seconds_per_epoch", None) == (
+        "After 20 epochs, over 2 seeds, in validation accuracy "
+        "one (75.0 %, -10.0 points [-10.0, -10.0]) is worse than none (85.0 %); "
+        "two (85.0 %, +0.0 points [+0.0, +0.0]) and three (85.0 %, +0.0 points [-127.1, +127.1]) "
+        "are not distinguishable from none (85.0 %); "
+        "an epoch takes between 1.000 s (one) and 4.000 s (two)."
+    )
+    found["one"] = runs([0.9, 1.0], seconds=5)
+    said = sentence(rows_of(found), "seconds_per_epoch", None)
+    assert "one (95.0 %, +10.0 points [+10.0, +10.0]) is better than none" in said
+    assert said.endswith("an epoch takes between 2.000 s (none) and 5.000 s (one).")
+
+
+def test_lines_are_compared_at_the_same_x():
+    found = {
+        "relu_2": runs([0.5, 0.5]),
+        "relu_6": runs([0.9, 0.9], gradient=0.1),
+        "tanh_2": runs([0.6, 0.6], gradient=1e-9),
+        "tanh_6": runs([0.6, 0.6], gradient=3.0),
+    }
+    assert sentence(rows_of(found, over_x=True), "gradients", "build.depth") == (
+        "After 20 epochs, over 2 seeds, in validation accuracy "
+        "tanh is better than relu at depth 2 (+10.0 points); tanh is worse than relu at "
+        "depth 6 (-30.0 points); before training, the gradient in the first layer "
+        "has a norm between 1e-09 (tanh_2) and 3 (tanh_6)."
+    )
+
+
+def test_a_model_that_diverged_is_counted_and_not_compared():
+    found = {"none": runs([0.8, 0.8]), "one": runs([None, 0.9]), "two": runs([None, None])}
+    rows = rows_of(found)
+    assert [row["diverged"] for row in rows] == [0, 1, 2]
+    assert [row["val_accuracy"] for row in rows] == [0.8, 0.9, None]
+    assert sentence(rows, None, None) == (
+        "After 20 epochs, over 2 seeds, 1 of 2 trainings of one diverged; "
+        "2 of 2 trainings of two diverged."
+    )
+
+
+STUDY = """
+question: Does it learn?
+seeds: 2
+train: {epochs: 2, batch_size: 8}
+models:
+  one: {architecture: plain, build: {depth: 1, filters: 2}}
+  two:
+    architecture: plain
+    build: {depth: 2, filters: 2, batch_norm: true}
+    train: {optimizer: sgd, learning_rate: 1e+30}
+"""
+
+
+@pytest.fixture
+def prepared(project) -> Path:
+    """A study, and arrays of 64 small images without a test part."""
+    labels = np.arange(64) % 2
+    noise = np.random.default_rng(0).random((64, 4, 4, 1), dtype=np.float32)
+    images = noise * 0.2 + labels[:, None, None, None].astype(np.float32) * 0.8
+    (project / "arrays/train").mkdir(parents=True)
+    np.save(project / "arrays/train/images.npy", images)
+    np.save(project / "arrays/train/labels.npy", labels)
+    info = {"classes": ["dark", "bright"], "image_shape": [4, 4, 1]}
+    (project / "arrays/info.json").write_text(json.dumps(info))
+    np.savez(project / "split.npz", train=np.arange(48), validation=np.arange(48, 64))
+    (project / "mine.yaml").write_text(STUDY)
+    return project
+
+
+ARGUMENTS = "--arrays arrays --split split.npz --table out/mine.json --picture out/mine.png".split()
+
+
+def test_a_study_runs_without_test_images_and_outlives_a_divergence(prepared, stage):
+    done = stage("pipeline.study", "mine.yaml", *ARGUMENTS)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = read_json(prepared / "out/mine.json")
+    one, two = found["models"]
+    assert [run["seed"] for run in one["runs"]] == [0, 1]
+    assert [len(run["gradients"]) for run in one["runs"]] == [2, 2]
+    for run in one["runs"]:
+        assert run["gap"] == pytest.approx(run["accuracy"] - run["val_accuracy"])
+        assert run["seconds_per_epoch"] > 0
+    assert (one["diverged"], two["diverged"]) == (0, 2)
+    assert found["sentence"] == ("After 2 epochs, over 2 seeds, 2 of 2 trainings of two diverged.")
+    assert found["sentence"] in done.stdout
+    assert "2 of 2 diverged" in done.stdout
+    assert (prepared / "out/mine.png").read_bytes().startswith(b"\x89PNG")
+
+
+WRONG = [
+    ("seeds: 2", "seeds: 1", "seeds must be greater than or equal to 2. Got 1"),
+    ("seeds: 2", "seed: 2", "seed is no known key. Did you mean seeds? (and 1 more)"),
+    ("depth: 1", "deph: 1", "models.one.build.deph is no known key. Did you mean depth?"),
+    ("depth: 1", "depth: 0", "models.one.build.depth must be greater than or equal to 1. Got 0"),
+    ("epochs: 2", "epochs: 0", "train.epochs must be greater than or equal to 1. Got 0"),
+    (
+        "epochs: 2", "momentum: 0.9",
+        "train has a momentum, which adam does not take: set it to 0",
+    ),
+    ("seeds: 2", "seeds: 2\nx: filters", "x must match pattern '^(build|train)\\.\\w+$'"),
+    (
+        "seeds: 2", "seeds: 2\nx: build.dropout",
+        "models.one: build.dropout, the x, must be a number. Got None",
+    ),
+    ("seeds: 2", "seeds: 2\ntrain_images: 48", "train_images must fit 48 training images: "),
+    ("architecture: plain", "architecture: vgg", "models.one: no file pipeline/architectures/vgg"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "message"), WRONG)
+def test_wrong_studies_are_refused_in_one_line(prepared, old, new, message):
+    (prepared / "mine.yaml").write_text(STUDY.replace(old, new, 1))
+    with pytest.raises(PipelineError) as refused:
+        study.main(["mine.yaml", *ARGUMENTS])
+    assert f"mine.yaml: {message}" in str(refused.value)
+    assert not (prepared / "out").exists()
+
+
+def test_a_study_that_is_not_there_is_one_line(prepared):
+    with pytest.raises(PipelineError, match=r"^none\.yaml: no such file in .*Run from the"):
+        study.main(["none.yaml", *ARGUMENTS])
+
+
+def test_every_study_is_in_the_graph_and_told_of_as_measured():
+    files = {path.stem for path in (REPOSITORY / "studies").glob("*.yaml")} - {"dvc"}
+    assert files == set(NAMES)
+    readme = (REPOSITORY / "studies/README.md").read_text()
+    for name in NAMES:
+        assert f"]({name}.png)" in readme
+        assert read_json(REPOSITORY / f"studies/{name}.json")["sentence"] in readme
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_study_is_valid_and_depends_on_its_architecture(name, project):
+    asked, own = study.load(REPOSITORY / f"studies/{name}.yaml", params.load())
+    assert asked.seeds >= 4
+    assert {model.architecture for model in own.models.values()} == {GRAPH["foreach"][name]}
+
+
+def test_make_lists_the_studies_for_a_name_that_is_none():
+    done = subprocess.run(
+        ["make", "-o", ".venv/ready", "study", "NAME=dvc"],
+        cwd=REPOSITORY, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    for name in NAMES:
+        assert name in done.stderr
