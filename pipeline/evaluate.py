@@ -8,6 +8,7 @@ Params  none
 
 import argparse
 import hashlib
+import math
 import sys
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from pipeline.errors import PipelineError, run
 from pipeline.files import read_json, replacing, write_json
 from pipeline.params import load
 
-# Guo et al. use 15; Keras's predict is fastest from a few hundred images on.
-CALIBRATION_BINS = 15
+CALIBRATION_BINS = 15  # as Guo et al.
+# Keras's predict is fastest from a few hundred images on; fewer where they are large, since
+# feature maps take many times their memory.
 BATCH_SIZE = 256
+BATCH_VALUES = 2**22
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
@@ -122,8 +125,9 @@ def main(argv: list[str] | None = None) -> None:
             f"{model.input_shape[1:]} and {model.output_shape[-1]}. Run `dvc repro`"
         )
     part = Part(images, labels, np.arange(len(labels)))
+    batch_size = max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(images.shape[1:])))
     logits = model.predict(
-        Batches(part, len(classes), BATCH_SIZE), verbose=int(sys.stdout.isatty())
+        Batches(part, len(classes), batch_size), verbose=int(sys.stdout.isatty())
     )
     metrics, predictions = measure(logits, labels, classes)
     # says which file was measured; compare copies the champion by it

@@ -37,14 +37,16 @@ def build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: in
     """
     try:
         return _build(model, image_shape, num_classes, seed)
-    except (ValueError, LookupError, OSError) as error:
+    except (KeyError, IndexError):  # LookupErrors too, but bugs
+        raise
+    except (LookupError, OSError) as error:
+        raise PipelineError(f"{model.architecture}: {error}") from error
+    except ValueError as error:
         # Keras sets its reason in bold, between the layer and a dump of the layer's arguments
         bold = re.search(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
         message = f"{model.architecture}: cannot be built for {' × '.join(map(str, image_shape))} "
         message += f"images and {num_classes} classes: {bold[1] if bold else error}"
-        # what is looked up, in a file or from a server, fails at any size
-        side = isinstance(error, ValueError) and _smallest_side(model, image_shape, num_classes)
-        if side:
+        if side := _smallest_side(model, image_shape, num_classes):
             message += f" The smallest that fits is preprocess.image_size: [{side}, {side}]"
         raise PipelineError(message) from error
 
@@ -52,12 +54,16 @@ def build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: in
 def _build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: int) -> keras.Model:
     if isinstance(model, Finetuned) and not Path(model.from_model).is_file():
         raise FileNotFoundError(f"{model.from_model}: no such file. Mend from_model")
-    # of weights that Keras fetches: a server that never answers must not hold up a run
-    socket.setdefaulttimeout(SECONDS_TO_ANSWER)
     module = importlib.import_module(f"pipeline.architectures.{model.architecture}")
     own, knobs = split_build(model)
     backend.make_repeatable(seed)
-    network = module.build(tuple(image_shape), num_classes, **own)
+    # Keras may fetch weights, and a server that never answers must not hold up a run
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS_TO_ANSWER)
+    try:
+        network = module.build(tuple(image_shape), num_classes, **own)
+    finally:
+        socket.setdefaulttimeout(before)
     if knobs.model_dump(exclude_none=True):
         # from the seed again: a knob must not also change the initial weights it leaves alone
         backend.make_repeatable(seed)
@@ -73,6 +79,8 @@ def _smallest_side(model: Model, image_shape: tuple[int, ...], num_classes: int)
             _build(model, (side, side, image_shape[2]), num_classes, seed=0)
         except ValueError:
             return False
+        except OSError:  # of weights, which are loaded into what fits
+            return True
         return True
 
     low, high = min(image_shape[:2]), 2 * min(image_shape[:2])
@@ -206,7 +214,7 @@ class LineAnEpoch(keras.callbacks.Callback):
 
 
 class LearningRate(keras.callbacks.Callback):
-    """Keep the learning rate of an epoch's last step among the epoch's numbers."""
+    """Keep the learning rate that an epoch ends with among the epoch's numbers."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
@@ -245,9 +253,9 @@ def fit(
     weights = class_weights(settings, train.labels[train.rows], classes)
     batches = Batches(train, len(classes), settings.batch_size, seed)
     trained = backend.repeatable(model)
-    whole = trained
-    if layers := augmentation(settings.augment, model.input_shape[1:]):
-        whole = keras.Sequential([keras.Input(model.input_shape[1:]), *layers, trained])
+    # around the model, which so stays uncompiled: nothing of training is saved with it
+    shape = model.input_shape[1:]
+    whole = keras.Sequential([keras.Input(shape), *augmentation(settings.augment, shape), trained])
     terminal = verbose and sys.stdout.isatty()
     # the first two see each epoch's numbers before they are printed and kept
     callbacks: list[keras.callbacks.Callback] = [

@@ -69,7 +69,7 @@ def turn(model: keras.Model, knobs: Knobs) -> keras.Model:
         return layers.Activation(activation)(normalize(layer(*args, **kwargs)))
 
     if isinstance(model, keras.Sequential):
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
+        model = keras.Model(model.input, model.output, name=model.name)
     rebuilt = keras.models.clone_model(model, clone_function=clone, call_function=call)
     for knob in wanted:
         part_of = {"kernel_stddev": "kernel_initializer"}.get(knob, knob.removesuffix("_factor"))
@@ -117,5 +117,6 @@ def _regularizer(knobs: Knobs) -> keras.Regularizer | None:
     if not knobs.kernel_regularizer:
         return None
     factor = knobs.kernel_regularizer_factor
-    factors = {} if factor is None else dict.fromkeys(knobs.kernel_regularizer.split("_"), factor)
+    # Keras's own default is 0.01 for one of them, and 0 for both together
+    factors = dict.fromkeys(knobs.kernel_regularizer.split("_"), 0.01 if factor is None else factor)
     return REGULARIZERS[knobs.kernel_regularizer](**factors)

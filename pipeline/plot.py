@@ -78,7 +78,7 @@ def learning_curves(histories: dict[str, pd.DataFrame]) -> Figure:
             axes.plot(epoch, validation, ".-", color=color, label=f"{name}, validation")
     left.set(xlabel="epoch", ylabel="accuracy")
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    right.set(xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
+    right.set(xlabel="epoch", ylabel="loss (nats)", yscale="log")
     # plain numbers: with parse_math off, those of a log axis would show as TeX
     right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     right.yaxis.set_major_formatter("{x:g}")

@@ -11,6 +11,7 @@ Params  preprocess
 
 import argparse
 import io
+import math
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +34,7 @@ from pipeline.params import load
 from pipeline.schema import Preprocess
 
 SPLITS = ("train", "test")
+CHUNK_VALUES = 2**20  # decoded at a time: bounds memory where images are large
 GREY_MODES = ("1", "L", "LA")
 COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 # what Pillow raises for damaged files
@@ -130,21 +132,27 @@ def decode(example: raw.Example, shape: tuple[int, int, int], resize: bool) -> n
 def decode_group(task: Task) -> Decoded:
     """Write the good images of one group, in order, as numbers in [0, 1]."""
     examples = raw.read_group(task.source, task.group)
-    batch = np.empty((len(examples), *task.shape), np.uint8)
     good = np.ones(len(examples), bool)
     bad = []
-    for row, example in enumerate(examples):
-        try:
-            batch[row] = decode(example, task.shape, task.resize)
-        except BadImage as error:
-            good[row] = False
-            bad.append(f"{example.id} {error}")
-    if bad:
-        batch = batch[good]
-    out = arrays.rows(task.target, task.start, task.stop)
-    np.divide(batch, np.float32(255), out=out[: len(batch)])
-    histogram = [np.bincount(batch[..., c].ravel(), minlength=256) for c in range(task.shape[2])]
-    return Decoded(np.stack(histogram), good, bad)
+    histogram = np.zeros((task.shape[2], 256), np.int64)
+    start = task.start
+    chunk = max(1, CHUNK_VALUES // math.prod(task.shape))
+    for first in range(0, len(examples), chunk):
+        images = []
+        for row, example in enumerate(examples[first : first + chunk], first):
+            try:
+                images.append(decode(example, task.shape, task.resize))
+            except BadImage as error:
+                good[row] = False
+                bad.append(f"{example.id} {error}")
+        if images:
+            batch = np.stack(images)  # (m, h, w, c)
+            out = arrays.rows(task.target, start, start + len(batch))
+            np.divide(batch, np.float32(255), out=out)
+            start += len(batch)
+            for channel, counts in enumerate(histogram):
+                counts += np.bincount(batch[..., channel].ravel(), minlength=256)
+    return Decoded(histogram, good, bad)
 
 
 def statistics(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

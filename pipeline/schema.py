@@ -4,7 +4,15 @@ import inspect
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Pixels = Annotated[int, Field(ge=1)]
@@ -22,11 +30,17 @@ Activation = Literal[
     "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus", "tanh", "sigmoid"
 ]
 
+
+def _text_keys(weights: dict[Any, Any]) -> dict[str, Any]:
+    return {str(name): weight for name, weight in weights.items()}
+
+
 # told apart by the kind of value, so that an error is about the one that was meant; tags in
 # brackets do not show in it
 ClassWeights = Annotated[
     Annotated[Literal["balanced"], Tag("[word]")]
-    | Annotated[dict[str, Positive], Tag("[weights]")],
+    # a class called 7 is a number to YAML
+    | Annotated[dict[str, Positive], BeforeValidator(_text_keys), Tag("[weights]")],
     Discriminator(lambda value: "[weights]" if isinstance(value, dict) else "[word]"),
 ]
 
@@ -138,7 +152,7 @@ class Knobs(Section):
     bias_initializer: Initializer | None = None
     kernel_regularizer: Literal["l1", "l2", "l1_l2"] | None = None
     kernel_regularizer_factor: NotNegative | None = None
-    """Keras's is 0.01"""
+    """null: 0.01, as in Keras"""
     max_norm: Positive | None = None
     """Largest norm of the weights into one filter or unit"""
     batch_norm: bool | None = None

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.raw import Example
+from pipeline.schema import Train
 
 REPOSITORY = Path(__file__).parents[1]
 if "TFDS_DATA_DIR" in os.environ:  # stages run in folders of their own
@@ -66,3 +68,16 @@ def png(pixels: np.ndarray) -> bytes:
 def grey(value: int, label: int = 0, id: str = "image", size: tuple[int, int] = (2, 3)) -> Example:
     """A grey image of one value."""
     return Example(png(np.full(size, value, np.uint8)), label, id)
+
+
+PLAIN = {"flip": None, "shift": 0.0, "crop": 0, "rotation": 0.0, "cutout": 0.0}
+
+
+def settings(**own: Any) -> Train:
+    common = {
+        "epochs": 3, "batch_size": 8, "optimizer": "adam", "learning_rate": 0.01, "momentum": 0.0,
+        "weight_decay": None, "schedule": "constant", "warmup_epochs": 0, "gradient_clip": None,
+        "gradient_clip_at": 1.0, "loss": "cross_entropy", "label_smoothing": 0.0,
+        "class_weights": None, "early_stopping": None, "augment": PLAIN,
+    }  # fmt: skip
+    return Train.model_validate({**common, **own})

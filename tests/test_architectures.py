@@ -11,9 +11,12 @@ import pytest
 
 from pipeline import backend, fitting
 from pipeline.architectures import vgg16
+from pipeline.batches import Part
 from pipeline.errors import PipelineError
-from pipeline.params import ARCHITECTURES, settings
+from pipeline.params import ARCHITECTURES
+from pipeline.params import settings as settings_of
 from pipeline.schema import Finetuned, Model
+from tests.conftest import PLAIN, settings
 
 NAMES = sorted(path.stem for path in ARCHITECTURES.glob("*.py"))
 SHAPE = (32, 32, 3)
@@ -92,8 +95,8 @@ def test_is_the_same_after_saving(name, make, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_are_known_without_importing_keras(name, make):
     """settings() reads the signature only; its defaults must be those of build."""
-    own = set(settings(name).model_fields) - set(settings("plain").model_fields)
-    fields = {key: field.default for key, field in settings(name).model_fields.items()}
+    own = set(settings_of(name).model_fields) - set(settings_of("plain").model_fields)
+    fields = {key: field.default for key, field in settings_of(name).model_fields.items()}
     given = {key: fields[key] for key in own - set(NEEDED.get(name, {}))}
     assert make(name, **given).count_params() == make(name).count_params()
 
@@ -164,7 +167,10 @@ def test_vgg16_has_the_published_counts(make):
     assert make("vgg16").count_params() == 14_714_688 + (512 * 512 + 512) + (512 * 10 + 10)
     # scale, shift and two statistics for each of the 4,224 filters, and of the 512 units
     assert make("vgg16", batch_norm=True, dense=[]).count_params() == 14_719_818 + 4 * 4_224
-    layers = [type(layer).__name__ for layer in make("vgg16", batch_norm=True).layers]
+    # and of the 512 units of the head
+    with_head = make("vgg16", batch_norm=True)
+    assert with_head.count_params() == 14_982_474 + 4 * (4_224 + 512)
+    layers = [type(layer).__name__ for layer in with_head.layers]
     assert layers[1:4] == ["Conv2D", "BatchNormalization", "Activation"]
 
 
@@ -292,9 +298,15 @@ def test_wrong_bases_are_one_line(make, build, message):
 def test_imagenet_weights_that_cannot_be_fetched_are_one_line(project, stage):
     code = """if True:
         from pipeline import fitting
-        from pipeline.errors import run
+        from pipeline.errors import PipelineError, run
         from pipeline.schema import Model
-        run(lambda: fitting.build(Model(architecture="pretrained"), (32, 32, 3), 2, seed=0))
+        for size in (32, 8):
+            model = Model(architecture="pretrained")
+            try:
+                fitting.build(model, (size, size, 3), 2, seed=0)
+            except PipelineError as error:
+                print(error)
+        run(lambda: fitting.build(model, (32, 32, 3), 2, seed=0))
     """
     (project / "program.py").write_text(code)
     with socket.socket() as closed:
@@ -302,16 +314,16 @@ def test_imagenet_weights_that_cannot_be_fetched_are_one_line(project, stage):
         proxy = f"http://127.0.0.1:{closed.getsockname()[1]}"
         done = stage("program", HTTPS_PROXY=proxy, KERAS_HOME=str(project / "keras"))
     assert done.returncode == 1
+    # too small as well: no weights are needed to say so
+    assert "The smallest that fits is preprocess.image_size: [32, 32]" in done.stdout
     last = done.stderr.splitlines()[-1]
     assert last.startswith(
-        "error: pretrained: cannot be built for 32 × 32 × 3 images and 2 classes: the ImageNet "
-        "weights cannot be fetched from https://storage.googleapis.com/tensorflow/keras-applicati"
+        "error: pretrained: the ImageNet weights cannot be had: URL fetch failure on "
+        "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/mobilenet_v2_"
     )
-    assert last.endswith(
-        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5. Fetch the file "
-        "elsewhere, and put the model under `finetune:` with from_model: FILE; or set "
-        "build.weights: null"
-    )
+    assert (
+        "Fetch the file elsewhere, and put the model under `finetune:` with from_model: FILE;"
+    ) in last
     assert "Traceback" not in done.stderr
 
 
@@ -348,9 +360,10 @@ def test_transfer_drops_layers_and_freezes_up_to_one(make):
 
 
 @pytest.mark.parametrize(("build", "shape", "message"), [
+    ({}, (32, 32, 1), r"source\.keras takes 3 channels\. The images have 1"),
     ({"drop_layers": 5}, SHAPE, r"build\.drop_layers must leave a layer after the input of 6\. G"),
     ({"freeze": "logits"}, SHAPE, r"build\.freeze must be .* a kept layer \(.*hidden\)\. Got logi"),
-    ({}, (48, 48, 3), r"source\.keras takes 32 × 32 × 3 images\. Set preprocess\.image_size to it"),
+    ({}, (48, 48, 3), r"source\.keras takes 32 × 32 pixels\. Set preprocess\.image_size: \[32"),
 ])  # fmt: skip
 def test_wrong_transfers_are_one_line(make, build, shape, message):
     with pytest.raises(PipelineError, match=message):
@@ -367,3 +380,50 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(PipelineError, match=message):
         fitting.build(Finetuned(architecture="transfer", from_model=str(path)), SHAPE, 2, seed=0)
+
+
+def test_what_was_saved_frozen_can_be_trained_again_and_started_from_again(source, tmp_path):
+    """First the new head alone, then all of it: the usual two steps of fine-tuning."""
+    first = fitting.build(
+        Finetuned(architecture="transfer", from_model=str(source)), SHAPE, 5, seed=0
+    )
+    assert len(first.trainable_weights) == 2
+    backend.save(first, tmp_path / "first.keras")
+    again = Finetuned(
+        architecture="transfer", from_model=str(tmp_path / "first.keras"), build={"freeze": "none"}
+    )
+    second = fitting.build(again, SHAPE, 4, seed=0)
+    assert second.output_shape == (None, 4)
+    # convolution 2, batch normalization 2, hidden 2, head 2
+    assert len(second.trainable_weights) == 8
+    pixels = images(first, 2)
+    features = keras.Model(first.input, first.layers[-1].input)(pixels)
+    kernel, bias = second.layers[-1].get_weights()
+    assert np.allclose(features @ kernel + bias, second(pixels), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["transfer", "pretrained"])
+def test_frozen_weights_stay_through_a_whole_fit(name, source, tmp_path):
+    """With what fit does around a network: a clone, weights copied back, augmentation."""
+    model = Model(architecture=name, build={"base": "mobilenet_v2", "weights": None})
+    if name == "transfer":
+        # a model in a model in a model
+        first = Finetuned(architecture=name, from_model=str(source), build={"freeze": "none"})
+        backend.save(fitting.build(first, SHAPE, 5, seed=0), tmp_path / "first.keras")
+        model = Finetuned(architecture=name, from_model=str(tmp_path / "first.keras"))
+    network = fitting.build(model, SHAPE, 2, seed=0)
+    pixels = images(network, 16)
+    before = [w.numpy() for w in network.weights]
+    part = Part(pixels, np.arange(16) % 2, np.arange(16))
+    fitting.fit(
+        network,
+        part,
+        part,
+        settings(epochs=2, augment={**PLAIN, "flip": "both"}),
+        ["a", "b"],
+        seed=0,
+        verbose=False,
+    )
+    after = [w.numpy() for w in network.weights]
+    assert all(np.array_equal(a, b) for a, b in zip(before[:-2], after[:-2], strict=True))
+    assert not np.array_equal(before[-1], after[-1])

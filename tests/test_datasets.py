@@ -183,6 +183,28 @@ def test_without_test_folder_a_stratified_part_is_set_apart(tmp_path, top):
     assert load_folder(tmp_path, share=0.5).sizes == {"train": 30, "test": 30}
 
 
+def test_a_class_is_one_however_its_letters_are_encoded(tmp_path):
+    composed, decomposed = "K\u00e4se", "Ka\u0308se"
+    write_images(tmp_path, f"train/{composed}/a.png", "train/Brot/b.png")
+    write_images(tmp_path, f"test/{decomposed}/c.png", "test/Brot/d.png")
+    loaded = folder.load("folder", str(tmp_path), 0.2, 0)
+    assert loaded.classes == ["Brot", composed]
+    assert [e.label for e in loaded.splits["test"]] == [0, 1]
+
+
+def test_files_that_cannot_be_read_and_names_that_are_no_text_are_listed(tmp_path):
+    write_images(tmp_path, "train/cat/a.png", "train/dog/b.png", "test/cat/c.png", "test/dog/d.png")
+    for name in ("one.png", "two.png"):
+        (tmp_path / "train/cat" / name).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(PipelineError, match=r"2 files cannot be read: .*one\.png, .*two\.png\. Me"):
+        folder.load("folder", str(tmp_path), 0.2, 0)
+    for name in ("one.png", "two.png"):
+        (tmp_path / "train/cat" / name).unlink()
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/train/cat/caf\xe9.png"))).write_bytes(b"")
+    with pytest.raises(PipelineError, match=r"1 names must be UTF-8: b'.*caf\\xe9\.png'\. Rename"):
+        folder.load("folder", str(tmp_path), 0.2, 0)
+
+
 def test_download_of_a_folder(project, edit, stage):
     write_images(project / "photos", *BOTH, "train/cat/b.png")
     edit("dataset: digits", "dataset: folder")

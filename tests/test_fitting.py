@@ -7,23 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import backend, fitting
+from pipeline import fitting
 from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
-from pipeline.schema import Augment, Model, Train
+from pipeline.schema import Augment, Model
+from tests.conftest import PLAIN, settings
 
 CLASSES = ["dark", "bright"]
-PLAIN = {"flip": None, "shift": 0.0, "crop": 0, "rotation": 0.0, "cutout": 0.0}
-
-
-def settings(**own: Any) -> Train:
-    common = {
-        "epochs": 3, "batch_size": 8, "optimizer": "adam", "learning_rate": 0.01, "momentum": 0.0,
-        "weight_decay": None, "schedule": "constant", "warmup_epochs": 0, "gradient_clip": None,
-        "gradient_clip_at": 1.0, "loss": "cross_entropy", "label_smoothing": 0.0,
-        "class_weights": None, "early_stopping": None, "augment": PLAIN,
-    }  # fmt: skip
-    return Train.model_validate({**common, **own})
 
 
 def task(count: int = 64) -> Part:
@@ -331,12 +321,44 @@ def test_augmented_training_repeats_to_the_bit():
     assert all(np.array_equal(a, b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
 
 
-def test_batch_size_sets_the_number_of_steps():
+class Compiled(keras.callbacks.Callback):
+    """Keep what a network was compiled with."""
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.optimizer, self.loss = self.model.optimizer, self.model.loss
+
+
+def compiled(**own: Any) -> Compiled:
+    seen = Compiled()
+    data = task(16)
+    fitting.fit(
+        build(), data, data, settings(**{"epochs": 1, **own}), CLASSES, 0, verbose=False,
+        watch=[seen],
+    )  # fmt: skip
+    return seen
+
+
+def test_every_setting_of_the_optimizer_and_the_loss_reaches_the_training():
+    seen = compiled(
+        optimizer="rmsprop", learning_rate=0.002, momentum=0.5, weight_decay=0.1,
+        gradient_clip="global_norm", gradient_clip_at=2.0, loss="focal", label_smoothing=0.1,
+    )  # fmt: skip
+    assert isinstance(seen.optimizer, keras.optimizers.RMSprop)
+    config = seen.optimizer.get_config()
+    assert config["learning_rate"] == pytest.approx(0.002)
+    wanted = {"momentum": 0.5, "weight_decay": 0.1, "global_clipnorm": 2.0}
+    assert {key: config[key] for key in wanted} == wanted
+    assert isinstance(seen.loss, keras.losses.CategoricalFocalCrossentropy)
+    assert seen.loss.get_config()["label_smoothing"] == 0.1
+    # 16 images, 8 a step, 3 epochs
+    assert int(compiled(batch_size=8, epochs=3).optimizer.iterations) == 6
+    assert isinstance(compiled(optimizer="sgd").optimizer, keras.optimizers.SGD)
+
+
+def test_nothing_of_training_stays_with_the_model():
     model = build()
-    whole = backend.repeatable(model)
-    assert whole is model  # nothing to replace: the optimizer is the model's own
-    fit(model, batch_size=16, epochs=2)
-    assert int(model.optimizer.iterations) == 2 * 64 / 16
+    fit(model, epochs=1)
+    assert not model.compiled
 
 
 def test_regularizers_reach_the_loss_of_training():

@@ -34,7 +34,7 @@ def build(
         weights: `imagenet`, fetched once by Keras into ~/.keras; None: random.
         from_model: A file with the weights of the base, without its head, in place of `weights`.
         freeze: `all`, `none`, or the last layer of the base that is not trained. Batch
-            normalization in the frozen part keeps its statistics.
+            normalization in the frozen part keeps its statistics; dropout stays on.
         dropout: Share of the pooled features dropped.
 
     Returns:
@@ -52,11 +52,12 @@ def build(
         )
     network = _find(base)
     height, width, channels = image_shape
-    body = network(include_top=False, weights=None, input_shape=(height, width, 3))
+    if weights and not from_model:
+        body = _fetch(network, (height, width, 3))
+    else:
+        body = network(include_top=False, weights=None, input_shape=(height, width, 3))
     if from_model:
         _load(body, from_model)
-    elif weights:
-        body = _fetch(network, (height, width, 3))
     names = [layer.name for layer in body.layers]
     if freeze not in ("all", "none", *names):
         raise LookupError(
@@ -71,8 +72,7 @@ def build(
     x = layers.Concatenate()([images] * 3) if channels == 1 else images
     x = layers.Rescaling(255.0)(x)
     x = _module(network).preprocess_input(x)
-    # in inference mode as a whole, where nothing in it learns: dropout in it too
-    x = body(x, training=False if freeze == "all" else None)  # (n, h/32, w/32, features)
+    x = body(x)  # (n, h/32, w/32, features)
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(dropout)(x)
     return keras.Model(images, layers.Dense(num_classes)(x), name="pretrained")
@@ -107,11 +107,11 @@ def _load(body: keras.Model, path: str) -> None:
 def _fetch(network: Callable[..., keras.Model], shape: tuple[int, int, int]) -> keras.Model:
     try:
         return network(include_top=False, weights="imagenet", input_shape=shape)
+    except ValueError:  # of the shape
+        raise
     except Exception as error:  # Keras raises nothing narrower for a download that fails
-        if "URL fetch failure" not in str(error):
-            raise
-        url = str(error).removeprefix("URL fetch failure on ").split(": ")[0]
         raise OSError(
-            f"the ImageNet weights cannot be fetched from {url}. Fetch the file elsewhere, and put "
-            "the model under `finetune:` with from_model: FILE; or set build.weights: null"
+            f"the ImageNet weights cannot be had: {error}. Fetch the file elsewhere, and put the "
+            "model under `finetune:` with from_model: FILE; delete what is damaged in "
+            "~/.keras/models; or train from scratch with build: {weights: null, freeze: none}"
         ) from None

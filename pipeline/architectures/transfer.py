@@ -28,15 +28,14 @@ def build(
         from_model: A saved model, as models/NAME.keras.
         drop_layers: How many of its last layers the new head replaces; 1: only the logits.
         freeze: `all`, `none`, or the last of its layers that is not trained. Batch
-            normalization in the frozen part keeps its statistics.
+            normalization in the frozen part keeps its statistics; dropout stays on.
         dropout: Share of the kept features dropped before the new head.
 
     Returns:
         Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.
 
     Raises:
-        ValueError: The model takes other images.
-        LookupError: It has no such layers.
+        LookupError: The model takes other images, or has no such layers.
         OSError: It cannot be loaded.
     """
     try:
@@ -44,10 +43,17 @@ def build(
     except (ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise OSError(f"{from_model} must be a saved model. {reason}") from None
-    if source.input_shape[1:] != tuple(image_shape):
-        wanted = " × ".join(map(str, source.input_shape[1:]))
-        raise ValueError(f"{from_model} takes {wanted} images. Set preprocess.image_size to it")
-    kept = source.layers[: len(source.layers) - drop_layers]
+    height, width, channels = source.input_shape[1:]
+    if channels != image_shape[2]:
+        raise LookupError(
+            f"{from_model} takes {channels} channels. The images have {image_shape[2]}"
+        )
+    if (height, width) != tuple(image_shape[:2]):
+        raise LookupError(
+            f"{from_model} takes {height} × {width} pixels. "
+            f"Set preprocess.image_size: [{height}, {width}]"
+        )
+    kept, dropped = source.layers[:-drop_layers], source.layers[-drop_layers:]
     if len(kept) < 2:
         raise LookupError(
             f"build.drop_layers must leave a layer after the input of {len(source.layers)}. "
@@ -59,14 +65,17 @@ def build(
             f"build.freeze must be all, none or a kept layer ({', '.join(names)}). Got {freeze}"
         )
     last = {"all": len(names), "none": 0}.get(freeze)
-    for layer in kept[: names.index(freeze) + 1 if last is None else last]:
-        layer.trainable = False
+    last = names.index(freeze) + 1 if last is None else last
+    for number, layer in enumerate(kept):
+        # a model among the layers does not hand it on, and may have been saved frozen
+        for inner in layer._flatten_layers():
+            inner.trainable = number >= last
 
     # a model inside the model: what is set for new layers leaves it as it was trained
-    body = keras.Model(source.inputs, kept[-1].output, name="body")
+    nested = isinstance(kept[-1], keras.Model)  # whose output is a tensor of its own graph
+    body = keras.Model(source.input, dropped[0].input if nested else kept[-1].output, name="body")
     images = keras.Input(image_shape)
-    # in inference mode as a whole, where nothing in it learns: dropout in it too
-    x = body(images, training=False if freeze == "all" else None)
+    x = body(images)
     if len(x.shape) > 2:
         x = layers.Flatten()(x)
     if dropout:

@@ -23,7 +23,7 @@ def build(
 
     14,714,688 of them are the convolutions'. With `dense: [4096, 4096]` it is the published
     network: 138,357,544 at 224×224×3 and 1,000 classes. Without batch normalization
-    (`batch_norm: true`) it needs a careful learning rate to start at all.
+    (`batch_norm: true`, in the head too) it needs a careful learning rate to start at all.
 
     Args:
         image_shape: `(h, w, c)`, at least 32×32 for the five poolings.

@@ -1,5 +1,8 @@
 """Folder: your own images, as train/<class>/* and test/<class>/*, or as <class>/*."""
 
+import os
+import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +25,17 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
     top = Path(folder)
     source = f"folder {folder}"
     whole = not (top / "train").is_dir() and not (top / "test").is_dir()
-    train = top if whole else top / "train"
-    classes = _classes(train)
-    files = {"train": _files(train, classes)}
+    parts = {"train": _classes(top if whole else top / "train")}
+    classes = list(parts["train"])
     if (top / "test").is_dir():
-        if unknown := sorted(set(_classes(top / "test")) - set(classes)):
+        parts["test"] = _classes(top / "test")
+        if unknown := sorted(set(parts["test"]) - set(classes)):
             raise PipelineError(
-                f"{top / 'test' / unknown[0]}: no such class in {train}. "
+                f"{parts['test'][unknown[0]]}: no such class in {top / 'train'}. "
                 f"Classes: {', '.join(classes)}"
             )
-        files["test"] = _files(top / "test", classes)
+    files = {split: _files(found, classes) for split, found in parts.items()}
+    _check_readable([path for found in files.values() for path, _ in found])
     labels = {split: np.array([label for _, label in found], int) for split, found in files.items()}
     check_classes(source, classes, labels)
     if "test" not in files:
@@ -53,28 +57,49 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
     )
 
 
-def _classes(part: Path) -> list[str]:
+def _classes(part: Path) -> dict[str, Path]:
+    """Return the folder of each class, by a name that is spelled alike in every part."""
     if not part.is_dir():
         raise PipelineError(
             f"{part}: no such folder. Put images in {part}/<class>/, or change `folder:`"
         )
     entries = sorted(p for p in part.iterdir() if not p.name.startswith("."))
-    found = [p.name for p in entries if p.is_dir()]
+    folders = [p for p in entries if p.is_dir()]
     # a README may lie beside the classes
     known = Image.registered_extensions()
-    if loose := [p for p in entries if p.name not in found and p.suffix.lower() in known]:
+    if loose := [p for p in entries if p not in folders and p.suffix.lower() in known]:
         raise PipelineError(f"{loose[0]}: is in no class. Move it into a folder of {part}")
-    if not found:
+    if not folders:
         raise PipelineError(f"{part}: must hold a folder of images for each class. Got none")
-    return found
+    _check_names(folders)
+    # macOS writes é as e and an accent, others as one letter
+    return {unicodedata.normalize("NFC", p.name): p for p in folders}
 
 
-def _files(part: Path, classes: list[str]) -> list[tuple[Path, int]]:
+def _files(folders: dict[str, Path], classes: list[str]) -> list[tuple[Path, int]]:
     """List what is not hidden, with the label."""
     return [
         (path, label)
         for label, name in enumerate(classes)
-        for path in sorted((part / name).rglob("*"))
+        if name in folders
+        for path in sorted(folders[name].rglob("*"))
         if not path.is_dir()
-        and not any(step.startswith(".") for step in path.relative_to(part / name).parts)
+        and not any(step.startswith(".") for step in path.relative_to(folders[name]).parts)
     ]
+
+
+def _check_readable(paths: list[Path]) -> None:
+    _check_names(paths)
+    if closed := [str(path) for path in paths if not os.access(path, os.R_OK)]:
+        raise PipelineError(
+            f"{len(closed)} files cannot be read: {', '.join(closed)}. "
+            "Mend their permissions or links, or remove them"
+        )
+
+
+def _check_names(paths: list[Path]) -> None:
+    # what is no UTF-8 comes as surrogates
+    if foreign := [os.fsencode(p) for p in paths if re.search("[\ud800-\udfff]", str(p))]:
+        raise PipelineError(
+            f"{len(foreign)} names must be UTF-8: {', '.join(map(repr, foreign))}. Rename them"
+        )
