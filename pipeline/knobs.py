@@ -69,7 +69,7 @@ def turn(model: keras.Model, knobs: Knobs) -> keras.Model:
         return layers.Activation(activation)(normalize(layer(*args, **kwargs)))
 
     if isinstance(model, keras.Sequential):
-        model = keras.Model(model.input, model.output, name=model.name)
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     rebuilt = keras.models.clone_model(model, clone_function=clone, call_function=call)
     for knob in wanted:
         part_of = {"kernel_stddev": "kernel_initializer"}.get(knob, knob.removesuffix("_factor"))

@@ -64,8 +64,8 @@ def test_learning_curves_draw_train_and_validation_of_each_model():
     assert drawn == {
         ("accuracy", "one, train"): [0.1, 0.2],
         ("accuracy", "one, validation"): [0.3, 0.4],
-        ("cross-entropy (nats)", "one, train"): [3, 2],
-        ("cross-entropy (nats)", "one, validation"): [4, 5],
+        ("loss (nats)", "one, train"): [3, 2],
+        ("loss (nats)", "one, validation"): [4, 5],
     }
     plt.close(figure)
 
