@@ -5,6 +5,7 @@ UV := 0.13.8
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 READY := .venv/ready
+PARALLEL := -n logical --maxprocesses 4  # a worker holds TensorFlow: about 1 GB
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
 .DEFAULT_GOAL := help
@@ -33,10 +34,10 @@ study: $(READY)  ## run one study of studies/, as in make study NAME=padding
 	dvc repro studies/dvc.yaml:study@$(NAME)
 
 test: $(READY)  ## run the tests, without the slow ones
-	pytest
+	pytest $(PARALLEL)
 
 test-slow: $(READY)  ## run the slow tests: the whole graph, for real
-	pytest -m slow
+	pytest $(PARALLEL) -m slow
 
 check: $(READY)  ## lint, format and types, as the hooks and CI do
 	ruff check

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline import compare
+from tests.conftest import REPOSITORY
 
 
 def answers(
@@ -135,3 +137,15 @@ def test_other_test_images_are_refused(measured, stage):
     path.write_text(path.read_text().replace("NA,NA", "8,NA", 1))
     done = stage("pipeline.compare", *ARGUMENTS)
     assert "batchnorm and baseline were not measured on the same images" in done.stderr
+
+
+def test_readme_shows_what_the_committed_metrics_say():
+    readme = (REPOSITORY / "README.md").read_text()
+    comparison = json.loads((REPOSITORY / "metrics/comparison.json").read_text())
+    for row in comparison["models"]:
+        accuracy = f"{row['accuracy']:.4f} [{row['accuracy_low']:.4f}, {row['accuracy_high']:.4f}]"
+        cells = re.compile(
+            rf"│ {row['model']} +│ +{row['parameters']:,} │ +{row['val_accuracy']:.4f} │ "
+            + re.escape(accuracy)
+        )
+        assert cells.search(readme), row["model"]
