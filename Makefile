@@ -32,6 +32,9 @@ study: $(READY)  ## run one study of studies/, as in make study NAME=padding
 	@$(if $(filter $(STUDIES),$(NAME)),,echo "error: NAME must be one of $(STUDIES). Got '$(NAME)'" >&2; exit 1)
 	@python -m pipeline.params check
 	dvc repro studies/dvc.yaml:study@$(NAME)
+	@# said here too, for a study that was up to date and did not run
+	@python -c 'import json; print(json.load(open("studies/$(NAME).json"))["sentence"])'
+	@echo "studies/$(NAME).json, studies/$(NAME).png"
 
 test: $(READY)  ## run the tests, without the slow ones
 	pytest $(PARALLEL)
