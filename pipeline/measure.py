@@ -5,7 +5,7 @@ import time
 import keras
 import numpy as np
 
-from pipeline import backend, fitting
+from pipeline import backend, building, fitting, recipe
 from pipeline.batches import Batches, Part
 from pipeline.schema import Model, Train
 
@@ -89,11 +89,11 @@ def measure(
     """
     keras.utils.clear_session()
     classes = info["classes"]
-    network = fitting.build(model, info["image_shape"], len(classes), seed)
+    network = building.build(model, info["image_shape"], len(classes), seed)
     first = Batches(train, len(classes), settings.batch_size, seed)[0]
-    norms = gradient_norms(backend.repeatable(network), *first, fitting.loss(settings))
+    norms = gradient_norms(backend.repeatable(network), *first, recipe.loss(settings))
     # once more: the step above moved averages and drew from the random numbers of dropout
-    network = fitting.build(model, info["image_shape"], len(classes), seed)
+    network = building.build(model, info["image_shape"], len(classes), seed)
     watch = Watch(Batches(train, len(classes), settings.batch_size))
     run = {"seed": seed, "gradients": [norm if np.isfinite(norm) else None for norm in norms]}
     measures = ("accuracy", "val_accuracy", "gap", "val_loss", "seconds_per_epoch")

@@ -17,7 +17,7 @@ from pydantic import Field
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from pipeline import arrays, params, study_plot, study_report
+from pipeline import arrays, params, reading, study_plot, study_report
 from pipeline.errors import PipelineError, run
 from pipeline.files import read_json, write_json
 from pipeline.schema import Model, Name, Params, PartialTrain, Section
@@ -49,8 +49,8 @@ def load(path: Path, common: Params) -> tuple[Study, Params]:
     Raises:
         PipelineError: Names the key, what was expected and what was received.
     """
-    with params.reading(path):
-        study = params.read(path, Study)
+    with reading.reading(path):
+        study = reading.read(path, Study)
         try:
             train = common.train.under(study.train)
         except pydantic.ValidationError as error:
@@ -99,17 +99,17 @@ def main(argv: list[str] | None = None) -> None:
     info = read_json(args.arrays / "info.json")
     images, labels = arrays.load(args.arrays / "train")
     train, validation = arrays.read_split(args.split, len(labels))
-    with params.reading(args.study):
+    with reading.reading(args.study):
         drawn = [fewer(train, labels, study.train_images, seed) for seed in range(study.seeds)]
 
     # Keras takes seconds to import: not before all of this is known to be right
-    from pipeline import backend, fitting
+    from pipeline import backend, building, recipe
     from pipeline.batches import Part
     from pipeline.measure import measure
 
     for name, model in own.models.items():
-        fitting.build(model, info["image_shape"], len(info["classes"]), 0)
-        fitting.class_weights(own.train_of(name), labels, info["classes"])
+        building.build(model, info["image_shape"], len(info["classes"]), 0)
+        recipe.class_weights(own.train_of(name), labels, info["classes"])
     runs: dict[str, list[dict]] = {name: [] for name in own.models}
     # seed by seed, so that a machine that slows down does so for every model
     queue = [(seed, name) for seed in range(study.seeds) for name in own.models]

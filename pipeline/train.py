@@ -56,11 +56,11 @@ def main(argv: list[str] | None = None) -> None:
     train, validation = arrays.read_split(args.split, len(labels))
 
     # Keras takes seconds to import: not before all of this is known to be right
-    from pipeline import backend, fitting
+    from pipeline import backend, building, fitting
     from pipeline.batches import Part
 
     classes = info["classes"]
-    model = fitting.build(
+    model = building.build(
         params.all_models[args.model], info["image_shape"], len(classes), params.seed
     )
     parts = Part(images, labels, train), Part(images, labels, validation)

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline import backend, fitting
+from pipeline import backend, building, fitting
 from pipeline.architectures import vgg16
 from pipeline.batches import Part
 from pipeline.errors import PipelineError
-from pipeline.params import ARCHITECTURES
-from pipeline.params import settings as settings_of
 from pipeline.schema import Finetuned, Model
+from pipeline.signature import ARCHITECTURES
+from pipeline.signature import settings as settings_of
 from tests.conftest import PLAIN, settings
 
 NAMES = sorted(path.stem for path in ARCHITECTURES.glob("*.py"))
@@ -52,7 +52,7 @@ def make(source: Path):
         model = Model(architecture=name, build=build)
         if name == "transfer":
             model = Finetuned(architecture=name, build=build, from_model=str(source))
-        return fitting.build(model, shape or SHAPES.get(name, SHAPE), classes, seed=0)
+        return building.build(model, shape or SHAPES.get(name, SHAPE), classes, seed=0)
 
     return make
 
@@ -276,7 +276,7 @@ def test_a_base_starts_from_the_weights_of_a_file(tmp_path):
     base = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=SHAPE)
     path = tmp_path / "base.weights.h5"
     base.save_weights(path)
-    model = fitting.build(
+    model = building.build(
         Finetuned(architecture="pretrained", from_model=str(path)), SHAPE, 2, seed=0
     )
     body = next(layer for layer in model.layers if isinstance(layer, keras.Model))
@@ -297,16 +297,16 @@ def test_wrong_bases_are_one_line(make, build, message):
 
 def test_imagenet_weights_that_cannot_be_fetched_are_one_line(project, stage):
     code = """if True:
-        from pipeline import fitting
+        from pipeline import building
         from pipeline.errors import PipelineError, run
         from pipeline.schema import Model
         for size in (32, 8):
             model = Model(architecture="pretrained")
             try:
-                fitting.build(model, (size, size, 3), 2, seed=0)
+                building.build(model, (size, size, 3), 2, seed=0)
             except PipelineError as error:
                 print(error)
-        run(lambda: fitting.build(model, (32, 32, 3), 2, seed=0))
+        run(lambda: building.build(model, (32, 32, 3), 2, seed=0))
     """
     (project / "program.py").write_text(code)
     with socket.socket() as closed:
@@ -332,7 +332,7 @@ def test_a_file_that_holds_no_weights_is_one_line(tmp_path):
     path.write_text("not HDF5")
     model = Finetuned(architecture="pretrained", from_model=str(path))
     with pytest.raises(PipelineError, match=r"base\.weights\.h5: must hold the weights of mobile"):
-        fitting.build(model, SHAPE, 2, seed=0)
+        building.build(model, SHAPE, 2, seed=0)
 
 
 def test_transfer_keeps_what_was_trained_and_replaces_the_head(make, source):
@@ -379,12 +379,12 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path, content, message):
     if content:
         path.write_bytes(content)
     with pytest.raises(PipelineError, match=message):
-        fitting.build(Finetuned(architecture="transfer", from_model=str(path)), SHAPE, 2, seed=0)
+        building.build(Finetuned(architecture="transfer", from_model=str(path)), SHAPE, 2, seed=0)
 
 
 def test_what_was_saved_frozen_can_be_trained_again_and_started_from_again(source, tmp_path):
     """First the new head alone, then all of it: the usual two steps of fine-tuning."""
-    first = fitting.build(
+    first = building.build(
         Finetuned(architecture="transfer", from_model=str(source)), SHAPE, 5, seed=0
     )
     assert len(first.trainable_weights) == 2
@@ -392,7 +392,7 @@ def test_what_was_saved_frozen_can_be_trained_again_and_started_from_again(sourc
     again = Finetuned(
         architecture="transfer", from_model=str(tmp_path / "first.keras"), build={"freeze": "none"}
     )
-    second = fitting.build(again, SHAPE, 4, seed=0)
+    second = building.build(again, SHAPE, 4, seed=0)
     assert second.output_shape == (None, 4)
     # convolution 2, batch normalization 2, hidden 2, head 2
     assert len(second.trainable_weights) == 8
@@ -409,9 +409,9 @@ def test_frozen_weights_stay_through_a_whole_fit(name, source, tmp_path):
     if name == "transfer":
         # a model in a model in a model
         first = Finetuned(architecture=name, from_model=str(source), build={"freeze": "none"})
-        backend.save(fitting.build(first, SHAPE, 5, seed=0), tmp_path / "first.keras")
+        backend.save(building.build(first, SHAPE, 5, seed=0), tmp_path / "first.keras")
         model = Finetuned(architecture=name, from_model=str(tmp_path / "first.keras"))
-    network = fitting.build(model, SHAPE, 2, seed=0)
+    network = building.build(model, SHAPE, 2, seed=0)
     pixels = images(network, 16)
     before = [w.numpy() for w in network.weights]
     part = Part(pixels, np.arange(16) % 2, np.arange(16))

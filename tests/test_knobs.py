@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from pipeline import backend, fitting
+from pipeline import backend, building
 from pipeline.errors import PipelineError
 from pipeline.schema import Knobs, Model
 
@@ -21,7 +21,7 @@ SCRATCH = {
 
 def make(name: str = "baseline", size: int = 32, **build: Any) -> keras.Model:
     model = Model(architecture=name, build=build)
-    return fitting.build(model, (size, size, 3), 10, seed=0)
+    return building.build(model, (size, size, 3), 10, seed=0)
 
 
 def of_type(model: keras.Model, *kinds: type) -> list[keras.Layer]:

@@ -8,7 +8,7 @@ import time
 import pytest
 import yaml
 
-from pipeline import params
+from pipeline import params, signature
 from pipeline.errors import PipelineError
 from tests.conftest import REPOSITORY
 
@@ -143,14 +143,14 @@ def test_pretrained_networks_want_pixels_that_are_not_standardized(edit):
 def test_knobs_go_to_any_network_and_own_settings_to_their_architecture(edit):
     edit("dropout: 0.0", "dropout: 0.25")
     edit("padding: null", "padding: valid")
-    own, knobs = params.split_build(params.load().models["baseline"])
+    own, knobs = signature.split_build(params.load().models["baseline"])
     assert own == {"dropout": 0.25}
     assert knobs.model_dump(exclude_none=True) == {"padding": "valid"}
 
 
 def test_a_model_that_starts_from_a_file_hands_it_to_its_architecture(edit):
     edit("finetune: {}", "finetune: {x: {architecture: transfer, from_model: kept.keras}}")
-    own, _ = params.split_build(params.load().finetune["x"])
+    own, _ = signature.split_build(params.load().finetune["x"])
     assert own == {"from_model": "kept.keras"}
 
 
@@ -239,9 +239,9 @@ def test_anchors_and_merge_keys_are_read(edit):
 ])  # fmt: skip
 def test_a_mistake_in_an_architecture_file_is_one_line(tmp_path, monkeypatch, source, message):
     (tmp_path / "mine.py").write_text(source)
-    monkeypatch.setattr(params, "ARCHITECTURES", tmp_path)
+    monkeypatch.setattr(signature, "ARCHITECTURES", tmp_path)
     with pytest.raises(PipelineError, match=rf"mine\.py: must be Python with.*{message}"):
-        params.settings("mine")
+        signature.settings("mine")
 
 
 def test_schema_is_current():

@@ -11,7 +11,7 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from pipeline import arrays, preprocess, raw
+from pipeline import arrays, decoding, images, preprocess, raw
 from pipeline.errors import PipelineError
 from pipeline.raw import Example
 from pipeline.schema import Preprocess
@@ -151,7 +151,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
     (encode(halves("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)), "TIFF"), RED, BLUE),
 ], ids="RGB BMP WebP grey bilevel grey+alpha RGBA palette GIF CMYK".split())  # fmt: skip
 def test_every_kind_of_image_is_decoded(encoded, left, right):
-    decoded = preprocess.decode(Example(encoded, 0, "x"), (2, 4, 3), resize=False)
+    decoded = images.decode(Example(encoded, 0, "x"), (2, 4, 3), resize=False)
     assert decoded.dtype == np.uint8
     assert decoded.tolist() == [[[*left]] * 2 + [[*right]] * 2] * 2
 
@@ -162,7 +162,7 @@ def test_every_kind_of_image_is_decoded(encoded, left, right):
 def test_jpeg_is_decoded_up_to_its_own_loss(mode, red, blue):
     large = halves(mode, red, blue).resize((32, 16), Image.Resampling.NEAREST)
     encoded = encode(large, "JPEG", quality=95, subsampling=0)
-    decoded = preprocess.decode(Example(encoded, 0, "x"), (16, 32, 3), resize=False)
+    decoded = images.decode(Example(encoded, 0, "x"), (16, 32, 3), resize=False)
     assert np.abs(decoded[:, :16].astype(int) - RED).max() <= 3
     assert np.abs(decoded[:, 16:].astype(int) - BLUE).max() <= 3
 
@@ -177,9 +177,9 @@ def test_jpeg_is_decoded_up_to_its_own_loss(mode, red, blue):
 def test_photographs_are_turned_the_way_the_camera_was_held(kind, orientation, expected):
     pixels = Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
     encoded = encode(pixels, kind, exif=turned(orientation))
-    assert np.asarray(preprocess.open_image(encoded)).tolist() == expected
+    assert np.asarray(images.open_image(encoded)).tolist() == expected
     photo = encode(Image.new("RGB", (4, 2)), "JPEG", exif=turned(orientation))
-    assert preprocess.open_image(photo).size == ((4, 2) if orientation < 5 else (2, 4))
+    assert images.open_image(photo).size == ((4, 2) if orientation < 5 else (2, 4))
 
 
 WHOLE = encode(Image.effect_noise((40, 40), 50), "JPEG")
@@ -308,7 +308,7 @@ def test_float16_in_processes_is_the_images_in_order(tmp_path):
 
 
 def test_contrast_too_low_for_float16_is_refused():
-    tasks: dict[str, list[preprocess.Task]] = {}
+    tasks: dict[str, list[decoding.Task]] = {}
     settings = Preprocess(
         normalize="standardize", image_size=None, dtype="float16", on_bad_image="error"
     )

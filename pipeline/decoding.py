@@ -1,0 +1,152 @@
+"""Decoding: encoded images written as numbers in [0, 1], group by group, on all cores."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import accumulate
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+from tqdm import tqdm
+
+from pipeline import arrays, raw
+from pipeline.images import BadImage, decode, open_image
+
+CHUNK_VALUES = 2**20  # decoded at a time: bounds memory where images are large
+
+Map = Callable[..., Iterable[Any]]
+
+
+class Task(NamedTuple):
+    """One group of rows of a Parquet file, and where its pixels go."""
+
+    source: Path
+    group: int
+    target: Path
+    start: int
+    stop: int
+    shape: tuple[int, int, int]
+    resize: bool
+
+
+class Decoded(NamedTuple):
+    """One group of images that is written, the good ones at its start."""
+
+    histogram: np.ndarray
+    """Pixel counts `(c, 256)` int64"""
+    good: np.ndarray
+    """Which images of the group could be decoded, `(n,)` bool"""
+    bad: list[str]
+    """Names of the others, with the reason"""
+
+
+def decode_group(task: Task) -> Decoded:
+    """Write the good images of one group, in order, as numbers in [0, 1]."""
+    examples = raw.read_group(task.source, task.group)
+    good = np.ones(len(examples), bool)
+    bad = []
+    histogram = np.zeros((task.shape[2], 256), np.int64)
+    start = task.start
+    chunk = max(1, CHUNK_VALUES // math.prod(task.shape))
+    for first in range(0, len(examples), chunk):
+        images = []
+        for row, example in enumerate(examples[first : first + chunk], first):
+            try:
+                images.append(decode(example, task.shape, task.resize))
+            except BadImage as error:
+                good[row] = False
+                bad.append(f"{example.id} {error}")
+        if images:
+            batch = np.stack(images)  # (m, h, w, c)
+            out = arrays.rows(task.target, start, start + len(batch))
+            np.divide(batch, np.float32(255), out=out)
+            start += len(batch)
+            for channel, counts in enumerate(histogram):
+                counts += np.bincount(batch[..., channel].ravel(), minlength=256)
+    return Decoded(histogram, good, bad)
+
+
+@contextmanager
+def mapper(tasks: int) -> Iterator[Map]:
+    """Yield a `map` over the cores; for little work the plain one, which starts at once."""
+    cores = os.cpu_count() or 1
+    if cores == 1 or tasks < 8:
+        yield map
+        return
+    # spawn, not fork: the parent holds the threads of Arrow and NumPy
+    with ProcessPoolExecutor(min(cores, tasks), get_context("spawn")) as pool:
+        try:
+            yield pool.map
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def plan(
+    source: Path, target: Path, shape: tuple[int, int, int], resize: bool, dtype: str
+) -> list[Task]:
+    """List the groups of a Parquet file, and create the array they go to."""
+    metadata = pq.read_metadata(source)
+    arrays.create(target, (metadata.num_rows, *shape), dtype)
+    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    stops = list(accumulate(sizes))
+    return [
+        Task(source, group, target, stop - size, stop, shape, resize)
+        for group, (size, stop) in enumerate(zip(sizes, stops, strict=True))
+    ]
+
+
+def decode_all(
+    sources: dict[str, Path], folder: Path, shape: tuple[int, int, int], resize: bool, dtype: str
+) -> tuple[dict[str, list[Task]], dict[str, list[Decoded]]]:
+    """Write every split as numbers in [0, 1].
+
+    Returns:
+        The groups of each split, and what decoding them gave.
+    """
+    tasks = {
+        split: plan(source, folder / split / "images.npy", shape, resize, dtype)
+        for split, source in sources.items()
+    }
+    every = [task for own in tasks.values() for task in own]
+    with mapper(len(every)) as run_all:
+        bar = tqdm(run_all(decode_group, every), "decode", len(every), unit="group", disable=None)
+        results = iter(list(bar))
+    return tasks, {split: [next(results) for _ in own] for split, own in tasks.items()}
+
+
+def close_gaps(tasks: list[Task], decoded: list[Decoded], dtype: str) -> list[Task]:
+    """Write an array anew without the rows that bad images left unused, if there are any.
+
+    Returns:
+        The groups that hold images, and where these lie now.
+    """
+    if not any(group.bad for group in decoded):
+        return tasks
+    target = tasks[0].target
+    beside = target.with_name("good.npy")
+    counts = [int(group.good.sum()) for group in decoded]
+    arrays.create(beside, (sum(counts), *tasks[0].shape), dtype)
+    moved = []
+    for task, count, stop in zip(tasks, counts, accumulate(counts), strict=True):
+        if count:
+            moved.append(task._replace(start=stop - count, stop=stop))
+            good = arrays.rows(target, task.start, task.start + count)
+            arrays.rows(beside, stop - count, stop)[...] = good
+    beside.replace(target)
+    return moved
+
+
+def first_image(sources: Iterable[Path]) -> Image.Image | None:
+    """Return the first image that can be opened, if any can."""
+    for source in sources:
+        for group in range(pq.read_metadata(source).num_row_groups):
+            for example in raw.read_group(source, group):
+                with suppress(BadImage):
+                    return open_image(example.image)
+    return None

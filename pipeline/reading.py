@@ -1,0 +1,103 @@
+"""Reading: a YAML file as a section of schema.py, and what is wrong with it in one line."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import pydantic
+import yaml
+from pydantic import BaseModel
+
+from pipeline.errors import PipelineError
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as DVC reads it: 1e-3 is a number, and a key stands once."""
+
+    def construct_mapping(self, node, deep=False):
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise PipelineError(
+                    f"line {key_node.start_mark.line + 1}: {key} stands twice. Rename or delete one"
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name the file first in what is wrong with it."""
+    try:
+        yield
+    except PipelineError as error:
+        raise PipelineError(f"{path}: {error}") from None
+
+
+def read(path: Path, kind: type[S]) -> S:
+    """Read a YAML file as a section, in a block of `reading(path)`."""
+    try:
+        raw = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise PipelineError(
+            f"no such file in {Path.cwd()}. Run from the repository's top"
+        ) from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise PipelineError(f"not valid YAML: {error}") from None
+    return validate(kind, raw, ())
+
+
+def validate(kind: type[S], raw: Any, at: tuple[str, ...]) -> S:
+    try:
+        return kind.model_validate(raw)
+    except pydantic.ValidationError as error:
+        # an unknown key first: it often explains the missing one
+        first, *more = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        raise explain(kind, first, at, len(more)) from None
+
+
+def explain(kind: type[BaseModel], error: Any, at: tuple[str, ...], more: int) -> PipelineError:
+    """Turn the first of pydantic's errors into one line in the words of params.yaml."""
+    # pydantic names the member of a union, as dict[str,…], beside the key
+    where = (*at, *(str(part) for part in error["loc"] if "[" not in str(part)))
+    tail = f" (and {more} more)" if more else ""
+    if error["type"] == "extra_forbidden":
+        known = _keys(kind, error["loc"][:-1])
+        near = difflib.get_close_matches(where[-1], known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Keys: {', '.join(known) or 'none'}"
+        return PipelineError(f"{'.'.join(where)} is no known key. {hint}{tail}")
+    if error["type"] == "missing":
+        return PipelineError(f"{'.'.join(where)} is missing. Add it{tail}")
+    if error["type"] == "value_error":  # of a section as a whole
+        return PipelineError(f"{'.'.join(where)} {error['ctx']['error']}{tail}")
+    expected = re.sub(r"^\w+ should", "must", error["msg"])
+    if error["type"] in ("model_type", "dict_type"):
+        expected = "must be a mapping of keys to values"
+    return unfit(where, expected, error["input"], tail)
+
+
+def _keys(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
+    """List the keys that are allowed at a place in the tree of sections."""
+    for part in loc:
+        # of a mapping, any key leads to what it maps to
+        kind = get_args(kind)[1] if get_origin(kind) is dict else kind.model_fields[part].annotation
+    return list(kind.model_fields)
+
+
+def unfit(where: tuple[str, ...], expected: str, received: Any, tail: str = "") -> PipelineError:
+    got = repr(received)
+    got = got if len(got) <= 60 else f"{got[:57]}..."
+    return PipelineError(f"{'.'.join(where) or 'the file'} {expected}. Got {got}{tail}")
