@@ -52,7 +52,8 @@ def stage(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             timeout=120,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), **env},
+            # JAX sets this one, here, where Keras finds it installed
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPOSITORY), **env},
         )
 
     return run
