@@ -99,9 +99,11 @@ def fit(
             )
         )
     callbacks.extend(watch)  # last, to see the weights that are kept
-    whole.compile(
-        recipe.optimizer(settings, len(batches)), recipe.loss(settings), metrics=["accuracy"]
-    )
+    optimizer = recipe.optimizer(settings, len(batches))
+    # with all variables there, TensorFlow traces the first step once and not twice
+    optimizer.build(whole.trainable_variables)
+    accuracy = keras.metrics.CategoricalAccuracy("accuracy")
+    whole.compile(optimizer, recipe.loss(settings), metrics=[accuracy])
     history = whole.fit(
         batches,
         validation_data=Batches(validation, len(classes), settings.batch_size),
