@@ -1,6 +1,7 @@
 """Lean: Keras imported without the modules that it and TensorFlow load for nobody here."""
 
 import gc
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ def imports() -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
+        gc.freeze()  # nor does what is loaded become garbage: later collections pass it over
         if collecting:
             gc.enable()
 
@@ -48,6 +50,9 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if name == "jax" and "keras.src.backend.tensorflow" in sys.modules:
             raise ModuleNotFoundError("put off by pipeline.lean", name=name)
+        if name == "tensorflow._api.v2.lite":
+            # an empty package of that name, which would take the place of tf.lite if it came later
+            importlib.import_module("tensorflow.lite")
         spec = PathFinder.find_spec(name, path, target) if name in WHEN_USED else None
         if spec and spec.loader:
             spec.loader = _WhenUsed(spec.loader)
