@@ -165,5 +165,9 @@ class Lookup(keras.layers.Layer):
             # TensorFlow would copy a variable at each step
             self.images = keras.ops.convert_to_tensor(images[:])
 
+    def compute_output_shape(self, rows_shape):
+        # told, and not found out by tracing `call`, which takes TensorFlow a second
+        return (*rows_shape, *self.images.shape[1:])
+
     def call(self, rows):
         return keras.ops.take(self.images, rows, axis=0)
