@@ -3,7 +3,7 @@
 Reads   models/MODEL.keras, data/arrays/test/{images,labels}.npy, data/arrays/info.json
 Writes  metrics/test/MODEL.json           accuracy with its interval, loss, precision, …
         plots/predictions/MODEL.csv       actual, predicted, confidence: one row a test image
-Params  none
+Params  evaluate.mirror
 """
 
 import argparse
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     args = parser.parse_args(argv)
-    load()
+    mirror = load().evaluate.mirror
 
     if not args.model.is_file():
         raise PipelineError(f"{args.model}: no such file. Run `dvc repro train`")
@@ -115,6 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     images, labels = arrays.load(args.arrays / "test")
 
     from pipeline import backend
+    from pipeline.augmentation import averaged_over_mirror
     from pipeline.batches import Batches, Part
 
     model = backend.load(args.model)
@@ -124,14 +125,17 @@ def main(argv: list[str] | None = None) -> None:
             f"{args.model}: must take {expected[0]} images of {expected[1]} classes. Got "
             f"{model.input_shape[1:]} and {model.output_shape[-1]}. Run `dvc repro`"
         )
+    if mirror:
+        model = averaged_over_mirror(model)
     part = Part(images, labels, np.arange(len(labels)))
     batch_size = max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(images.shape[1:])))
     logits = model.predict(
         Batches(part, len(classes), batch_size), verbose=int(sys.stdout.isatty())
     )
     metrics, predictions = measure(logits, labels, classes)
-    # says which file was measured; compare copies the champion by it
-    metrics["model"] = [{"sha256": hashlib.sha256(args.model.read_bytes()).hexdigest()}]
+    # says which file was measured, and how; compare copies the champion by it
+    sha256 = hashlib.sha256(args.model.read_bytes()).hexdigest()
+    metrics["model"] = [{"sha256": sha256, "mirror": mirror}]
     write_json(args.metrics, metrics)
     with replacing(args.predictions) as path:
         predictions.to_csv(path, index=False)

@@ -5,12 +5,13 @@ import sys
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import pandas as pd
 
-from pipeline import backend, recipe
+from pipeline import augmentation, backend, recipe, whitening
 from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
-from pipeline.schema import Train
+from pipeline.schema import Augment, Train
 
 
 class Diverged(PipelineError):
@@ -44,6 +45,27 @@ class LearningRate(keras.callbacks.Callback):
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
 
 
+class KeepAverage(keras.callbacks.Callback):
+    """Put the moving average of the weights in their place from validation to the next epoch.
+
+    So what is measured, what early stopping restores and what is kept are the same weights.
+    Keras's own SwapEMAWeights swaps by adding and subtracting, which rounds both, and where
+    training stops early it leaves the wrong ones.
+    """
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self.own: list[np.ndarray] = []
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        weights = self.model.trainable_variables
+        self.own = [keras.ops.convert_to_numpy(weight) for weight in weights]
+        self.model.optimizer.finalize_variable_values(weights)
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        for weight, own in zip(self.model.trainable_variables, self.own, strict=bool(self.own)):
+            weight.assign(own)
+
+
 def fit(
     model: keras.Model,
     train: Part,
@@ -72,15 +94,15 @@ def fit(
 
     Raises:
         Diverged: The loss is not finite.
-        PipelineError: Class weights name other classes.
+        PipelineError: Class weights name other classes; the first layer cannot be whitened.
     """
     weights = recipe.class_weights(settings, train.labels[train.rows], classes)
-    batches = Batches(train, len(classes), settings.batch_size, seed)
+    mirror = settings.augment.alternates
+    batches = Batches(train, len(classes), settings.batch_size, seed, mirror)
+    if settings.whiten:
+        whitening.whiten(model, train)
     trained = backend.repeatable(model)
-    # around the model, which so stays uncompiled: nothing of training is saved with it
-    shape = model.input_shape[1:]
-    layers = recipe.augmentation(settings.augment, shape)
-    whole = keras.Sequential([keras.Input(shape), *layers, trained])
+    whole = _around(trained, settings.augment)
     terminal = verbose and sys.stdout.isatty()
     # the first two see each epoch's numbers before they are printed and kept
     callbacks: list[keras.callbacks.Callback] = [
@@ -98,13 +120,15 @@ def fit(
                 restore_best_weights=True,
             )
         )
+    if settings.ema_momentum is not None:
+        callbacks.append(KeepAverage())
     callbacks.extend(watch)  # last, to see the weights that are kept
     whole.compile(
         recipe.optimizer(settings, len(batches)), recipe.loss(settings), metrics=["accuracy"]
     )
     history = whole.fit(
         batches,
-        validation_data=Batches(validation, len(classes), settings.batch_size),
+        validation_data=Batches(validation, len(classes), settings.batch_size, mirror=mirror),
         epochs=settings.epochs,
         shuffle=False,  # Batches does it, image by image
         class_weight=weights,
@@ -116,3 +140,18 @@ def fit(
     table = table[["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]]
     table.insert(0, "epoch", range(1, len(table) + 1))
     return table
+
+
+def _around(trained: keras.Model, augment: Augment) -> keras.Model:
+    """Return augmentation and then the model, which so stays uncompiled.
+
+    Nothing of training is saved with it. The input is as Batches yields it.
+    """
+    images = keras.Input(trained.input_shape[1:])
+    inputs, x = images, images
+    if augment.alternates:
+        mirrored = keras.Input((), dtype="bool")
+        inputs, x = (images, mirrored), augmentation.mirror(images, mirrored)
+    for layer in recipe.augmentation(augment, images.shape[1:]):
+        x = layer(x)
+    return keras.Model(inputs, trained(x))

@@ -94,7 +94,8 @@ def measure(
     norms = gradient_norms(backend.repeatable(network), *first, recipe.loss(settings))
     # once more: the step above moved averages and drew from the random numbers of dropout
     network = building.build(model, info["image_shape"], len(classes), seed)
-    watch = Watch(Batches(train, len(classes), settings.batch_size))
+    mirror = settings.augment.alternates  # the input of what fit trains
+    watch = Watch(Batches(train, len(classes), settings.batch_size, mirror=mirror))
     run = {"seed": seed, "gradients": [norm if np.isfinite(norm) else None for norm in norms]}
     measures = ("accuracy", "val_accuracy", "gap", "val_loss", "seconds_per_epoch")
     try:

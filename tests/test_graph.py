@@ -38,6 +38,7 @@ LEAVES = {
     "params": {"errors", "reading", "schema", "signature"},
     "arrays": {"errors"},
     "backend": {"errors", "files", "quiet"},
+    "augmentation": set(),
     "batches": set(),
     "images": {"errors", "raw"},
     "decoding": {"arrays", "images", "raw"},
@@ -47,8 +48,17 @@ LEAVES = {
 KERAS = {
     "knobs": {"schema"},
     "building": {"backend", "errors", "knobs", "schema", "signature"},
-    "recipe": {"errors", "schema"},
-    "fitting": {"backend", "batches", "errors", "recipe", "schema"},
+    "whitening": {"batches", "errors"},
+    "recipe": {"augmentation", "errors", "schema"},
+    "fitting": {
+        "augmentation",
+        "backend",
+        "batches",
+        "errors",
+        "recipe",
+        "schema",
+        "whitening",
+    },
     "measure": {"schema", "backend", "batches", "building", "fitting", "recipe"},
 }
 ALLOWED = {
@@ -76,7 +86,7 @@ ALLOWED = {
         "building",
         "fitting",
     },
-    "evaluate": {"params", "errors", "files", "arrays", "backend", "batches"},
+    "evaluate": {"params", "errors", "files", "arrays", "augmentation", "backend", "batches"},
     "compare": {"params", "errors", "files"},
     "plot": {"params", "errors", "files", "arrays"},
     "study": {
