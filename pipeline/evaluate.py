@@ -116,6 +116,7 @@ def main(argv: list[str] | None = None) -> None:
 
     quiet.use(params.backend)
     from pipeline import backend, speed
+    from pipeline.augmentation import averaged_over_mirror
     from pipeline.batches import Batches, Part
 
     model = backend.load(args.model)
@@ -128,13 +129,17 @@ def main(argv: list[str] | None = None) -> None:
     part = Part(images, labels, np.arange(len(labels)))
     batch_size = max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(images.shape[1:])))
     precision = speed.resolve(params.evaluate.precision)
-    logits = speed.faster(model, precision).predict(
+    faster = speed.faster(model, precision)
+    if params.evaluate.mirror:
+        faster = averaged_over_mirror(faster)
+    logits = faster.predict(
         Batches(part, len(classes), batch_size), verbose=int(sys.stdout.isatty())
     )
     metrics, predictions = measure(logits, labels, classes)
     metrics["computed_in"] = precision
-    # says which file was measured; compare copies the champion by it
-    metrics["model"] = [{"sha256": hashlib.sha256(args.model.read_bytes()).hexdigest()}]
+    # says which file was measured, and how; compare copies the champion by it
+    sha256 = hashlib.sha256(args.model.read_bytes()).hexdigest()
+    metrics["model"] = [{"sha256": sha256, "mirror": params.evaluate.mirror}]
     write_json(args.metrics, metrics)
     with replacing(args.predictions) as path:
         predictions.to_csv(path, index=False)

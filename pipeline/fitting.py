@@ -3,14 +3,16 @@
 import math
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import keras
+import numpy as np
 import pandas as pd
 
-from pipeline import recipe, speed
+from pipeline import augmentation, recipe, speed, whitening
 from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
-from pipeline.schema import Train
+from pipeline.schema import Augment, Train
 
 
 class Diverged(PipelineError):
@@ -44,6 +46,27 @@ class LearningRate(keras.callbacks.Callback):
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
 
 
+class KeepAverage(keras.callbacks.Callback):
+    """Put the moving average of the weights in their place from validation to the next epoch.
+
+    So what is measured, what early stopping restores and what is kept are the same weights.
+    Keras's own SwapEMAWeights swaps by adding and subtracting, which rounds both, and where
+    training stops early it leaves the wrong ones.
+    """
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self.own: list[np.ndarray] = []
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        weights = self.model.trainable_variables
+        self.own = [keras.ops.convert_to_numpy(weight) for weight in weights]
+        self.model.optimizer.finalize_variable_values(weights)
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        for weight, own in zip(self.model.trainable_variables, self.own, strict=bool(self.own)):
+            weight.assign(own)
+
+
 def fit(
     model: keras.Model,
     train: Part,
@@ -72,21 +95,16 @@ def fit(
 
     Raises:
         Diverged: The loss is not finite.
-        PipelineError: Class weights name other classes.
+        PipelineError: Class weights name other classes; the first layer cannot be whitened.
     """
     weights = recipe.class_weights(settings, train.labels[train.rows], classes)
+    if settings.whiten:
+        whitening.whiten(model, train)
     trained = speed.faster(model, speed.resolve(settings.precision))
-    # around the model, which so stays uncompiled: nothing of training is saved with it
-    shape = model.input_shape[1:]
-    layers = recipe.augmentation(settings.augment, shape)
     lookup = validation.images is train.images and speed.fit_in_memory(train.images)
-    if lookup:
-        start = [keras.Input((), dtype="int32"), speed.Lookup(train.images)]
-    else:
-        start = [keras.Input(shape)]
-    whole = keras.Sequential([*start, *layers, trained])
-    size = len(classes), settings.batch_size
-    batches = Batches(train, *size, seed, rows_only=lookup)
+    whole = _around(trained, settings.augment, train.images if lookup else None)
+    size, mirror = (len(classes), settings.batch_size), settings.augment.alternates
+    batches = Batches(train, *size, seed, lookup, mirror)
     terminal = verbose and sys.stdout.isatty()
     # the first two see each epoch's numbers before they are printed and kept
     callbacks: list[keras.callbacks.Callback] = [
@@ -104,6 +122,8 @@ def fit(
                 restore_best_weights=True,
             )
         )
+    if settings.ema_momentum is not None:
+        callbacks.append(KeepAverage())
     callbacks.extend(watch)  # last, to see the weights that are kept
     optimizer = recipe.optimizer(settings, len(batches))
     # with all variables there, TensorFlow traces the first step once and not twice
@@ -116,7 +136,7 @@ def fit(
     )
     history = whole.fit(
         batches,
-        validation_data=Batches(validation, *size, rows_only=lookup),
+        validation_data=Batches(validation, *size, rows_only=lookup, mirror=mirror),
         epochs=settings.epochs,
         shuffle=False,  # Batches does it, image by image
         class_weight=weights,
@@ -128,3 +148,23 @@ def fit(
     table = table[["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]]
     table.insert(0, "epoch", range(1, len(table) + 1))
     return table
+
+
+def _around(trained: keras.Model, augment: Augment, images: Any | None) -> keras.Model:
+    """Return augmentation and then the model, which so stays uncompiled.
+
+    Nothing of training is saved with it. The input is as Batches yields it: row numbers of
+    `images`, where these are given.
+    """
+    shape = trained.input_shape[1:]
+    if images is None:
+        inputs = x = keras.Input(shape)
+    else:
+        inputs = keras.Input((), dtype="int32")
+        x = speed.Lookup(images)(inputs)
+    if augment.alternates:
+        mirrored = keras.Input((), dtype="bool")
+        inputs, x = (inputs, mirrored), augmentation.mirror(x, mirrored)
+    for layer in recipe.augmentation(augment, shape):
+        x = layer(x)
+    return keras.Model(inputs, trained(x))

@@ -82,16 +82,24 @@ class Split(Section):
 class Augment(Section):
     """Random changes of the training images, drawn anew each time an image is shown."""
 
-    flip: Literal["horizontal", "vertical", "both"] | None
-    """Mirror half of the images left to right, upside down, or either way"""
+    flip: Literal["horizontal", "vertical", "both", "alternating"] | None
+    """Mirror half of the images left to right, upside down, or either way; alternating: each
+    left to right in every other epoch"""
     shift: Share
     """Move by up to this share of height and width; what comes in repeats the edge"""
     crop: Annotated[int, Field(ge=0)]
-    """Pad by this many pixels of zero a side and cut the old size out at random"""
+    """Pad by this many pixels a side and cut the old size out at random"""
+    crop_fill: Literal["zeros", "reflect"]
+    """What crop pads with"""
     rotation: Annotated[float, Field(ge=0, le=180)]
     """Turn by up to this many degrees either way"""
     cutout: Share
     """Erase a rectangle of this share of the area"""
+
+    @property
+    def alternates(self) -> bool:
+        """Whether batches must say which images to mirror."""
+        return self.flip == "alternating"
 
 
 class Train(Section):
@@ -104,9 +112,11 @@ class Train(Section):
     """Step size, at the peak of the schedule"""
     momentum: Share
     """Of sgd and rmsprop"""
+    nesterov: bool
+    """Of sgd: the gradient where momentum leads to, and not where it comes from"""
     weight_decay: NotNegative | None
     """Decoupled; null: the optimizer's own"""
-    schedule: Literal["constant", "cosine", "one_cycle"]
+    schedule: Literal["constant", "cosine", "one_cycle", "triangular"]
     warmup_epochs: NotNegative
     """Epochs in which the learning rate climbs from 0"""
     gradient_clip: Literal["norm", "global_norm", "value"] | None
@@ -119,6 +129,10 @@ class Train(Section):
     """balanced, or a weight by class name; null: every image counts alike"""
     precision: Precision
     """What to compute in; auto: bfloat16 where GPU or processor do it well"""
+    ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None
+    """Share kept at each step of the moving average of the weights; null: the weights alone"""
+    whiten: bool
+    """Set the first convolution to whitening filters of the training images, and freeze it"""
     early_stopping: Annotated[int, Field(ge=1)] | None
     """Epochs without a better validation accuracy before stopping; null: off"""
     augment: Augment
@@ -133,14 +147,18 @@ class Train(Section):
     def _fits_together(self) -> "Train":
         if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
             raise ValueError(f"has a momentum, which {self.optimizer} does not take: set it to 0")
-        if self.warmup_epochs and self.schedule == "one_cycle":
-            raise ValueError("has warmup_epochs, and one_cycle its own: set it to 0")
+        if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
+            raise ValueError("has nesterov, which needs sgd with a momentum: set it to false")
+        if self.warmup_epochs and self.schedule in ("one_cycle", "triangular"):
+            raise ValueError(f"has warmup_epochs, and {self.schedule} its own: set it to 0")
         if self.warmup_epochs >= self.epochs:
             raise ValueError("must have fewer warmup_epochs than epochs")
         return self
 
 
 class Evaluate(Section):
+    mirror: bool
+    """Average the logits of each image and of its mirror image, left to right"""
     precision: Precision
     """What to predict in; auto: bfloat16 where GPU or processor do it well"""
 

@@ -71,12 +71,20 @@ def grey(value: int, label: int = 0, id: str = "image", size: tuple[int, int] = 
     return Example(png(np.full(size, value, np.uint8)), label, id)
 
 
-PLAIN = {"flip": None, "shift": 0.0, "crop": 0, "rotation": 0.0, "cutout": 0.0}
+PLAIN = {
+    "flip": None,
+    "shift": 0.0,
+    "crop": 0,
+    "crop_fill": "zeros",
+    "rotation": 0.0,
+    "cutout": 0.0,
+}
 
 
 def settings(**own: Any) -> Train:
     common = {
         "epochs": 3, "batch_size": 8, "optimizer": "adam", "learning_rate": 0.01, "momentum": 0.0,
+        "nesterov": False, "ema_momentum": None, "whiten": False,
         "weight_decay": None, "schedule": "constant", "warmup_epochs": 0, "gradient_clip": None,
         "gradient_clip_at": 1.0, "loss": "cross_entropy", "label_smoothing": 0.0,
         "class_weights": None, "precision": "float32", "early_stopping": None, "augment": PLAIN,

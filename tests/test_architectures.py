@@ -150,6 +150,25 @@ def test_tutorial_has_the_parameters_of_the_reference(make):
     assert make("tutorial").count_params() == 56_320 + 65_600 + 650 == 122_570
 
 
+def test_airnet_has_the_parameters_worked_out_by_hand(make):
+    # patches of 2*2*3 numbers, two filters each: 12*24+24 = 312; 3*3*24*64 = 13,824;
+    # 3*3*64*64 = 36,864; 3*3*64*128 = 73,728; three of 3*3*128*128 = 147,456;
+    # batch normalization: 4 * (2*64 + 4*128) = 2,560; 128*10+10 = 1,290
+    assert make("airnet").count_params() == 312 + 13_824 + 36_864 + 73_728 + 3 * 147_456 + 3_850
+    assert make("airnet").count_params() == 570_946
+    # one block of one convolution: 3*3*24*16 = 3,456; 4*16; 16*10+10 = 170
+    small = make("airnet", widths=[16], depth=1)
+    assert small.count_params() == 312 + 3_456 + 64 + 170
+    # 3*3*1 numbers, 18 filters: 9*18+18
+    grey = make("airnet", (9, 9, 1), patch=3, widths=[4], depth=1)
+    assert grey.layers[1].count_params() == 180
+
+
+def test_airnet_names_the_smallest_image_that_fits(make):
+    with pytest.raises(PipelineError, match=r"smallest that fits is .*image_size: \[9, 9\]"):
+        make("airnet", (8, 8, 1))
+
+
 def test_batch_normalized_classifiers_have_the_parameters_of_the_reference(make):
     # batch normalization of the 3 channels: 12, of them 6 moving statistics
     photo = (224, 224, 3)

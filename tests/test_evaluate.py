@@ -1,9 +1,11 @@
 """Evaluate: measures worked out by hand on a few predictions."""
 
+import keras
 import numpy as np
 import pytest
 
 from pipeline import evaluate
+from pipeline.augmentation import averaged_over_mirror
 
 CLASSES = ["a", "b", "c", "d"]
 # probabilities of four images; the last is wrong, with the truth in second place
@@ -73,3 +75,13 @@ def test_predictions_are_named(measured):
     assert table["actual"].tolist() == ["a", "b", "b", "a"]
     assert table["predicted"].tolist() == ["a", "b", "b", "b"]
     assert table["confidence"].tolist() == [0.7, 0.7, 0.5, 0.6]
+
+
+def test_logits_are_averaged_over_the_mirror_image():
+    # the left column of each channel: 1 and 10, of the mirror image 3 and 30
+    pick = keras.Sequential([keras.Input((1, 3, 2)), keras.layers.Cropping2D(((0, 0), (0, 2))),
+                             keras.layers.Flatten()])  # fmt: skip
+    image = np.array([[[[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]]]])
+    both = averaged_over_mirror(pick)
+    assert pick.predict(image, verbose=0).tolist() == [[1.0, 10.0]]
+    assert both.predict(image, verbose=0).tolist() == [[2.0, 20.0]]

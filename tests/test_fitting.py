@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import building, fitting
+from pipeline import building, fitting, whitening
 from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
 from pipeline.schema import Model
@@ -92,6 +92,92 @@ def test_batches_hold_every_image_once_in_an_order_of_their_own_each_epoch():
     assert np.array_equal(Batches(part, 2, batch_size=6)[0][0], images[part.rows])
 
 
+def test_alternating_mirrors_each_image_in_every_other_epoch():
+    images, labels, _ = task(64)
+    part = Part(images, labels, np.arange(0, 64, 2))
+    batches = Batches(part, 2, batch_size=5, shuffle=0, mirror=True)
+    plain = Batches(part, 2, batch_size=5)
+    epochs = []
+    for _ in range(3):
+        chosen = np.concatenate([batches[i][0][1] for i in range(len(batches))])
+        pixels = np.concatenate([batches[i][0][0] for i in range(len(batches))])
+        rows = [int((images == image).all(axis=(1, 2, 3)).argmax()) for image in pixels]
+        epochs.append(dict(zip(rows, chosen.tolist(), strict=True)))
+        batches.on_epoch_end()
+    assert epochs[0] == epochs[2] == {row: not chosen for row, chosen in epochs[1].items()}
+    assert 8 < sum(epochs[0].values()) < 24  # of 32
+    assert np.array_equal(plain[0][0], images[[0, 2, 4, 6, 8]])
+    assert not Batches(part, 2, batch_size=32, mirror=True)[0][0][1].any()
+
+
+def test_alternating_reaches_the_training_and_no_validation():
+    """Bright on the left: mirrored, the label is wrong in every other epoch."""
+    images = np.zeros((64, 8, 8, 1), np.float32)
+    labels = np.arange(64) % 2
+    images[labels == 0, :, :4] = images[labels == 1, :, 4:] = 1.0
+    part = Part(images, labels, np.arange(64))
+    own = settings(epochs=4, augment={**PLAIN, "flip": "alternating"})
+    model = build()
+    history = fitting.fit(model, part, part, own, CLASSES, seed=0, verbose=False)
+    assert history["accuracy"].iloc[-1] < 0.8
+    seen = model.predict(images, verbose=0).argmax(axis=1) == labels
+    assert seen.mean() == history["val_accuracy"].iloc[-1]
+
+
+class Weights(keras.callbacks.Callback):
+    """Keep the weights, and their moving average, after each step."""
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self.average = [w.numpy() for w in self.model.trainable_variables]
+        self.steps = 0
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        share = 0.75 if self.steps else 0.0  # the first average is the first weights
+        self.average = [
+            share * old + (1 - share) * w.numpy()
+            for old, w in zip(self.average, self.model.trainable_variables, strict=True)
+        ]
+        self.steps += 1
+
+
+def test_the_moving_average_of_the_weights_is_validated_and_kept():
+    watch, model = Weights(), build()
+    own = settings(ema_momentum=0.75)
+    history = fitting.fit(
+        model, task(), task(16), own, CLASSES, seed=0, verbose=False, watch=[watch]
+    )
+    # validation between the epochs changes nothing of the training
+    assert watch.steps == 24
+    for kept, average in zip(model.get_weights(), watch.average, strict=True):
+        assert np.allclose(kept, average, rtol=1e-4, atol=1e-6)
+    model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+    images, labels, _ = task(16)
+    loss = model.evaluate(images, np.eye(2)[labels], verbose=0)
+    assert loss == pytest.approx(history["val_loss"].iloc[-1], rel=1e-5)
+
+
+def test_early_stopping_restores_the_average_that_was_best():
+    images, labels, rows = task(16)
+    wrong = Part(images, 1 - labels, rows)
+    model = build()
+    history = fit(model, wrong, epochs=20, early_stopping=2, ema_momentum=0.5)
+    assert len(history) < 20
+    right = model.predict(images, verbose=0).argmax(axis=1) == wrong.labels
+    assert right.mean() == pytest.approx(history["val_accuracy"].max())
+
+
+def test_a_whitened_layer_stays_as_it_is_in_training():
+    noise = np.random.default_rng(0).random((16, 8, 8, 1), dtype=np.float32)
+    part = Part(noise, np.arange(16) % 2, np.arange(16))
+    model = build("airnet", widths=[4])
+    fitting.fit(model, part, part, settings(whiten=True), CLASSES, seed=0, verbose=False)
+    kernel, _ = model.layers[1].get_weights()
+    again = build("airnet", widths=[4])
+    whitening.whiten(again, part)
+    assert np.array_equal(kernel, again.layers[1].get_weights()[0])
+    assert not model.layers[1].trainable
+
+
 def test_the_schedule_reaches_the_optimizer_and_the_history():
     history = fit(build(), schedule="cosine", learning_rate=0.01)
     # 8 steps an epoch; after 7, 15 and 23 of 24 or more
@@ -124,12 +210,18 @@ def test_augmentation_is_for_training_images_only_and_is_not_saved():
     assert accuracies["horizontal"] < 0.8
 
 
-def test_augmented_training_repeats_to_the_bit():
-    every = {"flip": "both", "shift": 0.1, "crop": 1, "rotation": 10.0, "cutout": 0.1}
+@pytest.mark.parametrize(("name", "own"), [
+    ("batchnorm", {"augment": {"flip": "both", "shift": 0.1, "crop": 1, "crop_fill": "zeros",
+                               "rotation": 10.0, "cutout": 0.1}}),
+    ("airnet", {"augment": {**PLAIN, "flip": "alternating", "crop": 1, "crop_fill": "reflect"},
+                "whiten": True, "ema_momentum": 0.9, "schedule": "triangular",
+                "optimizer": "sgd", "momentum": 0.9, "nesterov": True}),
+])  # fmt: skip
+def test_augmented_training_repeats_to_the_bit(name, own):
     runs = []
     for _ in range(2):
-        model = build("batchnorm")
-        runs.append((fit(model, augment=every, epochs=2), model.get_weights()))
+        model = build(name, **{"widths": [8, 8]} if name == "airnet" else {})
+        runs.append((fit(model, epochs=2, **own), model.get_weights()))
     assert runs[0][0].equals(runs[1][0])
     assert all(np.array_equal(a, b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
 

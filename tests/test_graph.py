@@ -40,6 +40,7 @@ LEAVES = {
     "arrays": {"errors"},
     "backend": {"errors", "files", "lean", "quiet"},
     "speed": {"errors", "quiet"},
+    "augmentation": set(),
     "batches": set(),
     "images": {"errors", "raw"},
     "decoding": {"arrays", "images", "raw"},
@@ -49,8 +50,9 @@ LEAVES = {
 KERAS = {
     "knobs": {"schema"},
     "building": {"backend", "errors", "knobs", "schema", "signature"},
-    "recipe": {"errors", "schema"},
-    "fitting": {"batches", "errors", "recipe", "schema", "speed"},
+    "whitening": {"batches", "errors"},
+    "recipe": {"augmentation", "errors", "schema"},
+    "fitting": {"augmentation", "batches", "errors", "recipe", "schema", "speed", "whitening"},
     "measure": {"schema", "batches", "building", "fitting", "recipe", "speed"},
 }
 ALLOWED = {
@@ -80,7 +82,17 @@ ALLOWED = {
         "quiet",
         "speed",
     },
-    "evaluate": {"params", "errors", "files", "arrays", "backend", "batches", "quiet", "speed"},
+    "evaluate": {
+        "params",
+        "errors",
+        "files",
+        "arrays",
+        "augmentation",
+        "backend",
+        "batches",
+        "quiet",
+        "speed",
+    },
     "compare": {"params", "errors", "files"},
     "plot": {"params", "errors", "files", "arrays"},
     "study": {

@@ -15,7 +15,7 @@ SHAPE = (32, 32, 3)
 # every architecture that is built layer by layer from scratch, at its smallest
 SCRATCH = {
     "baseline": 8, "batchnorm": 8, "tutorial": 18, "vgg16": 32, "plain": 8,
-    "wide_bn": 17, "deep_bn": 128, "logistic_bn": 8,
+    "wide_bn": 17, "deep_bn": 128, "logistic_bn": 8, "airnet": 9,
 }  # fmt: skip
 
 

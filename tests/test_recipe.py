@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline import recipe
+from pipeline.augmentation import mirror
 from pipeline.errors import PipelineError
 from pipeline.schema import Augment
 from tests.conftest import PLAIN, settings
@@ -42,6 +43,11 @@ def test_momentum():
     # velocity: -0.5, then 0.5 * -0.5 - 0.5 = -0.75
     assert steps([1.0, 1.0], momentum=0.5) == [0.5, -0.25]
     assert steps([1.0, 1.0]) == [0.5, 0.0]
+
+
+def test_nesterov():
+    # velocity as before, then 0.5 * velocity - 0.5: -0.75, then -0.875
+    assert steps([1.0, 1.0], momentum=0.5, nesterov=True) == [0.25, -0.625]
 
 
 def test_weight_decay():
@@ -85,6 +91,20 @@ def test_schedules():
     assert cycle[13] == pytest.approx(0.5, abs=1e-6)
 
 
+def test_triangular_schedule():
+    # up for 23 % of 20 steps, rounded to 5, from 0.2; then down in 15 steps to 0.07
+    found = rates(21, schedule="triangular")
+    assert (found[0], found[1], found[5]) == pytest.approx((0.2, 0.36, 1.0))
+    assert (found[6], found[20]) == pytest.approx((1 - 0.93 / 15, 0.07))
+    assert np.argmax(found) == 5
+
+
+def test_a_schedule_survives_saving():
+    made = recipe.optimizer(settings(learning_rate=1.0, schedule="triangular"), 5)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(made))
+    assert float(again._learning_rate(2)) == float(made._learning_rate(2)) > 0.2
+
+
 def test_warmup():
     # 1 epoch of 5 steps: a fifth more at each
     assert rates(8, warmup_epochs=1)[:6] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
@@ -95,7 +115,7 @@ def test_warmup():
 
 @pytest.mark.parametrize("own", [
     {"epochs": 1, "schedule": "one_cycle"}, {"epochs": 1, "warmup_epochs": 0.9},
-    {"epochs": 1, "schedule": "cosine"},
+    {"epochs": 1, "schedule": "cosine"}, {"epochs": 1, "schedule": "triangular"},
 ])  # fmt: skip
 def test_a_schedule_of_one_step_is_one(own):
     made = recipe.schedule(settings(learning_rate=1.0, **own), steps_per_epoch=1)
@@ -152,7 +172,8 @@ def ramps(count: int = 64) -> np.ndarray:
 
 
 @pytest.mark.parametrize("own", [
-    {"flip": "both"}, {"shift": 0.25}, {"crop": 2}, {"rotation": 30.0}, {"cutout": 0.25},
+    {"flip": "both"}, {"shift": 0.25}, {"crop": 2}, {"crop": 2, "crop_fill": "reflect"},
+    {"rotation": 30.0}, {"cutout": 0.25},
 ])  # fmt: skip
 def test_augmentation_changes_each_training_image_its_own_way_and_no_other(own):
     images = ramps()
@@ -170,12 +191,26 @@ def test_flip_mirrors_about_half_of_the_images(flip, axes):
     assert 16 < same.sum() < 48
 
 
-def test_crop_shifts_by_whole_pixels_and_fills_with_zeros():
-    images = ramps()
-    padded = np.pad(images[0], ((2, 2), (2, 2), (0, 0)))
-    windows = {padded[y : y + 8, x : x + 8].tobytes(): (y, x) for y in range(5) for x in range(5)}
-    seen = {windows[image.tobytes()] for image in augmented(images, crop=2)}
-    assert len(seen) > 10
+@pytest.mark.parametrize(("fill", "mode"), [("zeros", "constant"), ("reflect", "reflect")])
+def test_crop_cuts_every_window_of_the_padded_image_and_no_other(fill, mode):
+    # colours and sides that differ: axes cannot be mixed up
+    image = np.random.default_rng(0).random((6, 8, 3), np.float32)
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode)
+    windows = {padded[y : y + 6, x : x + 8].tobytes() for y in range(5) for x in range(5)}
+    found = augmented(np.stack([image] * 300), crop=2, crop_fill=fill)
+    # that one of 25 is missed by 300 draws: 25 * 0.96**300 = 0.0001
+    assert {image.tobytes() for image in found} == windows
+
+
+def test_a_crop_larger_than_the_image_is_refused():
+    with pytest.raises(PipelineError, match=r"crop must be less than the images' 8 × 8 pix.*Got 8"):
+        augmented(ramps(), crop=8)
+
+
+def test_chosen_images_are_mirrored_left_to_right():
+    images = np.arange(12.0, dtype=np.float32).reshape(2, 2, 3, 1)
+    found = np.asarray(mirror(images, np.array([False, True])))
+    assert found[..., 0].tolist() == [[[0, 1, 2], [3, 4, 5]], [[8, 7, 6], [11, 10, 9]]]
 
 
 def test_shift_moves_and_repeats_the_edge():

@@ -1,0 +1,61 @@
+"""Airnet: blocks of 3×3 convolutions behind small patches, made to be trained in few epochs.
+
+Meant for `train.whiten`, which sets the filters of the patches and freezes them, so that what
+follows sees decorrelated pixels from the first step on. Without it they are trained too.
+
+Reference: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024),
+    https://arxiv.org/abs/2404.00498
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import keras
+from annotated_types import Interval, Len
+from keras import layers
+
+
+def build(
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    widths: Annotated[Sequence[Annotated[int, Interval(ge=1)]], Len(1)] = (64, 128, 128),
+    depth: Annotated[int, Interval(ge=1)] = 2,
+    patch: Annotated[int, Interval(ge=1)] = 2,
+    scale: Annotated[float, Interval(gt=0)] = 0.125,
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+) -> keras.Model:
+    """Build the network; 570,946 parameters at 32×32×3 and 10 classes.
+
+    With `widths: [64, 256, 256]` it is the published network but for what its own settings and
+    `activation: gelu` change: on a processor, relu is as accurate here at half the time.
+
+    Args:
+        image_shape: `(h, w, c)`, at least 9×9 for the three poolings.
+        num_classes: Number of outputs.
+        widths: Filters of each block, which halves the feature map.
+        depth: Convolutions in a block.
+        patch: Side of the first layer's kernel; it has 2 * patch² * c filters, one for each
+            whitening filter and its negative.
+        scale: What the features are multiplied by before the last layer. With logits this
+            small at first, a high learning rate is stable.
+        dropout: Share of the features dropped before the last layer.
+
+    Returns:
+        Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.
+    """
+    images = keras.Input(image_shape)
+    x = layers.Conv2D(2 * patch**2 * image_shape[-1], patch)(images)
+    x = layers.Activation("relu")(x)  # (n, h - patch + 1, w - patch + 1, 2 * patch² * c)
+    for filters in widths:
+        for index in range(depth):
+            x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
+            if index == 0:
+                x = layers.MaxPooling2D(2)(x)
+            # few steps: moving averages must follow fast
+            x = layers.BatchNormalization(momentum=0.6)(x)
+            x = layers.Activation("relu")(x)
+    x = layers.GlobalMaxPooling2D()(x)  # (n, widths[-1])
+    x = layers.Rescaling(scale)(x)
+    x = layers.Dropout(dropout)(x)
+    return keras.Model(images, layers.Dense(num_classes)(x), name="airnet")
