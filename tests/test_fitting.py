@@ -140,7 +140,8 @@ class Weights(keras.callbacks.Callback):
         self.steps += 1
 
 
-def test_the_moving_average_of_the_weights_is_validated_and_kept():
+def test_the_moving_average_of_the_weights_is_validated_and_kept(monkeypatch):
+    monkeypatch.setattr(speed, "STEPS_PER_EXECUTION", 1)  # so that Weights sees each
     watch, model = Weights(), build()
     own = settings(ema_momentum=0.75)
     history = fitting.fit(
