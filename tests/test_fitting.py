@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import building, fitting, whitening
+from pipeline import building, fitting, speed, whitening
 from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
 from pipeline.schema import Model
