@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     args = parser.parse_args(argv)
-    mirror = load().evaluate.mirror
+    params = load()
 
     if not args.model.is_file():
         raise PipelineError(f"{args.model}: no such file. Run `dvc repro train`")
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{args.model}: must take {expected[0]} images of {expected[1]} classes. Got "
             f"{model.input_shape[1:]} and {model.output_shape[-1]}. Run `dvc repro`"
         )
-    if mirror:
+    if params.evaluate.mirror:
         model = averaged_over_mirror(model)
     part = Part(images, labels, np.arange(len(labels)))
     batch_size = max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(images.shape[1:])))
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
     metrics, predictions = measure(logits, labels, classes)
     # says which file was measured, and how; compare copies the champion by it
     sha256 = hashlib.sha256(args.model.read_bytes()).hexdigest()
-    metrics["model"] = [{"sha256": sha256, "mirror": mirror}]
+    metrics["model"] = [{"sha256": sha256, "mirror": params.evaluate.mirror}]
     write_json(args.metrics, metrics)
     with replacing(args.predictions) as path:
         predictions.to_csv(path, index=False)
