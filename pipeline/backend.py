@@ -155,6 +155,8 @@ def describe() -> dict[str, str]:
         "backend": f"{backend} {version(backend)}",
         "numpy": version("numpy"),
         "device": _device(),
+        # sums are split over them: another number rounds differently
+        "threads": str(len(usable_cores())),
     }
 
 
