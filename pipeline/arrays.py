@@ -23,6 +23,7 @@ class Images:
         """Look at the header of a .npy file; `levels`, `(c, 256)`, says what float16 stands for."""
         stored = np.load(path, mmap_mode="r")
         self.shape: tuple[int, ...] = stored.shape
+        self.size: int = stored.size
         self._path, self._dtype, self._offset = path, stored.dtype, stored.offset
         self._table = None if levels is None else table(levels)
 

@@ -36,67 +36,6 @@ def _use_repeatable_kernels() -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def repeatable(model: keras.Model) -> keras.Model:
-    """Return a model with the same weights that trains to the same bits every time.
-
-    Keras computes batch normalization from generic sums, which TensorFlow splits over
-    threads differently from run to run, op determinism or not. TensorFlow's fused kernel
-    repeats, and is faster. Train the returned model, then copy its weights back
-    (`model.set_weights(trained.get_weights())`), so that what is saved holds stock layers
-    only and loads in plain Keras.
-
-    Args:
-        model: Built and uncompiled, with any stock layers.
-
-    Returns:
-        `model` itself where there is nothing to replace.
-    """
-    stock = keras.layers.BatchNormalization
-    if keras.backend.backend() != "tensorflow" or not any(
-        type(layer) is stock for layer in model._flatten_layers()
-    ):
-        return model
-
-    def fuse(layer: keras.Layer) -> keras.Layer:
-        kind = _fused_batch_normalization() if type(layer) is stock else type(layer)
-        return kind.from_config(layer.get_config())
-
-    twin = keras.models.clone_model(model, clone_function=fuse, recursive=True)
-    twin.set_weights(model.get_weights())
-    return twin
-
-
-def _fused_batch_normalization() -> type[keras.layers.BatchNormalization]:
-    import tensorflow as tf
-
-    class FusedBatchNormalization(keras.layers.BatchNormalization):
-        """Keras's BatchNormalization with TensorFlow's fused kernel in the training step."""
-
-        def call(self, inputs, training=None, mask=None):
-            plain = self.axis in (-1, len(inputs.shape) - 1) and self.scale and self.center
-            if not (training and self.trainable and plain) or mask is not None or self.renorm:
-                return super().call(inputs, training=training, mask=mask)
-            shape = tf.shape(inputs)
-            x = tf.reshape(inputs, [-1, 1, 1, shape[-1]]) if len(inputs.shape) != 4 else inputs
-            y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-                x=x,
-                scale=self.gamma,
-                offset=self.beta,
-                mean=tf.zeros([0]),
-                variance=tf.zeros([0]),
-                epsilon=self.epsilon,
-                is_training=True,
-            )
-            # the kernel returns the unbiased variance, Keras keeps the biased one
-            n = tf.cast(tf.size(x) / shape[-1], tf.float32)
-            variance *= (n - 1.0) / n
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
-            return tf.reshape(y, shape) if len(inputs.shape) != 4 else y
-
-    return FusedBatchNormalization
-
-
 def save(model: keras.Model, path: Path) -> None:
     """Save a model so that equal weights give equal bytes.
 

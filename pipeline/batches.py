@@ -22,14 +22,24 @@ class Batches(keras.utils.PyDataset):
     """Batches of a part, read when they are needed, so that memory does not grow with it.
 
     Yields:
-        images `(b, h, w, c)` float32 and one-hot labels `(b, num_classes)` float32.
+        images `(b, h, w, c)` float32, or their rows `(b,)` int32, and one-hot labels
+        `(b, num_classes)` float32.
     """
 
-    def __init__(self, part: Part, num_classes: int, batch_size: int, shuffle: int | None = None):
+    def __init__(
+        self,
+        part: Part,
+        num_classes: int,
+        batch_size: int,
+        shuffle: int | None = None,
+        rows_only: bool = False,
+    ):
         """Args:
         shuffle: Seed of the order, drawn anew each epoch; None: the order of the part.
+        rows_only: For a model that looks its images up.
         """
         super().__init__()
+        self.rows_only = rows_only
         self.part, self.num_classes, self.batch_size = part, num_classes, batch_size
         self.random = None if shuffle is None else np.random.default_rng(shuffle)
         self.rows = part.rows
@@ -42,7 +52,7 @@ class Batches(keras.utils.PyDataset):
         rows = self.rows[index * self.batch_size : (index + 1) * self.batch_size]
         one_hot = np.zeros((len(rows), self.num_classes), np.float32)
         one_hot[np.arange(len(rows)), self.part.labels[rows]] = 1
-        return self.part.images[rows], one_hot
+        return rows.astype(np.int32) if self.rows_only else self.part.images[rows], one_hot
 
     def on_epoch_end(self) -> None:
         if self.random is not None:

@@ -3,7 +3,7 @@
 Reads   models/MODEL.keras, data/arrays/test/{images,labels}.npy, data/arrays/info.json
 Writes  metrics/test/MODEL.json           accuracy with its interval, loss, precision, …
         plots/predictions/MODEL.csv       actual, predicted, confidence: one row a test image
-Params  none
+Params  evaluate, backend
 """
 
 import argparse
@@ -18,7 +18,7 @@ from scipy.special import log_softmax
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
-from pipeline import arrays
+from pipeline import arrays, quiet
 from pipeline.errors import PipelineError, run
 from pipeline.files import read_json, replacing, write_json
 from pipeline.params import load
@@ -107,14 +107,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     args = parser.parse_args(argv)
-    load()
+    params = load()
 
     if not args.model.is_file():
         raise PipelineError(f"{args.model}: no such file. Run `dvc repro train`")
     classes = read_json(args.arrays / "info.json")["classes"]
     images, labels = arrays.load(args.arrays / "test")
 
-    from pipeline import backend
+    quiet.use(params.backend)
+    from pipeline import backend, speed
     from pipeline.batches import Batches, Part
 
     model = backend.load(args.model)
@@ -126,10 +127,12 @@ def main(argv: list[str] | None = None) -> None:
         )
     part = Part(images, labels, np.arange(len(labels)))
     batch_size = max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(images.shape[1:])))
-    logits = model.predict(
+    precision = speed.resolve(params.evaluate.precision)
+    logits = speed.faster(model, precision).predict(
         Batches(part, len(classes), batch_size), verbose=int(sys.stdout.isatty())
     )
     metrics, predictions = measure(logits, labels, classes)
+    metrics["computed_in"] = precision
     # says which file was measured; compare copies the champion by it
     metrics["model"] = [{"sha256": hashlib.sha256(args.model.read_bytes()).hexdigest()}]
     write_json(args.metrics, metrics)

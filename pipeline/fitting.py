@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 import pandas as pd
 
-from pipeline import backend, recipe
+from pipeline import recipe, speed
 from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
 from pipeline.schema import Train
@@ -59,7 +59,7 @@ def fit(
     Args:
         model: Uncompiled, from images to logits.
         train: Images and labels to learn from, augmented as the settings say.
-        validation: Held out, never augmented.
+        validation: Held out rows of the same images, never augmented.
         settings: Of optimizer, loss, augmentation and length.
         classes: Names of the k classes.
         seed: Of the order of the images.
@@ -75,12 +75,18 @@ def fit(
         PipelineError: Class weights name other classes.
     """
     weights = recipe.class_weights(settings, train.labels[train.rows], classes)
-    batches = Batches(train, len(classes), settings.batch_size, seed)
-    trained = backend.repeatable(model)
+    trained = speed.faster(model, speed.resolve(settings.precision))
     # around the model, which so stays uncompiled: nothing of training is saved with it
     shape = model.input_shape[1:]
     layers = recipe.augmentation(settings.augment, shape)
-    whole = keras.Sequential([keras.Input(shape), *layers, trained])
+    lookup = validation.images is train.images and speed.fit_in_memory(train.images)
+    if lookup:
+        start = [keras.Input((), dtype="int32"), speed.Lookup(train.images)]
+    else:
+        start = [keras.Input(shape)]
+    whole = keras.Sequential([*start, *layers, trained])
+    size = len(classes), settings.batch_size
+    batches = Batches(train, *size, seed, rows_only=lookup)
     terminal = verbose and sys.stdout.isatty()
     # the first two see each epoch's numbers before they are printed and kept
     callbacks: list[keras.callbacks.Callback] = [
@@ -102,11 +108,15 @@ def fit(
     optimizer = recipe.optimizer(settings, len(batches))
     # with all variables there, TensorFlow traces the first step once and not twice
     optimizer.build(whole.trainable_variables)
-    accuracy = keras.metrics.CategoricalAccuracy("accuracy")
-    whole.compile(optimizer, recipe.loss(settings), metrics=[accuracy])
+    whole.compile(
+        optimizer,
+        recipe.loss(settings),
+        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
+        steps_per_execution=speed.STEPS_PER_EXECUTION,
+    )
     history = whole.fit(
         batches,
-        validation_data=Batches(validation, len(classes), settings.batch_size),
+        validation_data=Batches(validation, *size, rows_only=lookup),
         epochs=settings.epochs,
         shuffle=False,  # Batches does it, image by image
         class_weight=weights,

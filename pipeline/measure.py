@@ -5,7 +5,7 @@ import time
 import keras
 import numpy as np
 
-from pipeline import backend, building, fitting, recipe
+from pipeline import building, fitting, recipe, speed
 from pipeline.batches import Batches, Part
 from pipeline.schema import Model, Train
 
@@ -50,11 +50,10 @@ def gradient_norms(
 
 
 class Watch(keras.callbacks.Callback):
-    """Time each epoch; at the end, measure what is kept on the training images."""
+    """Time each epoch."""
 
-    def __init__(self, batches: Batches):
+    def __init__(self):
         super().__init__()
-        self.batches = batches
         self.seconds: list[float] = []
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -62,10 +61,6 @@ class Watch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.seconds.append(time.perf_counter() - self.start)
-
-    def on_train_end(self, logs: dict | None = None) -> None:
-        # the history's accuracy is that of a network in change, and with dropout
-        _, self.accuracy = self.model.evaluate(self.batches, verbose=0)
 
 
 def measure(
@@ -91,10 +86,10 @@ def measure(
     classes = info["classes"]
     network = building.build(model, info["image_shape"], len(classes), seed)
     first = Batches(train, len(classes), settings.batch_size, seed)[0]
-    norms = gradient_norms(backend.repeatable(network), *first, recipe.loss(settings))
+    norms = gradient_norms(speed.faster(network, "float32"), *first, recipe.loss(settings))
     # once more: the step above moved averages and drew from the random numbers of dropout
     network = building.build(model, info["image_shape"], len(classes), seed)
-    watch = Watch(Batches(train, len(classes), settings.batch_size))
+    watch = Watch()
     run = {"seed": seed, "gradients": [norm if np.isfinite(norm) else None for norm in norms]}
     measures = ("accuracy", "val_accuracy", "gap", "val_loss", "seconds_per_epoch")
     try:
@@ -103,13 +98,16 @@ def measure(
         )
     except fitting.Diverged:
         return run | dict.fromkeys(measures)
+    # the history's accuracy is that of a network in change, and with dropout
+    logits = network.predict(Batches(train, len(classes), settings.batch_size), verbose=0)
+    accuracy = float((logits.argmax(axis=1) == train.labels[train.rows]).mean())
     best = int(history["val_accuracy"].to_numpy().argmax())
     kept = history.iloc[best if settings.early_stopping else -1]
     seconds = float(np.median(watch.seconds[1:] or watch.seconds))
     values = (
-        watch.accuracy,
+        accuracy,
         kept["val_accuracy"],
-        watch.accuracy - kept["val_accuracy"],
+        accuracy - kept["val_accuracy"],
         kept["val_loss"],
         seconds,
     )

@@ -4,7 +4,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+
+from pipeline.errors import PipelineError
 
 
 @contextmanager
@@ -24,3 +27,24 @@ def imports() -> Iterator[None]:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+
+
+def use(backend: str) -> None:
+    """Choose what Keras computes with, before it is imported.
+
+    Raises:
+        PipelineError: KERAS_BACKEND names another one, or it is not installed.
+    """
+    chosen = os.environ.setdefault("KERAS_BACKEND", backend)
+    if chosen != backend:
+        raise PipelineError(
+            f"KERAS_BACKEND must be as params.yaml says, {backend}. Got {chosen}. Set `backend: "
+            f"{chosen}` there: a change of it trains anew"
+        )
+    if find_spec(backend) is None:
+        raise PipelineError(
+            f"params.yaml: backend: {backend} is not installed. Run `uv sync --group {backend}`"
+        )
+    if backend == "jax":  # as enable_op_determinism for TensorFlow
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()

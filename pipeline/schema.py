@@ -26,6 +26,7 @@ Initializer = Literal[
     "zeros", "ones",
 ]  # fmt: skip
 WITH_STDDEV = ("random_normal", "truncated_normal")
+Precision = Literal["auto", "float32", "bfloat16"]
 Activation = Literal[
     "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus", "tanh", "sigmoid"
 ]
@@ -116,6 +117,8 @@ class Train(Section):
     """Share of the target spread evenly over the classes"""
     class_weights: ClassWeights | None
     """balanced, or a weight by class name; null: every image counts alike"""
+    precision: Precision
+    """What to compute in; auto: bfloat16 where GPU or processor do it well"""
     early_stopping: Annotated[int, Field(ge=1)] | None
     """Epochs without a better validation accuracy before stopping; null: off"""
     augment: Augment
@@ -135,6 +138,11 @@ class Train(Section):
         if self.warmup_epochs >= self.epochs:
             raise ValueError("must have fewer warmup_epochs than epochs")
         return self
+
+
+class Evaluate(Section):
+    precision: Precision
+    """What to predict in; auto: bfloat16 where GPU or processor do it well"""
 
 
 class Knobs(Section):
@@ -199,6 +207,8 @@ class Finetuned(Model):
 
 
 class Params(Section):
+    backend: Literal["tensorflow", "jax"]
+    """What Keras computes with"""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Every random choice follows from it"""
     dataset: Name
@@ -212,6 +222,7 @@ class Params(Section):
     preprocess: Preprocess
     split: Split
     train: Train
+    evaluate: Evaluate
     models: Annotated[dict[Name, Model], Field(min_length=1)]
     """The models to compare"""
     finetune: dict[Name, Finetuned]

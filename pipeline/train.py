@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline import arrays
+from pipeline import arrays, quiet
 from pipeline.errors import PipelineError, run
 from pipeline.files import read_json, replacing, write_json
 from pipeline.params import load
@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     train, validation = arrays.read_split(args.split, len(labels))
 
     # Keras takes seconds to import: not before all of this is known to be right
-    from pipeline import backend, building, fitting
+    quiet.use(params.backend)
+    from pipeline import backend, building, fitting, speed
     from pipeline.batches import Part
 
     classes = info["classes"]
@@ -78,8 +79,9 @@ def main(argv: list[str] | None = None) -> None:
     metrics = {**parameters, **summarize(history, settings.early_stopping is not None)}
     write_json(args.metrics, metrics)
     seen = len(train) * len(history)
-    speed = {"train_seconds": round(seconds, 2), "images_per_second": round(seen / seconds, 1)}
-    write_json(args.run, {**speed, **backend.describe()})
+    rate = {"train_seconds": round(seconds, 2), "images_per_second": round(seen / seconds, 1)}
+    precision = {"precision": speed.resolve(settings.precision)}
+    write_json(args.run, {**rate, **backend.describe(), **precision})
     kept = metrics[metrics["kept"]]
     print(
         f"train: {args.model}: {len(history)} epochs in {seconds:.0f} s, "

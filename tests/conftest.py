@@ -52,7 +52,8 @@ def stage(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             timeout=120,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), **env},
+            # JAX sets this one, here, where Keras finds it installed
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPOSITORY), **env},
         )
 
     return run
@@ -78,6 +79,6 @@ def settings(**own: Any) -> Train:
         "epochs": 3, "batch_size": 8, "optimizer": "adam", "learning_rate": 0.01, "momentum": 0.0,
         "weight_decay": None, "schedule": "constant", "warmup_epochs": 0, "gradient_clip": None,
         "gradient_clip_at": 1.0, "loss": "cross_entropy", "label_smoothing": 0.0,
-        "class_weights": None, "early_stopping": None, "augment": PLAIN,
+        "class_weights": None, "precision": "float32", "early_stopping": None, "augment": PLAIN,
     }  # fmt: skip
     return Train.model_validate({**common, **own})

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline import backend, building, fitting
+from pipeline import backend, building, fitting, speed
 from pipeline.architectures import vgg16
 from pipeline.batches import Part
 from pipeline.errors import PipelineError
@@ -227,7 +227,7 @@ def changed(before: dict[str, np.ndarray], model: keras.Model) -> set[str]:
 
 @pytest.mark.parametrize("base", ["vgg16", "mobilenet_v2", "EfficientNetB0"])
 def test_frozen_weights_of_a_pretrained_base_stay_to_the_last_bit(base, make):
-    model = backend.repeatable(make("pretrained", base=base, freeze="all"))
+    model = speed.faster(make("pretrained", base=base, freeze="all"), "float32")
     before = weights(model)
     train(model)
     assert len(before) > 20
@@ -236,7 +236,7 @@ def test_frozen_weights_of_a_pretrained_base_stay_to_the_last_bit(base, make):
 
 
 def test_a_base_is_frozen_up_to_the_named_layer_batch_normalization_included(make):
-    model = backend.repeatable(make("pretrained", freeze="block_15_add"))
+    model = speed.faster(make("pretrained", freeze="block_15_add"), "float32")
     base = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     last = [layer.name for layer in base.layers].index("block_15_add")
     frozen, learning = (

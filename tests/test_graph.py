@@ -29,7 +29,7 @@ SCRIPT = {name: name for name in STAGES} | {"finetune": "train", "evaluate_finet
 # who may import whom inside pipeline/; every stage is a column of its own
 LEAVES = {
     "errors": set(),
-    "quiet": set(),
+    "quiet": {"errors"},
     "lean": set(),
     "files": {"errors"},
     "raw": {"errors", "files"},
@@ -39,6 +39,7 @@ LEAVES = {
     "params": {"errors", "reading", "schema", "signature"},
     "arrays": {"errors"},
     "backend": {"errors", "files", "lean", "quiet"},
+    "speed": {"errors", "quiet"},
     "batches": set(),
     "images": {"errors", "raw"},
     "decoding": {"arrays", "images", "raw"},
@@ -49,8 +50,8 @@ KERAS = {
     "knobs": {"schema"},
     "building": {"backend", "errors", "knobs", "schema", "signature"},
     "recipe": {"errors", "schema"},
-    "fitting": {"backend", "batches", "errors", "recipe", "schema"},
-    "measure": {"schema", "backend", "batches", "building", "fitting", "recipe"},
+    "fitting": {"batches", "errors", "recipe", "schema", "speed"},
+    "measure": {"schema", "batches", "building", "fitting", "recipe", "speed"},
 }
 ALLOWED = {
     **LEAVES,
@@ -76,8 +77,10 @@ ALLOWED = {
         "batches",
         "building",
         "fitting",
+        "quiet",
+        "speed",
     },
-    "evaluate": {"params", "errors", "files", "arrays", "backend", "batches"},
+    "evaluate": {"params", "errors", "files", "arrays", "backend", "batches", "quiet", "speed"},
     "compare": {"params", "errors", "files"},
     "plot": {"params", "errors", "files", "arrays"},
     "study": {
@@ -91,6 +94,7 @@ ALLOWED = {
         "batches",
         "building",
         "recipe",
+        "quiet",
         "measure",
         "study_plot",
         "study_report",
@@ -165,12 +169,12 @@ def test_stage_declares_exactly_the_params_it_reads(stage):
         read = (read - {"all_models"}) | {"models", "finetune"}
     if SCRIPT[stage] == "train":
         # by its name on the command line: its own settings on top of the common ones
-        assert read == {"seed", "models", "finetune", "train_of"}
+        assert read == {"backend", "seed", "models", "finetune", "train_of"}
         group = "models" if stage == "train" else "finetune"
-        read = {"seed", group + ".${key}", "train"}
+        read = {"backend", "seed", group + ".${key}", "train"}
     elif stage == "study":
         assert read == {"train.under"}
-        read = {"train"}
+        read = {"backend", "train"}
     assert set(STAGES[stage].get("params", [])) == read
 
 
