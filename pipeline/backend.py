@@ -11,7 +11,7 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline import lean, quiet
+from pipeline import cores, lean, quiet
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 
@@ -95,7 +95,7 @@ def describe() -> dict[str, str]:
         "numpy": version("numpy"),
         "device": _device(),
         # sums are split over them: another number rounds differently
-        "threads": str(len(usable_cores())),
+        "threads": str(len(cores.usable())),
     }
 
 

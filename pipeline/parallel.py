@@ -20,6 +20,7 @@ from graphlib import TopologicalSorter
 from queue import SimpleQueue
 from typing import NamedTuple
 
+from pipeline import cores
 from pipeline.errors import PipelineError, run
 
 DVC = ("dvc", "--wait-for-lock")
@@ -32,17 +33,17 @@ class Share(NamedTuple):
     gpu: str | None
 
 
-def shares(cores: Collection[int], gpus: list[str], jobs: int) -> list[Share]:
+def shares(usable: Collection[int], gpus: list[str], jobs: int) -> list[Share]:
     """Divide cores and GPUs: as many cores to each, and one GPU where there are any.
 
     Raises:
         PipelineError: There are more jobs than cores or GPUs.
     """
-    most = min(len(cores), len(gpus) or len(cores))
+    most = min(len(usable), len(gpus) or len(usable))
     if not 1 <= jobs <= most:
         kind = "GPUs" if most == len(gpus) else "cores"
         raise PipelineError(f"JOBS must be in [1, {most}], the number of {kind}. Got {jobs}")
-    ordered, each = sorted(cores), len(cores) // jobs
+    ordered, each = sorted(usable), len(usable) // jobs
     return [
         Share(tuple(ordered[n * each : (n + 1) * each]), gpus[n] if gpus else None)
         for n in range(jobs)
@@ -118,12 +119,6 @@ def read_graph() -> dict[str, set[str]]:
     return graph
 
 
-def usable_cores() -> Collection[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return range(os.cpu_count() or 1)
-
-
 def usable_gpus() -> list[str]:
     if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [gpu for gpu in named.split(",") if gpu and gpu != "-1"]
@@ -139,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("jobs", type=int, help="models at once")
     jobs = parser.parse_args(argv).jobs
     free: SimpleQueue[Share] = SimpleQueue()
-    for share in shares(usable_cores(), usable_gpus(), jobs):
+    for share in shares(cores.usable(), usable_gpus(), jobs):
         free.put(share)
 
     def work(stage: str) -> bool:
