@@ -5,6 +5,7 @@ UV := 0.13.8
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 READY := .venv/ready
+JOBS ?= 1
 PARALLEL := -n logical --maxprocesses 4  # a worker holds TensorFlow: about 1 GB
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
@@ -24,9 +25,9 @@ $(READY): uv.lock pyproject.toml
 	@.venv/bin/uv sync --locked --quiet --system-certs  # as pip does: works behind a company proxy
 	@touch $@
 
-repro: $(READY)  ## run the pipeline: only the stages whose inputs changed
+repro: $(READY)  ## run the pipeline: only what changed; JOBS=2 trains two models at once
 	@python -m pipeline.params check  # at once, and not only when a stage runs
-	dvc repro
+	$(if $(filter 1,$(JOBS)),dvc repro,python -m pipeline.parallel $(JOBS))
 
 study: $(READY)  ## run one study of studies/, as in make study NAME=padding
 	@$(if $(filter $(STUDIES),$(NAME)),,echo "error: NAME must be one of $(STUDIES). Got '$(NAME)'" >&2; exit 1)

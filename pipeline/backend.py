@@ -11,7 +11,7 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline import lean, quiet
+from pipeline import cores, lean, quiet
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 
@@ -94,6 +94,8 @@ def describe() -> dict[str, str]:
         "backend": f"{backend} {version(backend)}",
         "numpy": version("numpy"),
         "device": _device(),
+        # sums are split over them: another number rounds differently
+        "threads": str(len(cores.usable())),
     }
 
 
