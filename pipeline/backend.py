@@ -11,11 +11,11 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline import quiet
+from pipeline import lean, quiet
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 
-with quiet.imports():
+with quiet.imports(), lean.imports():
     import keras
 
 

@@ -105,10 +105,13 @@ def fit(
             )
         )
     callbacks.extend(watch)  # last, to see the weights that are kept
+    optimizer = recipe.optimizer(settings, len(batches))
+    # with all variables there, TensorFlow traces the first step once and not twice
+    optimizer.build(whole.trainable_variables)
     whole.compile(
-        recipe.optimizer(settings, len(batches)),
+        optimizer,
         recipe.loss(settings),
-        metrics=["accuracy"],
+        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         steps_per_execution=speed.STEPS_PER_EXECUTION,
     )
     history = whole.fit(

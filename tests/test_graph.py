@@ -30,6 +30,7 @@ SCRIPT = {name: name for name in STAGES} | {"finetune": "train", "evaluate_finet
 LEAVES = {
     "errors": set(),
     "quiet": {"errors"},
+    "lean": set(),
     "files": {"errors"},
     "raw": {"errors", "files"},
     "schema": set(),
@@ -37,7 +38,7 @@ LEAVES = {
     "signature": {"errors", "schema"},
     "params": {"errors", "reading", "schema", "signature"},
     "arrays": {"errors"},
-    "backend": {"errors", "files", "quiet"},
+    "backend": {"errors", "files", "lean", "quiet"},
     "speed": {"errors", "quiet"},
     "batches": set(),
     "images": {"errors", "raw"},
