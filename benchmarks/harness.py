@@ -133,9 +133,7 @@ def take_turns(
 ) -> dict[str, Any]:
     """Alternate workers and summarize them."""
     with ExitStack() as stack:
-        workers = {
-            way: stack.enter_context(Worker(work, *args)) for way, work in works.items()
-        }
+        workers = {way: stack.enter_context(Worker(work, *args)) for way, work in works.items()}
         samples = alternate(workers, runs)
     about = {way: worker.about for way, worker in workers.items()}
     return summarize(title, unit, samples, about)
