@@ -10,6 +10,7 @@ from pipeline.files import write_json
 
 PARTS = {"train": 50_000, "test": 10_000}
 CLASSES = 10
+PREPROCESS = ["-m", "pipeline.preprocess", "--raw", "data/raw", "--arrays", "data/arrays"]
 
 
 def prepare(folder: Path) -> str:
@@ -22,9 +23,6 @@ def prepare(folder: Path) -> str:
         else:
             _random(folder / "data/arrays")
     return "CIFAR-10" if cifar10 else "random images of CIFAR-10's shape"
-
-
-PREPROCESS = ["-m", "pipeline.preprocess", "--raw", "data/raw", "--arrays", "data/arrays"]
 
 
 def download(folder: Path) -> None:

@@ -3,10 +3,9 @@
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,7 +34,7 @@ class Plan(NamedTuple):
     """Of this run alone, shared by its benchmarks"""
 
 
-def alternate(ways: dict[str, Callable[[], Sample]], runs: int) -> dict[str, list[Sample]]:
+def alternate(ways: Mapping[str, Callable[[], Sample]], runs: int) -> dict[str, list[Sample]]:
     """Measure each way once a run, there and back: A B C, C B A, …
 
     A machine that slows down steadily so slows down all of them alike.
@@ -97,27 +96,23 @@ class Worker:
     """
 
     def __init__(self, work: Callable[..., None], *args: Any):
-        """Start a process and wait until it is warm.
+        """Start the process.
 
         Args:
-            work: Of a module; called with a `Connection` and `args`. Sends what is to know
-                about it once warm; then, for each message that it receives, a `Sample`.
+            work: Of a module; called with a `Connection` and `args`. For the first message it
+                warms up and sends what is to know about it, for each later one a `Sample`.
         """
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=work, args=(theirs, *args), daemon=True)
         self._process.start()
         theirs.close()
-        self.about: dict[str, str] = self._receive()
 
-    def __call__(self) -> Sample:
-        self._pipe.send(None)
-        return self._receive()
-
-    def _receive(self) -> Any:
+    def turn(self) -> Any:
         try:
+            self._pipe.send(None)
             return self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             raise PipelineError("a way ended before its turn, with the error above") from None
 
     def __enter__(self) -> "Worker":
@@ -131,18 +126,20 @@ class Worker:
 def take_turns(
     title: str, unit: str, works: dict[str, Callable[..., None]], args: tuple, runs: int
 ) -> dict[str, Any]:
-    """Alternate workers and summarize them."""
+    """Alternate workers, once all are warm, and summarize them."""
     with ExitStack() as stack:
         workers = {way: stack.enter_context(Worker(work, *args)) for way, work in works.items()}
-        samples = alternate(workers, runs)
-    about = {way: worker.about for way, worker in workers.items()}
+        about = {way: worker.turn() for way, worker in workers.items()}
+        samples = alternate({way: worker.turn for way, worker in workers.items()}, runs)
     return summarize(title, unit, samples, about)
 
 
-def serve(pipe: Connection, about: dict[str, str], way: Callable[[], Sample]) -> None:
-    """Take turns for ever, after one to warm up."""
-    way()
-    pipe.send(about)
+def serve(
+    pipe: Connection, warm_up: Callable[[], dict[str, str]], way: Callable[[], Sample]
+) -> None:
+    """Be a worker."""
+    pipe.recv()
+    pipe.send(warm_up())
     while True:
         pipe.recv()
         pipe.send(way())

@@ -4,6 +4,7 @@ cnn-pipeline is what the evaluate stage does; plain Keras is `predict` on an arr
 """
 
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -19,19 +20,21 @@ BUILD = """
 from pathlib import Path
 from pipeline import backend, building
 from pipeline.schema import Model
-backend.save(building.build(Model(architecture="{0}"), (32, 32, 3), 10, seed=0), Path("{0}.keras"))
+for name in ("batchnorm", "baseline"):
+    model = building.build(Model(architecture=name), (32, 32, 3), 10, seed=0)
+    backend.save(model, Path(name).with_suffix(".keras"))
 """
 
 
 def measure(plan: Plan) -> list[dict]:
     images = data.prepare(plan.folder)
+    process(python("-c", BUILD), plan.folder)
     return [_measure(name, plan, images) for name in ("batchnorm", "baseline")]
 
 
 def _measure(name: str, plan: Plan, images: str) -> dict:
     count = data.PARTS["test"] // (QUICK if plan.quick else 1)
     print(f"  predict {name}: {count:,} images, {images}", flush=True)
-    process(python("-c", BUILD.format(name)), plan.folder)
     works = {OURS: ours, "plain Keras": plain}
     return take_turns(f"predict {name}", "images/s", works, (plan.folder, name, count), plan.runs)
 
@@ -52,7 +55,7 @@ def ours(pipe: Connection, folder: Path, name: str, count: int) -> None:
         model.predict(Batches(part, data.CLASSES, evaluate.BATCH_SIZE), verbose=0)
         return {"images/s": count / (time.perf_counter() - start)}
 
-    serve(pipe, {"precision": precision}, predict)
+    serve(pipe, lambda: warm(predict, precision), predict)
 
 
 def plain(pipe: Connection, folder: Path, name: str, count: int) -> None:
@@ -67,4 +70,9 @@ def plain(pipe: Connection, folder: Path, name: str, count: int) -> None:
         model.predict(images, verbose=0)
         return {"images/s": count / (time.perf_counter() - start)}
 
-    serve(pipe, {"precision": "float32"}, predict)
+    serve(pipe, lambda: warm(predict, "float32"), predict)
+
+
+def warm(predict: Callable[[], Sample], precision: str) -> dict[str, str]:
+    predict()
+    return {"precision": precision}

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 builder = tfds.builder("cifar10")
-for split in ("train", "test"):
+for split in ("{train}", "test"):
     images, labels = [], []
     for example in builder.as_dataset(split=split):
         images.append(example["image"].numpy())
@@ -24,7 +24,7 @@ for split in ("train", "test"):
     images = images.astype("float32") / 255
     labels = np.array(labels)
 """
-STAGE = "-m pipeline.preprocess --raw data/raw --arrays data/again"
+STAGE = "-m", "pipeline.preprocess"
 
 
 def measure(plan: Plan) -> list[dict]:
@@ -32,15 +32,22 @@ def measure(plan: Plan) -> list[dict]:
         print("  left out: TFDS_DATA_DIR must name a folder with CIFAR-10 prepared by TFDS")
         return []
     data.download(plan.folder)
+    raw, train = plan.folder / "data/raw", "train"
+    if plan.quick:  # the test images twice
+        few, train = plan.folder / "data/few", "test"
+        few.mkdir()
+        for part in data.PARTS:
+            shutil.copy(raw / "test.parquet", few / f"{part}.parquet")
+        raw = few
+    loop = python("-c", NOTEBOOK.format(train=train))
+    stage = python(*STAGE, "--raw", str(raw), "--arrays", "data/again")
 
-    def stage() -> Sample:
+    def ours() -> Sample:
         shutil.rmtree(plan.folder / "data/again", ignore_errors=True)
-        return process(python(*STAGE.split()), plan.folder)
+        return process(stage, plan.folder)
 
-    def notebook() -> Sample:
-        return process(python("-c", NOTEBOOK), plan.folder)
-
-    samples = alternate({OURS: stage, "notebook's loop": notebook}, plan.runs)
+    ways = {OURS: ours, "notebook's loop": lambda: process(loop, plan.folder)}
+    samples = alternate(ways, plan.runs)
     return [
         summarize("preprocess CIFAR-10", "s", samples),
         summarize("preprocess CIFAR-10, peak memory", "MiB", samples),

@@ -29,7 +29,7 @@ class Case(NamedTuple):
 
 
 CASES = (Case("batchnorm", 128, 4_096), Case("baseline", 128, 40_960), Case("baseline", 32, 20_480))
-QUICK = 8  # times fewer images
+QUICK_CASES = Case("batchnorm", 128, 512), Case("baseline", 128, 5_120)
 VALIDATION = 128  # as few as a fit takes: not timed
 EPOCHS = 10**6  # until the measuring ends
 
@@ -41,11 +41,11 @@ def measure(plan: Plan) -> list[dict]:
         ways["PyTorch"] = pytorch
     else:
         print("  PyTorch is left out: `uv sync --group torch` installs it")
-    return [_measure(case, ways, plan, images) for case in CASES]
+    cases = QUICK_CASES if plan.quick else CASES
+    return [_measure(case, ways, plan, images) for case in cases]
 
 
 def _measure(case: Case, ways: dict, plan: Plan, images: str) -> dict:
-    case = case._replace(images=case.images // (QUICK if plan.quick else 1))
     title = f"train {case.model}, batch {case.batch_size}"
     print(f"  {title}: {case.images:,} images an epoch, {images}", flush=True)
     return take_turns(title, "images/s", ways, (plan.folder / "data/arrays", case), plan.runs)
@@ -58,13 +58,12 @@ def draw(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def turns(pipe: Connection, images: int, about: dict[str, str]) -> Any:
-    """Return a callback that makes each epoch of a fit a turn, after one to warm up."""
+    """Return a callback that makes each epoch of a fit a turn, the first to warm up."""
     import keras
 
     class Turns(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-            if epoch:
-                pipe.recv()
+            pipe.recv()
             self.start = time.perf_counter()
 
         def on_test_begin(self, logs: dict | None = None) -> None:
@@ -80,8 +79,9 @@ def turns(pipe: Connection, images: int, about: dict[str, str]) -> Any:
 def ours(pipe: Connection, folder: Path, case: Case) -> None:
     params = load()
     quiet.use(params.backend)
-    from pipeline import building, fitting, speed
-    from pipeline.batches import Part
+    with quiet.imports():
+        from pipeline import building, fitting, speed
+        from pipeline.batches import Part
 
     info = read_json(folder / "info.json")
     shape, classes = info["image_shape"], info["classes"]
@@ -133,12 +133,18 @@ def pytorch(pipe: Connection, folder: Path, case: Case) -> None:
         loss = training.epoch(precision, count)
         return {"images/s": count / (time.perf_counter() - start), "loss": loss}
 
-    tried = {}
-    for precision in ("float32", "bfloat16"):
-        epoch(precision, case.batch_size)
-        tried[precision] = epoch(precision, max(case.batch_size, case.images // 4))["images/s"]
-    fastest = max(tried, key=lambda precision: tried[precision])
-    serve(pipe, _about(fastest, training.parameters), lambda: epoch(fastest, case.images))
+    fastest = ""
+
+    def warm_up() -> dict[str, str]:
+        nonlocal fastest
+        tried = {}
+        for precision in ("float32", "bfloat16"):
+            epoch(precision, case.batch_size)
+            tried[precision] = epoch(precision, case.images // 4)["images/s"]
+        fastest = max(tried, key=lambda precision: tried[precision])
+        return _about(fastest, training.parameters)
+
+    serve(pipe, warm_up, lambda: epoch(fastest, case.images))
 
 
 def _about(precision: str, parameters: int) -> dict[str, str]:

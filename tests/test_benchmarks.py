@@ -2,12 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
 from benchmarks import report
 from benchmarks.__main__ import RESULTS, main
 from benchmarks.harness import alternate, process, python, summarize
 from pipeline.errors import PipelineError
+from tests.conftest import REPOSITORY
 
 
 def result(**own) -> dict:
@@ -87,7 +87,7 @@ def test_a_process_is_measured_and_its_failure_told(tmp_path: Path):
     sample = process(python("-c", "import time; time.sleep(0.2)"), tmp_path)
     assert sample["s"] >= 0.2  # what sleep promises
     assert sample["MiB"] > 1
-    with pytest.raises(PipelineError, match=r"status 1 of .*ZeroDivisionError"):
+    with pytest.raises(PipelineError, match=r"(?s)status 1 of .*ZeroDivisionError"):
         process(python("-c", "1 / 0"), tmp_path)
 
 
