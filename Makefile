@@ -55,5 +55,5 @@ format: $(READY)  ## format the code and mend what ruff can
 schema: $(READY)  ## write params.schema.json anew from the classes in pipeline/params.py
 	python -m pipeline.params schema > params.schema.json
 
-bench: $(READY)  ## measure preprocess against the usual way (needs TFDS_DATA_DIR with CIFAR-10)
-	python benchmarks/preprocess.py
+bench: $(READY)  ## measure speed against plain Keras and PyTorch; QUICK=1: under 3 minutes
+	python -m benchmarks $(if $(QUICK),--quick)

@@ -1,22 +1,15 @@
-"""Benchmark: from the start of a process to the end of the first training step.
-
-    python benchmarks/startup.py [runs]
+"""Start-up: from the start of a process to the end of the first training step.
 
 `train@baseline` on the handwritten digits, as the stage runs it, against a plain script that
 imports Keras, builds the same network and fits it: to the built network, and to the end of the
-first step. Whole processes, alternated.
+first step. Whole processes.
 """
 
-import os
 import shutil
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
+from functools import partial
 
-REPOSITORY = Path(__file__).parents[1]
+from benchmarks.harness import OURS, REPOSITORY, Plan, alternate, process, python, summarize
+
 # both leave at once: how a process ends is not how it starts
 LEAVE = """
 import os
@@ -58,9 +51,9 @@ train.main(
 )
 """
 WAYS = {
+    OURS: STAGE + LEAVE + STEP,
     "import keras, build": BUILD + "import os; os._exit(0)",
     "import keras, build, first step": BUILD + LEAVE + FIT,
-    "stage to its first step": STAGE + LEAVE + STEP,
 }
 DATA = (
     "pipeline.download --raw data/raw",
@@ -69,41 +62,13 @@ DATA = (
 )
 
 
-def run(argv: list[str], folder: Path) -> float:
-    """Return the seconds that a Python process takes."""
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *argv], cwd=folder, env=env, capture_output=True, text=True
-    )
-    if done.returncode:
-        sys.exit(f"error: status {done.returncode} of\n{argv[1]}\n{done.stderr[-2000:]}")
-    return time.perf_counter() - start
-
-
-def measure(runs: int) -> dict[str, list[float]]:
-    """Return the seconds of each way, alternated."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shutil.copy(REPOSITORY / "params.yaml", folder)
-        for stage in DATA:
-            run(["-m", *stage.split()], folder)
-        for code in WAYS.values():  # bytecode and files are then where they will be
-            run(["-c", code], folder)
-        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-        for _ in range(runs):
-            for way, code in WAYS.items():
-                seconds[way].append(run(["-c", code], folder))
-    return seconds
-
-
-def main() -> None:
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    medians = {way: statistics.median(each) for way, each in measure(runs).items()}
-    stage = medians["stage to its first step"]
-    for way, median in medians.items():
-        print(f"{median:6.2f} s  {way} (median of {runs}); the stage takes {stage / median:.2f}")
-
-
-if __name__ == "__main__":
-    main()
+def measure(plan: Plan) -> list[dict]:
+    folder = plan.folder / "digits"
+    folder.mkdir()
+    shutil.copy(REPOSITORY / "params.yaml", folder)
+    for stage in DATA:
+        process(python("-m", *stage.split()), folder)
+    ways = {way: partial(process, python("-c", code), folder) for way, code in WAYS.items()}
+    for way in ways.values():  # bytecode and files are then where they will be
+        way()
+    return [summarize("start to first training step", "s", alternate(ways, plan.runs))]

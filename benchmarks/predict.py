@@ -1,0 +1,78 @@
+"""Prediction: images a second of a loaded model, over the test images.
+
+cnn-pipeline is what the evaluate stage does; plain Keras is `predict` on an array, in float32.
+"""
+
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import data
+from benchmarks.harness import OURS, Plan, Sample, process, python, serve, take_turns
+from pipeline import arrays, quiet
+from pipeline.params import load
+
+QUICK = 5  # times fewer images
+BUILD = """
+from pathlib import Path
+from pipeline import backend, building
+from pipeline.schema import Model
+for name in ("batchnorm", "baseline"):
+    model = building.build(Model(architecture=name), (32, 32, 3), 10, seed=0)
+    backend.save(model, Path(name).with_suffix(".keras"))
+"""
+
+
+def measure(plan: Plan) -> list[dict]:
+    images = data.prepare(plan.folder)
+    process(python("-c", BUILD), plan.folder)
+    return [_measure(name, plan, images) for name in ("batchnorm", "baseline")]
+
+
+def _measure(name: str, plan: Plan, images: str) -> dict:
+    count = data.PARTS["test"] // (QUICK if plan.quick else 1)
+    print(f"  predict {name}: {count:,} images, {images}", flush=True)
+    works = {OURS: ours, "plain Keras": plain}
+    return take_turns(f"predict {name}", "images/s", works, (plan.folder, name, count), plan.runs)
+
+
+def ours(pipe: Connection, folder: Path, name: str, count: int) -> None:
+    params = load()
+    quiet.use(params.backend)
+    from pipeline import backend, evaluate, speed
+    from pipeline.batches import Batches, Part
+
+    images, labels = arrays.load(folder / "data/arrays/test")
+    part = Part(images, labels, np.arange(count))
+    precision = speed.resolve(params.evaluate.precision)
+    model = speed.faster(backend.load(folder / f"{name}.keras"), precision)
+
+    def predict() -> Sample:
+        start = time.perf_counter()
+        model.predict(Batches(part, data.CLASSES, evaluate.BATCH_SIZE), verbose=0)
+        return {"images/s": count / (time.perf_counter() - start)}
+
+    serve(pipe, lambda: warm(predict, precision), predict)
+
+
+def plain(pipe: Connection, folder: Path, name: str, count: int) -> None:
+    with quiet.imports():
+        import keras
+
+    images = arrays.load(folder / "data/arrays/test")[0][:count]
+    model = keras.saving.load_model(folder / f"{name}.keras")
+
+    def predict() -> Sample:
+        start = time.perf_counter()
+        model.predict(images, verbose=0)
+        return {"images/s": count / (time.perf_counter() - start)}
+
+    serve(pipe, lambda: warm(predict, "float32"), predict)
+
+
+def warm(predict: Callable[[], Sample], precision: str) -> dict[str, str]:
+    predict()
+    return {"precision": precision}

@@ -1,0 +1,80 @@
+"""PyTorch: the networks of `pipeline/architectures/` once more, and a loop that trains them."""
+
+import os
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def baseline() -> nn.Module:
+    layers: list[nn.Module] = []
+    channels = 3
+    for filters in (16, 32, 64):
+        convolution = nn.Conv2d(channels, filters, 3, padding="same")
+        layers += [convolution, nn.ReLU(), nn.MaxPool2d(2)]
+        channels = filters
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Linear(64 * 4 * 4, 128), nn.ReLU(), nn.Linear(128, 10)
+    )
+
+
+def batchnorm() -> nn.Module:
+    layers: list[nn.Module] = []
+    channels = 3
+    keras_defaults = {"eps": 1e-3, "momentum": 0.01}  # PyTorch's is the share of the new
+    for filters, rate in ((64, 0.2), (128, 0.25), (128, 0.35)):
+        for _ in range(2):
+            convolution = nn.Conv2d(channels, filters, 4, padding="same")
+            layers += [convolution, nn.ReLU(), nn.BatchNorm2d(filters, **keras_defaults)]
+            channels = filters
+        layers += [nn.MaxPool2d(2), nn.Dropout(rate)]
+    return nn.Sequential(
+        *layers,
+        nn.Flatten(),
+        nn.Linear(128 * 4 * 4, 256),
+        nn.ReLU(),
+        nn.BatchNorm1d(256, **keras_defaults),
+        nn.Dropout(0.5),
+        nn.Linear(256, 10),
+    )
+
+
+NETWORKS = {"baseline": baseline, "batchnorm": batchnorm}
+
+
+class Training:
+    """Adam at 0.001, channels-last, all images in memory."""
+
+    def __init__(self, name: str, images: np.ndarray, labels: np.ndarray, batch_size: int):
+        """Args:
+        name: Of NETWORKS.
+        images: `(n, 32, 32, 3)` float32.
+        labels: `(n,)` int64, in [0, 10).
+        """
+        torch.set_num_threads(os.cpu_count() or 1)
+        torch.manual_seed(0)
+        self.network = NETWORKS[name]().to(memory_format=torch.channels_last).train()
+        for layer in self.network:
+            if isinstance(layer, nn.Conv2d | nn.Linear):  # as in Keras, to start alike
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        # counted as Keras does, with moving averages; PyTorch also counts the batches
+        weights = (value for value in self.network.state_dict().values() if value.ndim)
+        self.parameters = sum(value.numel() for value in weights)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.001, fused=True)
+        self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels)
+        self.batch_size = batch_size
+
+    def epoch(self, precision: str, count: int) -> float:
+        """Train on the first `count` images, shuffled; return the mean loss."""
+        lost = torch.zeros(())
+        for rows in torch.randperm(count).split(self.batch_size):
+            images = self.images[rows].permute(0, 3, 1, 2)  # no copy: that is channels-last
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                loss = nn.functional.cross_entropy(self.network(images), self.labels[rows])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            lost += loss.detach() * len(rows)
+        return float(lost / count)

@@ -1,0 +1,151 @@
+"""Training: images a second once all is compiled, without validation.
+
+cnn-pipeline is the train stage's own `fitting.fit` with the settings of params.yaml; plain Keras
+is `fit` on arrays of the same network, in float32; PyTorch is the same network again, in float32
+or bfloat16, whichever is the faster here.
+"""
+
+import importlib
+import time
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import data
+from benchmarks.harness import OURS, Plan, Sample, serve, take_turns
+from pipeline import arrays, quiet
+from pipeline.files import read_json
+from pipeline.params import load
+
+
+class Case(NamedTuple):
+    model: str
+    batch_size: int
+    images: int
+    """In an epoch, which is what is timed: some seconds on two cores"""
+
+
+CASES = (Case("batchnorm", 128, 4_096), Case("baseline", 128, 40_960), Case("baseline", 32, 20_480))
+QUICK_CASES = Case("batchnorm", 128, 512), Case("baseline", 128, 5_120)
+VALIDATION = 128  # as few as a fit takes: not timed
+EPOCHS = 10**6  # until the measuring ends
+
+
+def measure(plan: Plan) -> list[dict]:
+    images = data.prepare(plan.folder)
+    ways = {OURS: ours, "plain Keras": plain}
+    if find_spec("torch"):
+        ways["PyTorch"] = pytorch
+    else:
+        print("  PyTorch is left out: `uv sync --group torch` installs it")
+    cases = QUICK_CASES if plan.quick else CASES
+    return [_measure(case, ways, plan, images) for case in cases]
+
+
+def _measure(case: Case, ways: dict, plan: Plan, images: str) -> dict:
+    title = f"train {case.model}, batch {case.batch_size}"
+    print(f"  {title}: {case.images:,} images an epoch, {images}", flush=True)
+    return take_turns(title, "images/s", ways, (plan.folder / "data/arrays", case), plan.runs)
+
+
+def draw(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to train with, and to validate with."""
+    rows = np.random.default_rng(0).permutation(data.PARTS["train"])
+    return rows[: case.images], rows[-VALIDATION:]
+
+
+def turns(pipe: Connection, images: int, about: dict[str, str]) -> Any:
+    """Return a callback that makes each epoch of a fit a turn, the first to warm up."""
+    import keras
+
+    class Turns(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+            pipe.recv()
+            self.start = time.perf_counter()
+
+        def on_test_begin(self, logs: dict | None = None) -> None:
+            self.seconds = time.perf_counter() - self.start
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+            sample = {"images/s": images / self.seconds, "loss": logs["loss"]}
+            pipe.send(sample if epoch else about)
+
+    return Turns()
+
+
+def ours(pipe: Connection, folder: Path, case: Case) -> None:
+    params = load()
+    quiet.use(params.backend)
+    with quiet.imports():
+        from pipeline import building, fitting, speed
+        from pipeline.batches import Part
+
+    info = read_json(folder / "info.json")
+    shape, classes = info["image_shape"], info["classes"]
+    images, labels = arrays.load(folder / "train")
+    rows, held_out = draw(case)
+    own = {"batch_size": case.batch_size, "epochs": EPOCHS, "early_stopping": None}
+    settings = params.train_of(case.model).model_copy(update=own)
+    model = building.build(params.all_models[case.model], shape, len(classes), params.seed)
+    about = _about(speed.resolve(settings.precision), model.count_params())
+    parts = Part(images, labels, rows), Part(images, labels, held_out)
+    watch = [turns(pipe, case.images, about)]
+    fitting.fit(model, *parts, settings, classes, params.seed, verbose=False, watch=watch)
+
+
+def plain(pipe: Connection, folder: Path, case: Case) -> None:
+    with quiet.imports():
+        import keras
+
+    images, labels = arrays.load(folder / "train")
+    rows, held_out = draw(case)
+    architecture = importlib.import_module(f"pipeline.architectures.{case.model}")
+    keras.utils.set_random_seed(0)
+    model = architecture.build(images.shape[1:], data.CLASSES)
+    model.compile(
+        keras.optimizers.Adam(),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(
+        images[rows],
+        labels[rows],
+        batch_size=case.batch_size,
+        epochs=EPOCHS,
+        validation_data=(images[held_out], labels[held_out]),
+        callbacks=[turns(pipe, case.images, _about("float32", model.count_params()))],
+        verbose=0,
+    )
+
+
+def pytorch(pipe: Connection, folder: Path, case: Case) -> None:
+    from benchmarks.pytorch import Training
+
+    images, labels = arrays.load(folder / "train")
+    rows, _ = draw(case)
+    training = Training(case.model, images[rows], labels[rows], case.batch_size)
+
+    def epoch(precision: str, count: int) -> Sample:
+        start = time.perf_counter()
+        loss = training.epoch(precision, count)
+        return {"images/s": count / (time.perf_counter() - start), "loss": loss}
+
+    fastest = ""
+
+    def warm_up() -> dict[str, str]:
+        nonlocal fastest
+        tried = {}
+        for precision in ("float32", "bfloat16"):
+            epoch(precision, case.batch_size)
+            tried[precision] = epoch(precision, case.images // 4)["images/s"]
+        fastest = max(tried, key=lambda precision: tried[precision])
+        return _about(fastest, training.parameters)
+
+    serve(pipe, warm_up, lambda: epoch(fastest, case.images))
+
+
+def _about(precision: str, parameters: int) -> dict[str, str]:
+    return {"precision": precision, "parameters": f"{parameters:,}"}
