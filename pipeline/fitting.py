@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 import pandas as pd
 
-from pipeline import recipe, speed
+from pipeline import hosts, recipe, speed
 from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
 from pipeline.schema import Train
@@ -87,6 +87,7 @@ def fit(
     whole = keras.Sequential([*start, *layers, trained])
     size = len(classes), settings.batch_size
     batches = Batches(train, *size, seed, rows_only=lookup)
+    verbose = verbose and hosts.first()
     terminal = verbose and sys.stdout.isatty()
     # the first two see each epoch's numbers before they are printed and kept
     callbacks: list[keras.callbacks.Callback] = [
@@ -111,6 +112,8 @@ def fit(
         metrics=["accuracy"],
         steps_per_execution=speed.STEPS_PER_EXECUTION,
     )
+    steps = {"train_step": len(train.rows), "test_step": len(validation.rows)}
+    hosts.leave_out_padding(whole, steps, settings.batch_size)
     history = whole.fit(
         batches,
         validation_data=Batches(validation, *size, rows_only=lookup),

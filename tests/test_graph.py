@@ -39,7 +39,8 @@ LEAVES = {
     "arrays": {"errors"},
     "backend": {"errors", "files", "quiet"},
     "speed": {"errors", "quiet"},
-    "batches": set(),
+    "hosts": {"errors"},
+    "batches": {"hosts"},
     "images": {"errors", "raw"},
     "decoding": {"arrays", "images", "raw"},
     "study_plot": {"files"},
@@ -49,7 +50,7 @@ KERAS = {
     "knobs": {"schema"},
     "building": {"backend", "errors", "knobs", "schema", "signature"},
     "recipe": {"errors", "schema"},
-    "fitting": {"batches", "errors", "recipe", "schema", "speed"},
+    "fitting": {"batches", "errors", "hosts", "recipe", "schema", "speed"},
     "measure": {"schema", "batches", "building", "fitting", "recipe", "speed"},
 }
 ALLOWED = {
@@ -76,6 +77,7 @@ ALLOWED = {
         "batches",
         "building",
         "fitting",
+        "hosts",
         "quiet",
         "speed",
     },
