@@ -3,6 +3,7 @@
 PYTHON ?= python3
 UV := 0.13.8
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+unexport PYTHONDONTWRITEBYTECODE  # without bytecode Keras takes twice as long to import
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 READY := .venv/ready
 JOBS ?= 1
