@@ -117,8 +117,10 @@ def draw(results: list[dict]) -> Figure:
         spread = [ratio["min"], ratio["max"]]
         axes.plot(spread, [place, place], color=colors[other], lw=4, alpha=0.35)
         axes.plot(ratio["ratio"], place, "o", color=colors[other], ms=8)
-        label = f"  {times(ratio['ratio'])}"
-        axes.annotate(label, (ratio["max"], place), va="center")
+        at = ratio["ratio"], place
+        axes.annotate(
+            times(ratio["ratio"]), at, (0, 7), textcoords="offset points", ha="center", fontsize=9
+        )
     axes.set_yticks(
         range(len(pairs)), [f"{title}  |  against {other}" for title, other, _ in pairs]
     )

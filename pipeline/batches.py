@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from pipeline import hosts
+
 
 class Part(NamedTuple):
     """Some of the images of a data set."""
@@ -20,6 +22,8 @@ class Part(NamedTuple):
 
 class Batches(keras.utils.PyDataset):
     """Batches of a part, read when they are needed, so that memory does not grow with it.
+
+    Of several processes, each reads its own share of every batch.
 
     Yields:
         images `(b, h, w, c)` float32, or their rows `(b,)` int32, and one-hot labels
@@ -59,6 +63,7 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
         rows = self.rows[index * self.batch_size : (index + 1) * self.batch_size]
+        rows = hosts.share(rows, self.batch_size)
         one_hot = np.zeros((len(rows), self.num_classes), np.float32)
         one_hot[np.arange(len(rows)), self.part.labels[rows]] = 1
         images = rows.astype(np.int32) if self.rows_only else self.part.images[rows]

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import pandas as pd
 
-from pipeline import augmentation, recipe, speed, whitening
+from pipeline import augmentation, hosts, recipe, speed, whitening
 from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
 from pipeline.schema import Augment, Train
@@ -107,6 +107,7 @@ def fit(
     whole = _around(trained, settings.augment, train.images if lookup else None)
     size, mirror = (len(classes), settings.batch_size), settings.augment.alternates
     batches = Batches(train, *size, seed, lookup, mirror)
+    verbose = verbose and hosts.first()
     terminal = verbose and sys.stdout.isatty()
     # the first two see each epoch's numbers before they are printed and kept
     callbacks: list[keras.callbacks.Callback] = [
@@ -136,6 +137,8 @@ def fit(
         metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         steps_per_execution=speed.STEPS_PER_EXECUTION,
     )
+    steps = {"train_step": len(train.rows), "test_step": len(validation.rows)}
+    hosts.leave_out_padding(whole, steps, settings.batch_size)
     history = whole.fit(
         batches,
         validation_data=Batches(validation, *size, rows_only=lookup, mirror=mirror),

@@ -45,6 +45,9 @@ def use(backend: str) -> None:
         raise PipelineError(
             f"params.yaml: backend: {backend} is not installed. Run `uv sync --group {backend}`"
         )
-    if backend == "jax":  # as enable_op_determinism for TensorFlow
+    if backend == "jax":
+        # Keras would import it too, only to seed it: seconds, and 0.7 GB in each process
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]
+        # as enable_op_determinism for TensorFlow
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()

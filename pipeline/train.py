@@ -5,11 +5,14 @@ Writes  models/MODEL.keras          stock Keras layers, from images to logits
         plots/history/MODEL.csv     loss and accuracy of each epoch
         metrics/train/MODEL.json    parameters, epochs, final and best epoch
         metrics/run/MODEL.json      seconds, versions, device: varies, nothing depends on it
-Params  models.MODEL or finetune.MODEL, train, seed
+Params  models.MODEL or finetune.MODEL, train, seed, backend
 """
 
 import argparse
 import math
+import os
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -34,6 +37,19 @@ def summarize(history: pd.DataFrame, early_stopping: bool) -> dict:
     }
 
 
+def launch(argv: list[str]) -> None:
+    """Run this stage by the command in $LAUNCHER, which starts it in several processes.
+
+    In place of this one, so that DVC runs and records a stage as ever.
+    """
+    if launcher := os.environ.pop("LAUNCHER", ""):
+        command = [*shlex.split(launcher), sys.executable, "-m", "pipeline.train", *argv]
+        try:
+            os.execvp(command[0], [*command, "--distributed"])
+        except OSError as error:
+            raise PipelineError(f"LAUNCHER: {command[0]}: {error.strerror}") from None
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a name under `models:` in params.yaml")
@@ -43,6 +59,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--history", type=Path, required=True)
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument(
+        "--distributed", action="store_true", help="this is one of several processes"
+    )
     args = parser.parse_args(argv)
     params = load()
 
@@ -54,20 +73,24 @@ def main(argv: list[str] | None = None) -> None:
     info = read_json(args.arrays / "info.json")
     images, labels = arrays.load(args.arrays / "train")
     train, validation = arrays.read_split(args.split, len(labels))
+    launch(argv or sys.argv[1:])
 
     # Keras takes seconds to import: not before all of this is known to be right
     quiet.use(params.backend)
-    from pipeline import backend, building, fitting, speed
+    from pipeline import backend, building, fitting, hosts, speed
     from pipeline.batches import Part
 
     classes = info["classes"]
-    model = building.build(
-        params.all_models[args.model], info["image_shape"], len(classes), params.seed
-    )
-    parts = Part(images, labels, train), Part(images, labels, validation)
-    start = time.perf_counter()
-    history = fitting.fit(model, *parts, settings, classes, params.seed)
-    seconds = time.perf_counter() - start
+    with hosts.joined(args.distributed, settings.batch_size):
+        model = building.build(
+            params.all_models[args.model], info["image_shape"], len(classes), params.seed
+        )
+        parts = Part(images, labels, train), Part(images, labels, validation)
+        start = time.perf_counter()
+        history = fitting.fit(model, *parts, settings, classes, params.seed)
+        seconds = time.perf_counter() - start
+    if not hosts.first():
+        return
 
     backend.save(model, args.out)
     with replacing(args.history) as path:

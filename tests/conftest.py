@@ -59,6 +59,36 @@ def stage(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+def task(count: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Dark images of class 0 and bright ones of class 1."""
+    labels = np.arange(count) % 2
+    noise = np.random.default_rng(0).random((count, 8, 8, 1), dtype=np.float32)
+    return noise * 0.2 + labels[:, None, None, None].astype(np.float32) * 0.8, labels
+
+
+@pytest.fixture
+def prepared(project, edit):
+    """Arrays and split of 64 small images, and a short training."""
+    images, labels = task()
+    (project / "arrays/train").mkdir(parents=True)
+    np.save(project / "arrays/train/images.npy", images)
+    np.save(project / "arrays/train/labels.npy", labels)
+    (project / "arrays/info.json").write_text(
+        '{"classes": ["dark", "bright"], "image_shape": [8, 8, 1]}'
+    )
+    np.savez(project / "split.npz", train=np.arange(48), validation=np.arange(48, 64))
+    edit("epochs: 20", "epochs: 2")
+    return project
+
+
+def arguments(model: str, out: str) -> list[str]:
+    return [
+        model, "--arrays", "arrays", "--split", "split.npz", "--out", f"{out}/model.keras",
+        "--history", f"{out}/history.csv", "--metrics", f"{out}/train.json",
+        "--run", f"{out}/run.json",
+    ]  # fmt: skip
+
+
 def png(pixels: np.ndarray) -> bytes:
     """Encode `(h, w)` grey or `(h, w, 3)` colour, uint8 or uint16, as PNG."""
     buffer = io.BytesIO()

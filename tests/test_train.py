@@ -8,13 +8,7 @@ import pandas as pd
 import pytest
 
 from pipeline import train
-
-
-def task(count: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """Dark images of class 0 and bright ones of class 1."""
-    labels = np.arange(count) % 2
-    noise = np.random.default_rng(0).random((count, 8, 8, 1), dtype=np.float32)
-    return noise * 0.2 + labels[:, None, None, None].astype(np.float32) * 0.8, labels
+from tests.conftest import arguments, task
 
 
 def test_summary_by_hand():
@@ -30,29 +24,6 @@ def test_summary_by_hand():
         "best": {"loss": 2.0, "accuracy": 0.2, "val_loss": 1.0, "val_accuracy": 0.4},
     }
     assert train.summarize(history, early_stopping=True)["kept"] == "best"
-
-
-@pytest.fixture
-def prepared(project, edit):
-    """Arrays and split of 64 small images, and a short training."""
-    images, labels = task()
-    (project / "arrays/train").mkdir(parents=True)
-    np.save(project / "arrays/train/images.npy", images)
-    np.save(project / "arrays/train/labels.npy", labels)
-    (project / "arrays/info.json").write_text(
-        '{"classes": ["dark", "bright"], "image_shape": [8, 8, 1]}'
-    )
-    np.savez(project / "split.npz", train=np.arange(48), validation=np.arange(48, 64))
-    edit("epochs: 20", "epochs: 2")
-    return project
-
-
-def arguments(model: str, out: str) -> list[str]:
-    return [
-        model, "--arrays", "arrays", "--split", "split.npz", "--out", f"{out}/model.keras",
-        "--history", f"{out}/history.csv", "--metrics", f"{out}/train.json",
-        "--run", f"{out}/run.json",
-    ]  # fmt: skip
 
 
 def test_a_run_repeats_to_the_bit_with_batch_normalization(prepared, stage):

@@ -1,0 +1,166 @@
+"""JAX: the same stages on it, and one training on several devices or processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.conftest import REPOSITORY, arguments, task
+
+Stage = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def small(prepared, edit):
+    """A small model with batch normalization; 43 rows: the last batch is 11 of 16."""
+    np.savez(prepared / "split.npz", train=np.arange(43), validation=np.arange(43, 64))
+    edit("backend: tensorflow", "backend: jax")
+    edit("precision: auto", "precision: float32")
+    edit("batch_size: 32", "batch_size: 16")
+    edit("models:\n", "models:\n  small: {architecture: logistic_bn}\n")
+    return prepared
+
+
+def weights(path: Path) -> list[np.ndarray]:
+    return keras.saving.load_model(path).get_weights()
+
+
+def test_a_model_trained_on_jax_is_one_that_tensorflow_loads(small, stage):
+    images, labels = task(20)
+    (small / "arrays/test").mkdir()
+    np.save(small / "arrays/test/images.npy", images)
+    np.save(small / "arrays/test/labels.npy", labels)
+    done = stage("pipeline.train", *arguments("baseline", "out"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((small / "out/run.json").read_text())["backend"].startswith("jax 0.")
+    argv = "--arrays arrays --metrics test.json --predictions predictions.csv".split()
+    done = stage("pipeline.evaluate", *argv, "--model", "out/model.keras")
+    assert (done.returncode, done.stderr) == (0, "")
+
+    assert keras.backend.backend() == "tensorflow"
+    logits = keras.saving.load_model(small / "out/model.keras").predict(images, verbose=0)
+    odds = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    table = pd.read_csv(small / "predictions.csv")
+    assert np.allclose(table["confidence"], odds.max(axis=1), atol=1e-5)
+    assert json.loads((small / "test.json").read_text())["computed_in"] == "float32"
+
+
+def test_images_on_the_device_or_read_and_bfloat16_train_alike(small, stage):
+    (small / "program.py").write_text("""if True:
+        from pathlib import Path
+        from pipeline import quiet, train
+        train.main(ARGUMENTS("resident"))
+        train.main(ARGUMENTS("again"))
+        from pipeline import speed
+        speed.RESIDENT_SHARE = 0.0  # as where memory is short
+        train.main(ARGUMENTS("read"))
+        params = Path("params.yaml")
+        params.write_text(params.read_text().replace("precision: float32", "precision: bfloat16"))
+        train.main(ARGUMENTS("bfloat16"))
+    """.replace("ARGUMENTS", f"(lambda out: [a.replace('OUT', out) for a in "
+                             f"{arguments('small', 'OUT')}])"))  # fmt: skip
+    done = stage("program")
+    assert (done.returncode, done.stderr) == (0, "")
+    trained = {
+        out: (weights(small / out / "model.keras"), pd.read_csv(small / out / "history.csv"))
+        for out in ("resident", "again", "read", "bfloat16")
+    }
+    exact, history = trained["resident"]
+    for out in ("again", "read"):
+        assert all(np.array_equal(*pair) for pair in zip(exact, trained[out][0], strict=True))
+        pd.testing.assert_frame_equal(trained[out][1], history, check_exact=True)
+    rounded, other = trained["bfloat16"]
+    assert {array.dtype for array in rounded} == {np.dtype("float32")}
+    assert not all(np.array_equal(*pair) for pair in zip(exact, rounded, strict=True))
+    assert np.allclose(history["loss"], other["loss"], rtol=0.05)
+
+
+def start(folder: Path, count: int, module: str, *argv: str) -> list[subprocess.Popen[str]]:
+    """Start several processes on this machine that find each other."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    common = {
+        "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3",
+        "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
+        "KERAS_DISTRIBUTION_NUM_PROCESSES": str(count),
+    }  # fmt: skip
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", module, *argv, "--distributed"],
+            cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, **common, "KERAS_DISTRIBUTION_PROCESS_ID": str(number)},
+        )
+        for number in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_devices_and_two_processes_train_the_weights_of_one(small, stage):
+    done = stage("pipeline.train", *arguments("small", "one"))
+    assert done.returncode == 0, done.stderr
+    two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = stage("pipeline.train", *arguments("small", "devices"), **two_devices)
+    assert (done.returncode, done.stderr) == (0, "")
+    both = start(small, 2, "pipeline.train", *arguments("small", "processes"))
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [stderr for _, stderr in outputs] == ["", ""]
+    assert ["epoch 2/2" in stdout for stdout, _ in outputs] == [True, False]
+    one, history = weights(small / "one/model.keras"), pd.read_csv(small / "one/history.csv")
+    for out in ("devices", "processes"):
+        for a, b in zip(one, weights(small / out / "model.keras"), strict=True):
+            assert np.allclose(a, b, rtol=1e-5, atol=1e-6)
+        other = pd.read_csv(small / out / "history.csv")
+        pd.testing.assert_frame_equal(other, history, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_fails_the_others_and_another_run_succeeds(small):
+    (small / "program.py").write_text("""if True:
+        import os, signal
+        from pipeline import quiet
+        quiet.use("jax")
+        from pipeline import fitting
+        from pipeline.errors import run
+        from pipeline.train import main
+        class Die(fitting.LearningRate):
+            def on_epoch_end(self, epoch, logs):
+                super().on_epoch_end(epoch, logs)
+                if os.environ["KERAS_DISTRIBUTION_PROCESS_ID"] == "1":
+                    os.kill(os.getpid(), signal.SIGKILL)
+        fitting.LearningRate = Die
+        run(main)
+    """)
+    first, second = start(small, 2, "program", *arguments("small", "out"))
+    _, stderr = first.communicate(timeout=100)
+    second.communicate(timeout=10)
+    assert (first.returncode, second.returncode) == (1, -signal.SIGKILL)
+    assert stderr.startswith("error: another process is lost: ")
+    assert stderr.count("\n") == 1
+    assert not (small / "out").exists()
+    again = start(small, 2, "pipeline.train", *arguments("small", "out"))
+    assert [process.communicate(timeout=100)[1] for process in again] == ["", ""]
+    assert (small / "out/model.keras").exists()
+
+
+def test_what_cannot_be_shared_is_refused(small, stage, edit):
+    three = {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    done = stage("pipeline.train", *arguments("small", "out"), **three)
+    expected = "params.yaml: batch_size must be a multiple of the 3 devices. Got 16"
+    assert (done.returncode, done.stderr) == (1, f"error: {expected}\n")
+    done = stage("pipeline.train", *arguments("small", "out"), KERAS_BACKEND="tensorflow")
+    assert done.stderr.startswith("error: KERAS_BACKEND must be as params.yaml says, jax. Got t")
+    done = stage("pipeline.train", *arguments("small", "out"), LAUNCHER="no-such-launcher -n 2")
+    assert done.stderr == "error: LAUNCHER: no-such-launcher: No such file or directory\n"
+    edit("backend: jax", "backend: tensorflow")
+    done = stage("pipeline.train", *arguments("small", "out"), "--distributed")
+    assert done.stderr == "error: params.yaml: backend must be jax for several processes\n"
