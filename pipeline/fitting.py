@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import pandas as pd
 
 from pipeline import augmentation, hosts, recipe, speed, whitening
@@ -55,12 +54,15 @@ class KeepAverage(keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        self.own: list[np.ndarray] = []
+        self.own: list[Any] = []
 
     def on_test_begin(self, logs: dict | None = None) -> None:
         weights = self.model.trainable_variables
-        self.own = [keras.ops.convert_to_numpy(weight) for weight in weights]
+        self.own = [keras.ops.copy(weight) for weight in weights]
         self.model.optimizer.finalize_variable_values(weights)
+        for weight in weights:
+            # JAX shares the average's memory, and evaluation gives away that of the weights
+            weight.assign(keras.ops.copy(weight))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         for weight, own in zip(self.model.trainable_variables, self.own, strict=bool(self.own)):

@@ -1,5 +1,8 @@
 """Fitting: what fit returns, which weights are kept, and that every setting has its effect."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import keras
@@ -11,7 +14,7 @@ from pipeline import building, fitting, speed, whitening
 from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
 from pipeline.schema import Model
-from tests.conftest import PLAIN, settings
+from tests.conftest import PLAIN, REPOSITORY, settings
 
 CLASSES = ["dark", "bright"]
 
@@ -271,3 +274,33 @@ def test_regularizers_reach_the_loss_of_training():
     with_penalty = fit(build(kernel_regularizer="l2"), epochs=1)
     without = fit(build(), epochs=1)
     assert with_penalty["val_loss"][0] > without["val_loss"][0] + 0.5
+
+
+ON_JAX = """
+import numpy as np
+from pipeline import building, fitting
+from pipeline.batches import Part
+from pipeline.schema import Model
+from tests.conftest import PLAIN, settings
+
+images = np.random.default_rng(0).random((16, 9, 9, 3), dtype=np.float32)
+part = Part(images, np.arange(16) % 2, np.arange(16))
+model = building.build(Model(architecture="airnet", build={"widths": [4, 4]}), (9, 9, 3), 2, 0)
+own = settings(
+    whiten=True, ema_momentum=0.9, schedule="triangular",
+    augment={**PLAIN, "flip": "alternating", "crop": 1, "crop_fill": "reflect"},
+)
+history = fitting.fit(model, part, part, own, ["a", "b"], seed=0, verbose=False)
+print(len(history), np.isfinite(history).all(axis=None))
+"""
+
+
+def test_what_works_on_the_graph_works_on_jax():
+    """Whitening, the average of the weights, mirroring and shifting, for three epochs."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_JAX],
+        cwd=REPOSITORY, env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["3", "True"]
