@@ -1,5 +1,6 @@
 """Quiet: TensorFlow imported without its lines about drivers that are not there."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ def imports() -> Iterator[None]:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+        # it takes the models that a study trains one after the other for one, traced anew
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def use(backend: str) -> None:
