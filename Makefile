@@ -56,5 +56,5 @@ format: $(READY)  ## format the code and mend what ruff can
 schema: $(READY)  ## write params.schema.json anew from the classes in pipeline/params.py
 	python -m pipeline.params schema > params.schema.json
 
-bench: $(READY)  ## measure speed against plain Keras and PyTorch; QUICK=1: under 3 minutes
+bench: $(READY)  ## measure speed against plain Keras and PyTorch; QUICK=1: less of it
 	python -m benchmarks $(if $(QUICK),--quick)

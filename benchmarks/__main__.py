@@ -1,8 +1,8 @@
 """Benchmarks: what is measured in README, one file a benchmark.
 
-python -m benchmarks [names]            all, or these: 5 runs of each way, some 12 minutes
+python -m benchmarks [names]            all, or these: 5 runs of each way
 python -m benchmarks [names] --quick    train, predict and preprocess, or these: fewer images,
-                                        3 runs, under 3 minutes; apart, in results/quick
+                                        3 runs; apart, in results/quick
 python -m benchmarks --report           nothing is measured: table, picture and README anew
 
 A benchmark is a file here with `measure(plan) -> list[dict]`, of `harness.summarize`.
@@ -76,7 +76,7 @@ def measure(names: Sequence[str], quick: bool, results: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(DEFAULT)}; none: all")
-    parser.add_argument("--quick", action="store_true", help="fewer of all: under 3 minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer of all")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     args = parser.parse_args(argv)
     if "TFDS_DATA_DIR" in os.environ:  # stages run in folders of their own
