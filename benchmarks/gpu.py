@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from pipeline import params, quiet
+from pipeline import engine, params
 
 EPOCHS = 6  # the first of which compiles
 
@@ -51,7 +51,7 @@ def seconds_an_epoch(precision: str, images: int, batch_size: int) -> float:
 def main() -> None:
     given = [int(argument) for argument in sys.argv[1:]]
     images, batch_size = given + [50_000, 512][len(given) :]
-    quiet.use("jax")
+    engine.use("jax")
     from pipeline import backend
 
     print(backend.describe())

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import data
 from benchmarks.harness import OURS, Plan, Sample, process, python, serve, take_turns
-from pipeline import arrays, quiet
+from pipeline import arrays, engine, quiet
 from pipeline.params import load
 
 QUICK = 5  # times fewer images
@@ -41,7 +41,7 @@ def _measure(name: str, plan: Plan, images: str) -> dict:
 
 def ours(pipe: Connection, folder: Path, name: str, count: int) -> None:
     params = load()
-    quiet.use(params.backend)
+    engine.use(params.backend)
     from pipeline import backend, evaluate, speed
     from pipeline.batches import Batches, Part
 

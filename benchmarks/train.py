@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import data
 from benchmarks.harness import OURS, Plan, Sample, serve, take_turns
-from pipeline import arrays, quiet
+from pipeline import arrays, engine, quiet
 from pipeline.files import read_json
 from pipeline.params import load
 
@@ -78,7 +78,7 @@ def turns(pipe: Connection, images: int, about: dict[str, str]) -> Any:
 
 def ours(pipe: Connection, folder: Path, case: Case) -> None:
     params = load()
-    quiet.use(params.backend)
+    engine.use(params.backend)
     with quiet.imports():
         from pipeline import building, fitting, speed
         from pipeline.batches import Part

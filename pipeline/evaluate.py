@@ -18,7 +18,7 @@ from scipy.special import log_softmax
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
-from pipeline import arrays, quiet
+from pipeline import arrays, engine
 from pipeline.errors import PipelineError, run
 from pipeline.files import read_json, replacing, write_json
 from pipeline.params import load
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     classes = read_json(args.arrays / "info.json")["classes"]
     images, labels = arrays.load(args.arrays / "test")
 
-    quiet.use(params.backend)
+    engine.use(params.backend)
     from pipeline import backend, speed
     from pipeline.augmentation import averaged_over_mirror
     from pipeline.batches import Batches, Part

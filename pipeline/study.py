@@ -17,7 +17,7 @@ from pydantic import Field
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from pipeline import arrays, params, quiet, reading, study_plot, study_report
+from pipeline import arrays, engine, params, reading, study_plot, study_report
 from pipeline.errors import PipelineError, run
 from pipeline.files import read_json, write_json
 from pipeline.schema import Model, Name, Params, PartialTrain, Section
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
         drawn = [fewer(train, labels, study.train_images, seed) for seed in range(study.seeds)]
 
     # Keras takes seconds to import: not before all of this is known to be right
-    quiet.use(own.backend)
+    engine.use(own.backend)
     from pipeline import backend, building, recipe
     from pipeline.batches import Part
     from pipeline.measure import measure

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline import arrays, quiet
+from pipeline import arrays, engine
 from pipeline.errors import PipelineError, run
 from pipeline.files import read_json, replacing, write_json
 from pipeline.params import load
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     launch(argv or sys.argv[1:])
 
     # Keras takes seconds to import: not before all of this is known to be right
-    quiet.use(params.backend)
+    engine.use(params.backend)
     from pipeline import backend, building, fitting, hosts, speed
     from pipeline.batches import Part
 

@@ -17,6 +17,7 @@ from pipeline.raw import Example
 from pipeline.schema import Train
 
 REPOSITORY = Path(__file__).parents[1]
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the stages, before Keras is imported
 if "TFDS_DATA_DIR" in os.environ:  # stages run in folders of their own
     os.environ["TFDS_DATA_DIR"] = str(Path(os.environ["TFDS_DATA_DIR"]).resolve())
 

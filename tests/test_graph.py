@@ -29,7 +29,8 @@ SCRIPT = {name: name for name in STAGES} | {"finetune": "train", "evaluate_finet
 # who may import whom inside pipeline/; every stage is a column of its own
 LEAVES = {
     "errors": set(),
-    "quiet": {"errors"},
+    "quiet": set(),
+    "engine": {"errors"},
     "lean": set(),
     "cores": set(),
     "parallel": {"cores", "errors"},
@@ -92,7 +93,7 @@ ALLOWED = {
         "building",
         "fitting",
         "hosts",
-        "quiet",
+        "engine",
         "speed",
     },
     "evaluate": {
@@ -103,7 +104,7 @@ ALLOWED = {
         "augmentation",
         "backend",
         "batches",
-        "quiet",
+        "engine",
         "speed",
     },
     "compare": {"params", "errors", "files"},
@@ -119,7 +120,7 @@ ALLOWED = {
         "batches",
         "building",
         "recipe",
-        "quiet",
+        "engine",
         "measure",
         "study_plot",
         "study_report",

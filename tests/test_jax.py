@@ -57,7 +57,7 @@ def test_a_model_trained_on_jax_is_one_that_tensorflow_loads(small, stage):
 def test_images_on_the_device_or_read_and_bfloat16_train_alike(small, stage):
     (small / "program.py").write_text("""if True:
         from pathlib import Path
-        from pipeline import quiet, train
+        from pipeline import engine, train
         train.main(ARGUMENTS("resident"))
         train.main(ARGUMENTS("again"))
         from pipeline import speed
@@ -127,8 +127,8 @@ def test_two_devices_and_two_processes_train_the_weights_of_one(small, stage):
 def test_a_process_that_dies_fails_the_others_and_another_run_succeeds(small):
     (small / "program.py").write_text("""if True:
         import os, signal
-        from pipeline import quiet
-        quiet.use("jax")
+        from pipeline import engine
+        engine.use("jax")
         from pipeline import fitting
         from pipeline.errors import run
         from pipeline.train import main
