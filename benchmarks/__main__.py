@@ -1,9 +1,11 @@
 """Benchmarks: what is measured in README, one file a benchmark.
 
 python -m benchmarks [names]            all, or these: 5 runs of each way
-python -m benchmarks [names] --quick    train, predict and preprocess, or these: fewer images,
+python -m benchmarks [names] --quick    train and predict, or these: fewer and random images,
                                         3 runs; apart, in results/quick
 python -m benchmarks --report           nothing is measured: table, picture and README anew
+
+By name only: jobs (five minutes), accuracy (an hour and more) and gpu.
 
 A benchmark is a file here with `measure(plan) -> list[dict]`, of `harness.summarize`.
 
@@ -33,7 +35,8 @@ from pipeline.errors import PipelineError, run
 from pipeline.files import write_json
 
 DEFAULT = ("train", "predict", "startup", "preprocess", "repro")
-QUICK = ("train", "predict", "preprocess")
+EVERY = (*DEFAULT, "jobs", "accuracy", "gpu")
+QUICK = ("train", "predict")
 RESULTS = Path(__file__).parent / "results"
 DESCRIBE = "import json; from pipeline import backend; print(json.dumps(backend.describe()))"
 
@@ -57,7 +60,7 @@ def measure(names: Sequence[str], quick: bool, results: Path) -> None:
     """Run benchmarks one after the other and write what each has measured."""
     for name in names:
         if find_spec(f"benchmarks.{name}") is None:
-            raise PipelineError(f"no file benchmarks/{name}.py. There are {', '.join(DEFAULT)}")
+            raise PipelineError(f"no file benchmarks/{name}.py. There are {', '.join(EVERY)}")
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(3 if quick else 5, quick, Path(folder))
         for name in names:
@@ -75,7 +78,9 @@ def measure(names: Sequence[str], quick: bool, results: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(DEFAULT)}; none: all")
+    parser.add_argument(
+        "names", nargs="*", help=f"of {', '.join(EVERY)}; none: the first {len(DEFAULT)}"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer of all")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     args = parser.parse_args(argv)

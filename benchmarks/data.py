@@ -13,9 +13,13 @@ CLASSES = 10
 PREPROCESS = ["-m", "pipeline.preprocess", "--raw", "data/raw", "--arrays", "data/arrays"]
 
 
-def prepare(folder: Path) -> str:
-    """Write params.yaml and data/arrays; return what the images are."""
-    cifar10 = "TFDS_DATA_DIR" in os.environ
+def prepare(folder: Path, quick: bool = False) -> str:
+    """Write params.yaml and data/arrays; return what the images are.
+
+    Args:
+        quick: Random images will do.
+    """
+    cifar10 = "TFDS_DATA_DIR" in os.environ and not quick
     if not (folder / "data/arrays").exists():
         if cifar10:
             download(folder)

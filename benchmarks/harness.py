@@ -124,7 +124,7 @@ class Worker:
 
 
 def take_turns(
-    title: str, unit: str, works: dict[str, Callable[..., None]], args: tuple, runs: int
+    title: str, unit: str, works: Mapping[str, Callable[..., None]], args: tuple, runs: int
 ) -> dict[str, Any]:
     """Alternate workers, once all are warm, and summarize them."""
     with ExitStack() as stack:

@@ -15,7 +15,7 @@ from benchmarks.harness import OURS, Plan, Sample, process, python, serve, take_
 from pipeline import arrays, engine, quiet
 from pipeline.params import load
 
-QUICK = 5  # times fewer images
+QUICK = 10  # times fewer images
 BUILD = """
 from pathlib import Path
 from pipeline import backend, building
@@ -27,7 +27,7 @@ for name in ("batchnorm", "baseline"):
 
 
 def measure(plan: Plan) -> list[dict]:
-    images = data.prepare(plan.folder)
+    images = data.prepare(plan.folder, plan.quick)
     process(python("-c", BUILD), plan.folder)
     return [_measure(name, plan, images) for name in ("batchnorm", "baseline")]
 

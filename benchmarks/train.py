@@ -28,14 +28,14 @@ class Case(NamedTuple):
     """In an epoch, which is what is timed: some seconds on two cores"""
 
 
-CASES = (Case("batchnorm", 128, 4_096), Case("baseline", 128, 40_960), Case("baseline", 32, 20_480))
-QUICK_CASES = Case("batchnorm", 128, 512), Case("baseline", 128, 5_120)
+CASES = (Case("batchnorm", 128, 1_024), Case("baseline", 128, 20_480), Case("baseline", 32, 10_240))
+QUICK_CASES = Case("batchnorm", 128, 256), Case("baseline", 128, 5_120)
 VALIDATION = 128  # as few as a fit takes: not timed
 EPOCHS = 10**6  # until the measuring ends
 
 
 def measure(plan: Plan) -> list[dict]:
-    images = data.prepare(plan.folder)
+    images = data.prepare(plan.folder, plan.quick)
     ways = {OURS: ours, "plain Keras": plain}
     if find_spec("torch"):
         ways["PyTorch"] = pytorch
@@ -76,9 +76,12 @@ def turns(pipe: Connection, images: int, about: dict[str, str]) -> Any:
     return Turns()
 
 
-def ours(pipe: Connection, folder: Path, case: Case) -> None:
+def ours(
+    pipe: Connection, folder: Path, case: Case, backend: str = "", precision: str = ""
+) -> None:
+    """Args: backend, precision: in place of those of params.yaml."""
     params = load()
-    engine.use(params.backend)
+    engine.use(backend or params.backend)
     with quiet.imports():
         from pipeline import building, fitting, speed
         from pipeline.batches import Part
@@ -87,7 +90,13 @@ def ours(pipe: Connection, folder: Path, case: Case) -> None:
     shape, classes = info["image_shape"], info["classes"]
     images, labels = arrays.load(folder / "train")
     rows, held_out = draw(case)
-    own = {"batch_size": case.batch_size, "epochs": EPOCHS, "early_stopping": None}
+    own: dict[str, Any] = {
+        "batch_size": case.batch_size,
+        "epochs": EPOCHS,
+        "early_stopping": None,
+    }
+    if precision:
+        own["precision"] = precision
     settings = params.train_of(case.model).model_copy(update=own)
     model = building.build(params.all_models[case.model], shape, len(classes), params.seed)
     about = _about(speed.resolve(settings.precision), model.count_params())
