@@ -71,6 +71,8 @@ def turn(model: keras.Model, knobs: Knobs) -> keras.Model:
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     rebuilt = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    if knobs.kernel_initializer == "dirac" and _pass_on(rebuilt):
+        turned.add("kernel_initializer")
     for knob in wanted:
         part_of = {"kernel_stddev": "kernel_initializer"}.get(knob, knob.removesuffix("_factor"))
         # none where there was none is as wished
@@ -110,7 +112,29 @@ def _is_activated(layer: keras.Layer) -> bool:
 def _initializer(knobs: Knobs) -> keras.Initializer | None:
     config = {"stddev": knobs.kernel_stddev} if knobs.kernel_stddev else {}
     name = knobs.kernel_initializer
+    if name == "dirac":  # no initializer of Keras, and what is saved is stock Keras
+        return None
     return keras.initializers.get(name and {"class_name": name, "config": config})
+
+
+def _pass_on(model: keras.Model) -> int:
+    """Let the first filters of each convolution copy one channel each; return how many do.
+
+    Those beyond the number of channels keep their initial values.
+
+    Reference: Zagoruyko & Komodakis, "DiracNets" (2017), https://arxiv.org/abs/1706.00388;
+        as initial weights: Jordan (2024), https://arxiv.org/abs/2404.00498
+    """
+    found = [layer for layer in model.layers if type(layer) is layers.Conv2D and layer.groups == 1]
+    for layer in found:
+        kernel = keras.ops.convert_to_numpy(layer.kernel).copy()  # (kh, kw, channels, filters)
+        height, width, *sides = kernel.shape
+        copies = range(min(sides))
+        kernel[..., : min(sides)] = 0
+        # the middle; of an even side, where `same` pads one less before than after
+        kernel[(height - 1) // 2, (width - 1) // 2, copies, copies] = 1
+        layer.kernel.assign(kernel)
+    return len(found)
 
 
 def _regularizer(knobs: Knobs) -> keras.Regularizer | None:

@@ -34,7 +34,11 @@ def optimizer(settings: Train, steps_per_epoch: int) -> keras.Optimizer:
     if settings.gradient_clip:
         name = {"norm": "clipnorm", "global_norm": "global_clipnorm", "value": "clipvalue"}
         config[name[settings.gradient_clip]] = settings.gradient_clip_at
-    return keras.optimizers.get({"class_name": settings.optimizer, "config": config})
+    found = keras.optimizers.get({"class_name": settings.optimizer, "config": config})
+    # He et al., "Bag of Tricks" (2019), https://arxiv.org/abs/1812.01187; on TensorFlow names
+    # end in :0 here
+    found.exclude_from_weight_decay(var_names=[r"(^|/)(bias|beta|gamma)(:\d+)?$"])
+    return found
 
 
 def schedule(

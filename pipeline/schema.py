@@ -115,7 +115,7 @@ class Train(Section):
     nesterov: bool
     """Of sgd: the gradient where momentum leads to, and not where it comes from"""
     weight_decay: NotNegative | None
-    """Decoupled; null: the optimizer's own"""
+    """Decoupled, of kernels alone; null: the optimizer's own"""
     schedule: Literal["constant", "cosine", "one_cycle", "triangular"]
     warmup_epochs: NotNegative
     """Epochs in which the learning rate climbs from 0"""
@@ -171,8 +171,8 @@ class Knobs(Section):
     pooling: Literal["max", "average"] | None = None
     activation: Activation | None = None
     """Of hidden layers"""
-    kernel_initializer: Initializer | None = None
-    """Of convolutions and dense layers"""
+    kernel_initializer: Literal[Initializer, "dirac"] | None = None
+    """Of convolutions and dense layers; dirac: of convolutions"""
     kernel_stddev: Positive | None = None
     """Of random_normal and truncated_normal; Keras's is 0.05"""
     bias_initializer: Initializer | None = None

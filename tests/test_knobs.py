@@ -72,6 +72,29 @@ def test_kernel_initializer(name, std):
     assert kernel.mean() == pytest.approx(float(name == "ones"), abs=0.001)
 
 
+def test_dirac_convolutions_pass_channels_on():
+    plain, dirac = make("airnet"), make("airnet", kernel_initializer="dirac")
+    patches, first, second, *_, logits = kernels(dirac)
+    image = np.random.default_rng(0).random((1, 9, 9, 24), np.float32)
+    passed = keras.ops.convert_to_numpy(keras.ops.conv(image, first, padding="same"))
+    assert np.array_equal(passed[..., :24], image)
+    # 64 filters of 24 channels: the rest have their initial values, as all of a dense layer
+    assert np.array_equal(first[..., 24:], kernels(plain)[1][..., 24:])
+    assert np.array_equal(logits, kernels(plain)[-1])
+    # 24 filters of 3 channels, 2 × 2: the first pixel is the middle
+    assert patches[0, 0, :, :3].tolist() == np.eye(3).tolist()
+    assert np.abs(patches[..., :3]).sum() == 3
+    assert np.array_equal(second.sum((0, 1)), np.eye(64))
+
+
+def test_dirac_is_saved_as_stock_keras_and_needs_a_convolution(tmp_path):
+    backend.save(make(kernel_initializer="dirac"), tmp_path / "model.keras")
+    first = kernels(keras.saving.load_model(tmp_path / "model.keras"))[0]
+    assert np.array_equal(first, kernels(make(kernel_initializer="dirac"))[0])
+    with pytest.raises(PipelineError, match="kernel_initializer finds nothing to change"):
+        make("logistic_bn", kernel_initializer="dirac")
+
+
 def test_kernel_stddev():
     kernel = kernels(make(kernel_initializer="random_normal", kernel_stddev=1.0))[3]
     assert kernel.std() == pytest.approx(1.0, rel=0.02)

@@ -28,10 +28,10 @@ def test_optimizer_and_learning_rate(name, kind):
     assert float(made.learning_rate) == 0.25
 
 
-def steps(gradients: list[float], **own: Any) -> list[float]:
+def steps(gradients: list[float], name: str = "kernel", **own: Any) -> list[float]:
     """Where a weight of 1 is after each of some gradients."""
     made = recipe.optimizer(settings(optimizer="sgd", learning_rate=0.5, **own), 1)
-    weight = keras.Variable(1.0)
+    weight = keras.Variable(1.0, name=name)
     found = []
     for gradient in gradients:
         made.apply([keras.ops.convert_to_tensor(gradient)], [weight])
@@ -54,6 +54,12 @@ def test_weight_decay():
     # decoupled: 1 - 0.5 * 0.2 * 1 = 0.9, whatever the gradient
     assert steps([0.0], weight_decay=0.2) == pytest.approx([0.9])
     assert steps([0.0]) == [1.0]
+
+
+@pytest.mark.parametrize("name", ["bias", "beta", "gamma"])
+def test_weight_decay_leaves_biases_and_batch_normalization_alone(name):
+    assert steps([0.0], name, weight_decay=0.2) == [1.0]
+    assert steps([0.0], f"{name}_kernel", weight_decay=0.2) == pytest.approx([0.9])
 
 
 @pytest.mark.parametrize(("kind", "moves"), [
