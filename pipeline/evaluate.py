@@ -26,7 +26,7 @@ from pipeline.params import load
 CALIBRATION_BINS = 15  # as Guo et al.
 # Keras's predict is fastest from a few hundred images on; fewer where they are large, since
 # feature maps take many times their memory.
-BATCH_SIZE = 256
+BATCH_SIZE = 512
 BATCH_VALUES = 2**22
 
 
