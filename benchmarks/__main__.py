@@ -1,6 +1,6 @@
 """Benchmarks: what is measured in README, one file a benchmark.
 
-python -m benchmarks [names]            all, or these: 5 runs of each way
+python -m benchmarks [names]            all, or these: 7 runs of each way
 python -m benchmarks [names] --quick    train and predict, or these: fewer and random images,
                                         3 runs; apart, in results/quick
 python -m benchmarks --report           nothing is measured: table, picture and README anew
@@ -62,7 +62,7 @@ def measure(names: Sequence[str], quick: bool, results: Path) -> None:
         if find_spec(f"benchmarks.{name}") is None:
             raise PipelineError(f"no file benchmarks/{name}.py. There are {', '.join(EVERY)}")
     with tempfile.TemporaryDirectory() as folder:
-        plan = Plan(3 if quick else 5, quick, Path(folder))
+        plan = Plan(3 if quick else 7, quick, Path(folder))
         for name in names:
             print(f"{name}:", flush=True)
             start = {

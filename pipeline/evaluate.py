@@ -132,9 +132,8 @@ def main(argv: list[str] | None = None) -> None:
     faster = speed.faster(model, precision)
     if params.evaluate.mirror:
         faster = averaged_over_mirror(faster)
-    logits = faster.predict(
-        Batches(part, len(classes), batch_size), verbose=int(sys.stdout.isatty())
-    )
+    batches = speed.feed(Batches(part, len(classes), batch_size))
+    logits = faster.predict(batches, verbose=int(sys.stdout.isatty()))
     metrics, predictions = measure(logits, labels, classes)
     metrics["computed_in"] = precision
     # says which file was measured, and how; compare copies the champion by it

@@ -140,8 +140,8 @@ def fit(
     steps = {"train_step": len(train.rows), "test_step": len(validation.rows)}
     hosts.leave_out_padding(whole, steps, settings.batch_size)
     history = whole.fit(
-        batches,
-        validation_data=Batches(validation, *size, rows_only=lookup, mirror=mirror),
+        speed.feed(batches),
+        validation_data=speed.feed(Batches(validation, *size, rows_only=lookup, mirror=mirror)),
         epochs=settings.epochs,
         shuffle=False,  # Batches does it, image by image
         class_weight=weights,

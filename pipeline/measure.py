@@ -99,7 +99,8 @@ def measure(
     except fitting.Diverged:
         return run | dict.fromkeys(measures)
     # the history's accuracy is that of a network in change, and with dropout
-    logits = network.predict(Batches(train, len(classes), settings.batch_size), verbose=0)
+    batches = Batches(train, len(classes), settings.batch_size)
+    logits = network.predict(speed.feed(batches), verbose=0)
     accuracy = float((logits.argmax(axis=1) == train.labels[train.rows]).mean())
     best = int(history["val_accuracy"].to_numpy().argmax())
     kept = history.iloc[best if settings.early_stopping else -1]

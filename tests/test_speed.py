@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from pipeline import building, fitting, speed
-from pipeline.batches import Part
+from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
 from pipeline.schema import Model
 from tests.conftest import PLAIN, settings
@@ -151,6 +151,25 @@ def test_images_looked_up_and_images_read_train_the_same_model(monkeypatch):
 def test_lookup_gives_the_images_of_the_rows():
     rows = np.array([3, 0, 3], np.int32)
     assert np.array_equal(speed.Lookup(IMAGES)(rows), IMAGES[[3, 0, 3]])
+
+
+def test_fed_batches_are_the_same_epoch_after_epoch_and_nothing_tunes_them():
+    part = Part(IMAGES, LABELS, np.arange(16))
+
+    def batches() -> Batches:
+        return Batches(part, 2, batch_size=5, shuffle=7, mirror=True)
+
+    fed, read = speed.feed(batches()), batches()
+    for _ in range(3):
+        found = list(fed.as_numpy_iterator())
+        assert len(found) == int(fed.cardinality()) == 4  # 5 + 5 + 5 + 1 images
+        for index, ((images, mirrored), labels) in enumerate(found):
+            (own, chosen), wanted = read[index]
+            assert np.array_equal(images, own)
+            assert np.array_equal(mirrored, chosen)
+            assert np.array_equal(labels, wanted)
+        read.on_epoch_end()
+    assert fed.options().autotune.enabled is False
 
 
 def test_images_that_take_more_than_their_share_of_memory_are_read_from_disk(monkeypatch):
