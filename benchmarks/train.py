@@ -72,7 +72,6 @@ def turns(pipe: Connection, images: int, about: dict[str, str]) -> Any:
             self.start = time.perf_counter()
 
         def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-            # not the end of the epoch: Keras then waits for tf.data (pipeline/speed.py, feed)
             self.seconds = time.perf_counter() - self.start
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
