@@ -123,4 +123,5 @@ def test_results_have_every_field():
         assert {"python", "keras", "backend", "numpy"} <= set(found["versions"])
         for done in found["comparisons"]:
             assert {len(way["samples"]) for way in done["ways"].values()} == {done["n"]}
-            assert done["n"] >= 5
+            # a training of minutes is repeated for as many seeds, not more
+            assert done["n"] >= (3 if found["benchmark"] == "accuracy" else 5)
