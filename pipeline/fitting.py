@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import pandas as pd
 
 from pipeline import augmentation, hosts, recipe, speed, whitening
 from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
 from pipeline.schema import Augment, Train
+
+COLUMNS = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
 class Diverged(PipelineError):
@@ -78,7 +79,7 @@ def fit(
     seed: int,
     verbose: bool = True,
     watch: Sequence[keras.callbacks.Callback] = (),
-) -> pd.DataFrame:
+) -> list[dict[str, float]]:
     """Train a model in place.
 
     Args:
@@ -149,10 +150,11 @@ def fit(
         verbose=int(terminal),  # a progress bar
     )
     model.set_weights(trained.get_weights())
-    table = pd.DataFrame(history.history)
-    table = table[["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]]
-    table.insert(0, "epoch", range(1, len(table) + 1))
-    return table
+    columns = [history.history[name] for name in COLUMNS]
+    return [
+        {"epoch": epoch, **dict(zip(COLUMNS, values, strict=True))}
+        for epoch, values in enumerate(zip(*columns, strict=True), start=1)
+    ]
 
 
 def _around(trained: keras.Model, augment: Augment, images: Any | None) -> keras.Model:

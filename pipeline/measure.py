@@ -1,6 +1,7 @@
 """Measure: one training of a study, and the gradients that it starts from."""
 
 import time
+from operator import itemgetter
 
 import keras
 import numpy as np
@@ -102,8 +103,8 @@ def measure(
     batches = Batches(train, len(classes), settings.batch_size)
     logits = network.predict(speed.feed(batches), verbose=0)
     accuracy = float((logits.argmax(axis=1) == train.labels[train.rows]).mean())
-    best = int(history["val_accuracy"].to_numpy().argmax())
-    kept = history.iloc[best if settings.early_stopping else -1]
+    best = max(history, key=itemgetter("val_accuracy"))
+    kept = best if settings.early_stopping else history[-1]
     seconds = float(np.median(watch.seconds[1:] or watch.seconds))
     values = (
         accuracy,

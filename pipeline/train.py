@@ -9,14 +9,14 @@ Params  models.MODEL or finetune.MODEL, train, seed, backend
 """
 
 import argparse
+import csv
 import math
 import os
 import shlex
 import sys
 import time
+from operator import itemgetter
 from pathlib import Path
-
-import pandas as pd
 
 from pipeline import arrays, engine
 from pipeline.errors import PipelineError, run
@@ -24,16 +24,16 @@ from pipeline.files import read_json, replacing, write_json
 from pipeline.params import load
 
 
-def summarize(history: pd.DataFrame, early_stopping: bool) -> dict:
+def summarize(history: list[dict[str, float]], early_stopping: bool) -> dict:
     """Return final and best epoch of a history, and which of them the weights are of."""
-    best = int(history["val_accuracy"].to_numpy().argmax())
+    best = max(history, key=itemgetter("val_accuracy"))  # the first of equals
     columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
     return {
         "epochs": len(history),
-        "best_epoch": best + 1,
+        "best_epoch": best["epoch"],
         "kept": "best" if early_stopping else "final",
-        "final": history[columns].iloc[-1].to_dict(),
-        "best": history[columns].iloc[best].to_dict(),
+        "final": {column: history[-1][column] for column in columns},
+        "best": {column: best[column] for column in columns},
     }
 
 
@@ -93,8 +93,10 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     backend.save(model, args.out)
-    with replacing(args.history) as path:
-        history.to_csv(path, index=False)
+    with replacing(args.history) as path, path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, history[0], lineterminator="\n")
+        table.writeheader()
+        table.writerows(history)
     parameters = {
         "parameters": model.count_params(),
         "trainable_parameters": sum(math.prod(w.shape) for w in model.trainable_weights),

@@ -23,7 +23,7 @@ images = np.random.default_rng(0).random((8, 8, 8, 1), np.float32)
 part = Part(images, np.arange(8) % 2, np.arange(8))
 fitting.fit(model, part, part, settings(epochs=1), ["a", "b"], 0, verbose=False)
 model.predict(Batches(part, 2, 8), verbose=0)
-print(*{"jax", "matplotlib", "sklearn", "tensorflow.lite.python.lite"} & set(sys.modules))
+print(*{"jax", "matplotlib", "pandas", "sklearn", "tensorflow.lite.python.lite"} & set(sys.modules))
 """
 USER = """
 import keras

@@ -12,10 +12,11 @@ from tests.conftest import arguments, task
 
 
 def test_summary_by_hand():
-    history = pd.DataFrame(
-        {"epoch": [1, 2, 3], "loss": [3.0, 2, 1], "accuracy": [0.1, 0.2, 0.3],
-         "val_loss": [3.0, 1, 2], "val_accuracy": [0.1, 0.4, 0.4]}
-    )  # fmt: skip
+    history = [
+        {"epoch": 1, "loss": 3.0, "accuracy": 0.1, "val_loss": 3.0, "val_accuracy": 0.1},
+        {"epoch": 2, "loss": 2.0, "accuracy": 0.2, "val_loss": 1.0, "val_accuracy": 0.4},
+        {"epoch": 3, "loss": 1.0, "accuracy": 0.3, "val_loss": 2.0, "val_accuracy": 0.4},
+    ]
     assert train.summarize(history, early_stopping=False) == {
         "epochs": 3,
         "best_epoch": 2,  # the first of equals
