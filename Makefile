@@ -11,11 +11,11 @@ PARALLEL := -n logical --maxprocesses 4  # a worker holds TensorFlow: about 1 GB
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help repro study test test-slow check format schema bench
+.PHONY: help repro study test test-slow check format schema bench clean-checkpoints
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
-		while IFS='|' read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
+		while IFS='|' read -r target text; do printf '  make %-17s %s\n' "$$target" "$$text"; done
 
 $(READY): uv.lock pyproject.toml
 	@echo "setting up .venv from uv.lock (the first time: about 1.5 GB, a minute or more)"
@@ -58,3 +58,6 @@ schema: $(READY)  ## write params.schema.json anew from the classes in pipeline/
 
 bench: $(READY)  ## measure speed against plain Keras and PyTorch; QUICK=1: less of it
 	python -m benchmarks $(if $(QUICK),--quick)
+
+clean-checkpoints:  ## give up trainings that were interrupted: remove what they would go on from
+	rm -rf .checkpoints

@@ -5,11 +5,12 @@ python -m benchmarks [names] --quick    train and predict, or these: fewer and r
                                         3 runs; apart, in results/quick
 python -m benchmarks --report           nothing is measured: table, picture and README anew
 
-By name only: jobs (five minutes), accuracy (an hour and more) and gpu.
+By name only: jobs and determinism (minutes), accuracy (an hour and more) and gpu.
 
 A benchmark is a file here with `measure(plan) -> list[dict]`, of `harness.summarize`.
 
-Writes  benchmarks/results/NAME.json           every sample, machine and versions
+Writes  benchmarks/results/NAME.json           every sample, machine and versions; of accuracy,
+                                               NAME_MODEL.json
         benchmarks/results/benchmarks.png      all of them in one picture
         README.md                              the table between its markers
 """
@@ -35,7 +36,7 @@ from pipeline.errors import PipelineError, run
 from pipeline.files import write_json
 
 DEFAULT = ("train", "predict", "startup", "preprocess", "repro")
-EVERY = (*DEFAULT, "jobs", "accuracy", "gpu")
+EVERY = (*DEFAULT, "jobs", "determinism", "accuracy", "gpu")
 QUICK = ("train", "predict")
 RESULTS = Path(__file__).parent / "results"
 DESCRIBE = "import json; from pipeline import backend; print(json.dumps(backend.describe()))"
@@ -71,9 +72,14 @@ def measure(names: Sequence[str], quick: bool, results: Path) -> None:
                 "quick": quick,
                 "load_at_start": os.getloadavg()[0],
             }
-            if comparisons := importlib.import_module(f"benchmarks.{name}").measure(plan):
+            files: dict[str, list[dict]] = {}
+            for done in importlib.import_module(f"benchmarks.{name}").measure(plan):
+                # one by one, where they take hours
+                file = f"{name}_{done['model']}" if "model" in done else name
+                files.setdefault(file, []).append(done)
+            for file, comparisons in files.items():
                 value = {**start, **describe(), "comparisons": comparisons}
-                write_json(results / f"{name}.json", value)
+                write_json(results / f"{file}.json", value)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -65,4 +65,5 @@ def _measure(name: str, models: dict, folder: Path) -> dict:
         statistics.median(sample[kind] for sample in samples) for kind in ("accuracy", "mirrored")
     )
     title = f"train {name} to {plain:.1%} of the test images, mirrored {mirrored:.1%}"
-    return summarize(title, "s", {OURS: samples}, {OURS: {"precision": took["precision"]}})
+    found = summarize(title, "s", {OURS: samples}, {OURS: {"precision": took["precision"]}})
+    return {"model": name, **found}

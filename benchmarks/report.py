@@ -65,7 +65,7 @@ def made_on(results: list[dict]) -> list[str]:
         )
         text += f"; {result['date'][:10]}" + ("; quick: fewer images" if result["quick"] else "")
         lines.setdefault(text, []).append(result["benchmark"])
-    return [f"{', '.join(names)}: {text}" for text, names in lines.items()]
+    return [f"{', '.join(dict.fromkeys(names))}: {text}" for text, names in lines.items()]
 
 
 def show(results: list[dict]) -> None:

@@ -2,7 +2,8 @@
 
 A folder holds images.npy, `(n, h, w, c)` float32 or float16, and labels.npy, `(n,)` int64; beside
 float16 images levels.npy, `(c, 256)` float32: what each 8-bit level is once normalized. The
-float16 values of the levels all differ, so that float32 is recovered to the bit.
+float16 values of the levels all differ, so that float32 is recovered to the bit. SHA256SUMS, as
+`sha256sum -c` reads it, tells the arrays that preprocess wrote from any others.
 """
 
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import PipelineError
+from pipeline.files import sha256
+
+SUMS = "SHA256SUMS"
 
 
 class Images:
@@ -40,11 +44,33 @@ class Images:
         return stored if stored.base is None else stored.copy()
 
 
-def load(folder: Path) -> tuple[Images, np.ndarray]:
+def seal(folder: Path) -> None:
+    """Write down what the files of a folder hold, once they are complete."""
+    sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.glob("*.npy")))
+    (folder / SUMS).write_text(sums, "utf-8")
+
+
+def _check(folder: Path) -> None:
+    if not (folder / SUMS).is_file():
+        raise PipelineError(f"{folder / SUMS}: no such file. Run `dvc repro preprocess`")
+    for line in (folder / SUMS).read_text("utf-8").splitlines():
+        expected, _, name = line.partition("  ")
+        if (received := sha256(folder / name)) != expected:
+            raise PipelineError(
+                f"{folder / name}: must be the array that preprocess wrote, SHA-256 "
+                f"{expected[:12]}…. Got {received[:12]}…. Run `dvc repro -f preprocess`"
+            )
+
+
+def load(folder: Path, check: bool = True) -> tuple[Images, np.ndarray]:
     """Return images, not read yet, and labels `(n,)` int64.
 
+    Args:
+        folder: data/arrays/train or data/arrays/test.
+        check: Whether to read all of it once, and compare it with what preprocess wrote.
+
     Raises:
-        PipelineError: A file is missing or not what preprocess writes.
+        PipelineError: A file is missing or not what preprocess wrote.
     """
     stored = _open(folder / "images.npy", ("float32", "float16"), 4)
     labels = _open(folder / "labels.npy", ("int64",), 1)
@@ -54,6 +80,8 @@ def load(folder: Path) -> tuple[Images, np.ndarray]:
         )
     half = stored.dtype == np.float16
     levels = np.array(_open(folder / "levels.npy", ("float32",), 2)) if half else None
+    if check:
+        _check(folder)
     return Images(folder / "images.npy", levels), np.array(labels)
 
 

@@ -43,21 +43,16 @@ def save(model: keras.Model, path: Path) -> None:
     addresses in memory into config.json.
     """
     with replacing(path) as beside:
-        dated = beside.with_suffix(".keras")
-        try:
-            model.save(dated)
-            with zipfile.ZipFile(dated) as source, zipfile.ZipFile(beside, "w") as target:
-                for name in source.namelist():
-                    content = source.read(name)
-                    if name == "metadata.json":
-                        metadata = json.loads(content)
-                        del metadata["date_saved"]
-                        content = json.dumps(metadata).encode()
-                    elif name == "config.json":
-                        content = _number_objects(content)
-                    target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
-        finally:
-            dated.unlink(missing_ok=True)
+        model.save(beside)
+        with zipfile.ZipFile(beside) as dated:
+            contents = {name: dated.read(name) for name in dated.namelist()}
+        metadata = json.loads(contents["metadata.json"])
+        del metadata["date_saved"]
+        contents["metadata.json"] = json.dumps(metadata).encode()
+        contents["config.json"] = _number_objects(contents["config.json"])
+        with zipfile.ZipFile(beside, "w") as dateless:
+            for name, content in contents.items():
+                dateless.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
 
 
 def load(path: Path) -> keras.Model:

@@ -7,7 +7,6 @@ Params  evaluate, backend
 """
 
 import argparse
-import hashlib
 import math
 import sys
 from pathlib import Path
@@ -18,9 +17,9 @@ from scipy.special import log_softmax
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
-from pipeline import arrays, engine
+from pipeline import arrays, checkpoints, engine
 from pipeline.errors import PipelineError, run
-from pipeline.files import read_json, replacing, write_json
+from pipeline.files import read_json, replacing, sha256, write_json
 from pipeline.params import load
 
 CALIBRATION_BINS = 15  # as Guo et al.
@@ -111,6 +110,7 @@ def main(argv: list[str] | None = None) -> None:
 
     if not args.model.is_file():
         raise PipelineError(f"{args.model}: no such file. Run `dvc repro train`")
+    checkpoints.clean(args.model.stem)  # DVC has recorded it, or would not evaluate it
     classes = read_json(args.arrays / "info.json")["classes"]
     images, labels = arrays.load(args.arrays / "test")
 
@@ -137,8 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     metrics, predictions = measure(logits, labels, classes)
     metrics["computed_in"] = precision
     # says which file was measured, and how; compare copies the champion by it
-    sha256 = hashlib.sha256(args.model.read_bytes()).hexdigest()
-    metrics["model"] = [{"sha256": sha256, "mirror": params.evaluate.mirror}]
+    metrics["model"] = [{"sha256": sha256(args.model), "mirror": params.evaluate.mirror}]
     write_json(args.metrics, metrics)
     with replacing(args.predictions) as path:
         predictions.to_csv(path, index=False)

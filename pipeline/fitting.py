@@ -1,6 +1,5 @@
 """Fitting: a network trained as params.yaml says."""
 
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -9,65 +8,17 @@ import keras
 
 from pipeline import augmentation, hosts, recipe, speed, whitening
 from pipeline.batches import Batches, Part
-from pipeline.errors import PipelineError
+from pipeline.callbacks import (
+    FirstNotFinite,
+    History,
+    KeepAverage,
+    KeepBest,
+    LearningRate,
+    LineAnEpoch,
+    StopWhenNotFinite,
+)
+from pipeline.checkpoints import Checkpoints
 from pipeline.schema import Augment, Train
-
-COLUMNS = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
-
-
-class Diverged(PipelineError):
-    """The loss is not finite: an error of a training, a result of a study."""
-
-
-class StopWhenNotFinite(keras.callbacks.Callback):
-    def __init__(self, name: str, learning_rate: float):
-        super().__init__()
-        self.name, self.learning_rate = name, learning_rate
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        if not math.isfinite(logs["loss"] + logs["val_loss"]):
-            raise Diverged(
-                f"{self.name}: epoch {epoch + 1}: loss must be finite. "
-                f"Got {logs['loss']}, {logs['val_loss']} in validation. "
-                f"Lower train.learning_rate ({self.learning_rate})"
-            )
-
-
-class LineAnEpoch(keras.callbacks.Callback):
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        values = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
-        print(f"epoch {epoch + 1}/{self.params['epochs']}: {values}", flush=True)
-
-
-class LearningRate(keras.callbacks.Callback):
-    """Keep the learning rate that an epoch ends with among the epoch's numbers."""
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
-
-
-class KeepAverage(keras.callbacks.Callback):
-    """Put the moving average of the weights in their place from validation to the next epoch.
-
-    So what is measured, what early stopping restores and what is kept are the same weights.
-    Keras's own SwapEMAWeights swaps by adding and subtracting, which rounds both, and where
-    training stops early it leaves the wrong ones.
-    """
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        self.own: list[Any] = []
-
-    def on_test_begin(self, logs: dict | None = None) -> None:
-        weights = self.model.trainable_variables
-        self.own = [keras.ops.copy(weight) for weight in weights]
-        self.model.optimizer.finalize_variable_values(weights)
-        for weight in weights:
-            # JAX shares the average's memory, and evaluation gives away that of the weights
-            weight.assign(keras.ops.copy(weight))
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        for weight, own in zip(self.model.trainable_variables, self.own, strict=bool(self.own)):
-            weight.assign(own)
 
 
 def fit(
@@ -79,7 +30,8 @@ def fit(
     seed: int,
     verbose: bool = True,
     watch: Sequence[keras.callbacks.Callback] = (),
-) -> list[dict[str, float]]:
+    checkpoints: Checkpoints | None = None,
+) -> History:
     """Train a model in place.
 
     Args:
@@ -91,10 +43,13 @@ def fit(
         seed: Of the order of the images.
         verbose: Whether to show progress.
         watch: More callbacks, as one that measures.
+        checkpoints: Where to keep the state after each epoch; if one is there, training goes on
+            from it, and ends as if it had never been interrupted.
 
     Returns:
-        One row an epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy,
-        learning_rate. The losses hold what the settings add to cross-entropy.
+        `rows`, one an epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy,
+        learning_rate; the losses hold what the settings add to cross-entropy. `seconds` of all
+        epochs.
 
     Raises:
         Diverged: The loss is not finite.
@@ -105,33 +60,26 @@ def fit(
         whitening.whiten(model, train)
     trained = speed.faster(model, speed.resolve(settings.precision))
     lookup = validation.images is train.images and speed.fit_in_memory(train.images)
-    whole = _around(trained, settings.augment, train.images if lookup else None)
+    first = FirstNotFinite()
+    whole = _around(trained, first, settings.augment, train.images if lookup else None)
     size, mirror = (len(classes), settings.batch_size), settings.augment.alternates
     batches = Batches(train, *size, seed, lookup, mirror)
     verbose = verbose and hosts.first()
     terminal = verbose and sys.stdout.isatty()
-    # the first two see each epoch's numbers before they are printed and kept
-    callbacks: list[keras.callbacks.Callback] = [
-        StopWhenNotFinite(model.name, settings.learning_rate),
-        LearningRate(),
-    ]
-    if verbose and not terminal:
-        callbacks.append(LineAnEpoch())
-    if settings.early_stopping is not None:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                "val_accuracy",
-                patience=settings.early_stopping,
-                mode="max",
-                restore_best_weights=True,
-            )
-        )
-    if settings.ema_momentum is not None:
-        callbacks.append(KeepAverage())
-    callbacks.extend(watch)  # last, to see the weights that are kept
     optimizer = recipe.optimizer(settings, len(batches))
     # with all variables there, TensorFlow traces the first step once and not twice
     optimizer.build(whole.trainable_variables)
+    average = None if settings.ema_momentum is None else KeepAverage()
+    best = None if settings.early_stopping is None else KeepBest(trained, settings.early_stopping)
+    history = History(_state(whole) + optimizer.variables, checkpoints, average, best)
+    # the first two see each epoch's numbers before they are printed and kept; those to watch see
+    # the weights that are kept
+    rate = recipe.rate(settings, len(batches))
+    callbacks = [StopWhenNotFinite(first, len(batches), rate), LearningRate()]
+    if verbose and not terminal:
+        callbacks.append(LineAnEpoch())
+    callbacks += [callback for callback in (best, average) if callback]
+    callbacks += [*watch, history]
     whole.compile(
         optimizer,
         recipe.loss(settings),
@@ -140,25 +88,36 @@ def fit(
     )
     steps = {"train_step": len(train.rows), "test_step": len(validation.rows)}
     hosts.leave_out_padding(whole, steps, settings.batch_size)
-    history = whole.fit(
+    done = len(history.rows)
+    if done and verbose:
+        print(f"train: {model.name}: goes on after epoch {done} of {settings.epochs}", flush=True)
+    for _ in range(done):
+        batches.on_epoch_end()  # to the order of the images in the next one
+    whole.fit(
         speed.feed(batches),
         validation_data=speed.feed(Batches(validation, *size, rows_only=lookup, mirror=mirror)),
-        epochs=settings.epochs,
+        initial_epoch=done,
+        epochs=done if history.stopped else settings.epochs,
         shuffle=False,  # Batches does it, image by image
         class_weight=weights,
         callbacks=callbacks,
         verbose=int(terminal),  # a progress bar
     )
     model.set_weights(trained.get_weights())
-    columns = [history.history[name] for name in COLUMNS]
-    return [
-        {"epoch": epoch, **dict(zip(COLUMNS, values, strict=True))}
-        for epoch, values in enumerate(zip(*columns, strict=True), start=1)
-    ]
+    return history
 
 
-def _around(trained: keras.Model, augment: Augment, images: Any | None) -> keras.Model:
-    """Return augmentation and then the model, which so stays uncompiled.
+def _state(whole: keras.Model) -> list[keras.Variable]:
+    """Return what training changes of a model: weights and random seeds, but not the images."""
+    lookups = [layer for layer in whole.layers if isinstance(layer, speed.Lookup)]
+    images = {id(weight) for layer in lookups for weight in layer.weights}
+    return [variable for variable in whole.variables if id(variable) not in images]
+
+
+def _around(
+    trained: keras.Model, last: keras.Layer, augment: Augment, images: Any | None
+) -> keras.Model:
+    """Return augmentation, then the model, which so stays uncompiled, then a last layer.
 
     Nothing of training is saved with it. The input is as Batches yields it: row numbers of
     `images`, where these are given.
@@ -174,4 +133,4 @@ def _around(trained: keras.Model, augment: Augment, images: Any | None) -> keras
         inputs, x = (inputs, mirrored), augmentation.mirror(x, mirrored)
     for layer in recipe.augmentation(augment, shape):
         x = layer(x)
-    return keras.Model(inputs, trained(x))
+    return keras.Model(inputs, last(trained(x)), name=trained.name)

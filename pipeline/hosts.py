@@ -5,6 +5,7 @@ the others and adds their gradients up.
 """
 
 import atexit
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -90,6 +91,19 @@ def first() -> bool:
     """Return whether this process is the one that prints and writes."""
     distribution = keras.distribution.distribution()
     return distribution is None or distribution.data_shard_id == 0
+
+
+def of_first(value: Any) -> Any:
+    """Return what the first of the processes says, which JSON can hold."""
+    distribution = keras.distribution.distribution()
+    if distribution is None or distribution.num_processes == 1:
+        return value
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    text = json.dumps(value, sort_keys=True).encode()
+    size = int(broadcast_one_to_all(np.int32(len(text))))
+    padded = np.frombuffer(text.ljust(size)[:size], np.uint8)
+    return json.loads(bytes(np.asarray(broadcast_one_to_all(padded), np.uint8)))
 
 
 def share(rows: np.ndarray, batch_size: int) -> np.ndarray:

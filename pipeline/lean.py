@@ -28,9 +28,9 @@ WHEN_USED = {
 def imports() -> Iterator[None]:
     """Import what stands in the block without what it does not need at once.
 
-    Nothing is taken away: what is put off loads when it is used, by the ordinary way. JAX
-    alone is hidden, and only for the length of the block, from a Keras that runs on
-    TensorFlow, where it is an optional package.
+    Nothing is taken away: what is put off loads when it is used, by the ordinary way. JAX and
+    pandas alone are hidden, and only for the length of the block, from a Keras that does without
+    them: it runs on TensorFlow, and nobody here gives it tables.
     """
     finder, collecting = _Finder(), gc.isenabled()
     sys.meta_path.insert(0, finder)
@@ -48,7 +48,8 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name == "jax" and "keras.src.backend.tensorflow" in sys.modules:
+        tensorflow = "keras.src.backend.tensorflow" in sys.modules
+        if name == "pandas" or (name == "jax" and tensorflow):
             raise ModuleNotFoundError("put off by pipeline.lean", name=name)
         if name == "tensorflow._api.v2.lite":
             # an empty package of that name, which would take the place of tf.lite if it came later

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline import building, fitting, recipe, speed
 from pipeline.batches import Batches, Part
+from pipeline.callbacks import Diverged
 from pipeline.schema import Model, Train
 
 
@@ -96,8 +97,8 @@ def measure(
     try:
         history = fitting.fit(
             network, train, validation, settings, classes, seed, verbose=False, watch=[watch]
-        )
-    except fitting.Diverged:
+        ).rows
+    except Diverged:
         return run | dict.fromkeys(measures)
     # the history's accuracy is that of a network in change, and with dropout
     batches = Batches(train, len(classes), settings.batch_size)

@@ -4,6 +4,7 @@ Reads   data/raw/{train,test}.parquet
 Writes  data/arrays/{train,test}/images.npy    (n, h, w, c) float32 or float16, normalized
         data/arrays/{train,test}/levels.npy    (c, 256) float32: what float16 stands for, only then
         data/arrays/{train,test}/labels.npy    (n,) int64
+        data/arrays/{train,test}/SHA256SUMS    of these files
         data/arrays/info.json                  class names, shape, normalization, statistics,
                                                images skipped
 Params  preprocess
@@ -147,6 +148,8 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
             "std": std.tolist(),
             "skipped": {split: sum(len(g.bad) for g in decoded[split]) for split in SPLITS},
         }
+        for split in SPLITS:
+            arrays.seal(beside / split)
         write_json(beside / "info.json", info)
     return info
 

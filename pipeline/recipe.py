@@ -1,5 +1,6 @@
 """Recipe: the training settings of params.yaml as Keras's own objects."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -39,6 +40,12 @@ def optimizer(settings: Train, steps_per_epoch: int) -> keras.Optimizer:
     # end in :0 here
     found.exclude_from_weight_decay(var_names=[r"(^|/)(bias|beta|gamma)(:\d+)?$"])
     return found
+
+
+def rate(settings: Train, steps_per_epoch: int) -> Callable[[int], float]:
+    """Return what the learning rate is at a step, counted from 0 through all epochs."""
+    found = schedule(settings, steps_per_epoch)
+    return lambda step: float(found(step)) if callable(found) else found
 
 
 def schedule(

@@ -5,6 +5,7 @@ Writes  models/MODEL.keras          stock Keras layers, from images to logits
         plots/history/MODEL.csv     loss and accuracy of each epoch
         metrics/train/MODEL.json    parameters, epochs, final and best epoch
         metrics/run/MODEL.json      seconds, versions, device: varies, nothing depends on it
+Keeps   .checkpoints/MODEL/         the state after each epoch, to go on from if it is interrupted
 Params  models.MODEL or finetune.MODEL, train, seed, backend
 """
 
@@ -14,14 +15,21 @@ import math
 import os
 import shlex
 import sys
-import time
+from contextlib import ExitStack
 from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import arrays, engine
 from pipeline.errors import PipelineError, run
-from pipeline.files import read_json, replacing, write_json
+from pipeline.files import read_json, replacing, sha256, write_json
 from pipeline.params import load
+from pipeline.schema import Finetuned, Train
+
+if TYPE_CHECKING:
+    import keras
+
+    from pipeline.callbacks import History
 
 
 def summarize(history: list[dict[str, float]], early_stopping: bool) -> dict:
@@ -71,7 +79,8 @@ def main(argv: list[str] | None = None) -> None:
         )
     settings = params.train_of(args.model)
     info = read_json(args.arrays / "info.json")
-    images, labels = arrays.load(args.arrays / "train")
+    # of several processes, the one that starts the others has checked the arrays
+    images, labels = arrays.load(args.arrays / "train", check=not args.distributed)
     train, validation = arrays.read_split(args.split, len(labels))
     launch(argv or sys.argv[1:])
 
@@ -79,37 +88,62 @@ def main(argv: list[str] | None = None) -> None:
     engine.use(params.backend)
     from pipeline import backend, building, fitting, hosts, speed
     from pipeline.batches import Part
+    from pipeline.checkpoints import Checkpoints
 
-    classes = info["classes"]
-    with hosts.joined(args.distributed, settings.batch_size):
-        model = building.build(
-            params.all_models[args.model], info["image_shape"], len(classes), params.seed
-        )
+    own, classes = params.all_models[args.model], info["classes"]
+    with ExitStack() as stack:
+        stack.enter_context(hosts.joined(args.distributed, settings.batch_size))
+        model = building.build(own, info["image_shape"], len(classes), params.seed)
+        made_on = backend.describe() | {"precision": speed.resolve(settings.precision)}
+        inputs = [own.model_dump(), settings.model_dump(), params.seed, info, made_on]
+        files = [args.arrays / "train" / arrays.SUMS, args.split, *loaded_code()]
+        if isinstance(own, Finetuned):
+            files.append(Path(own.from_model))
+        kept = Checkpoints(args.model, hosts.of_first([inputs, [sha256(path) for path in files]]))
+        if hosts.first():
+            stack.enter_context(kept.held())
         parts = Part(images, labels, train), Part(images, labels, validation)
-        start = time.perf_counter()
-        history = fitting.fit(model, *parts, settings, classes, params.seed)
-        seconds = time.perf_counter() - start
-    if not hosts.first():
-        return
+        history = fitting.fit(model, *parts, settings, classes, params.seed, checkpoints=kept)
+        if hosts.first():
+            write(args, model, history, settings, len(train), made_on)
+            kept.finish(args.out)
 
+
+def loaded_code() -> list[Path]:
+    """Return the files of this project that are in use, sorted."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("pipeline.")]
+    return sorted(Path(module.__file__) for module in modules if module.__file__)
+
+
+def write(
+    args: argparse.Namespace,
+    model: "keras.Model",
+    history: "History",
+    settings: Train,
+    num_images: int,
+    made_on: dict[str, str],
+) -> None:
+    """Write the outputs, and say what has been reached."""
+    from pipeline import backend
+
+    rows, seconds = history.rows, history.seconds
     backend.save(model, args.out)
     with replacing(args.history) as path, path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, history[0], lineterminator="\n")
+        table = csv.DictWriter(file, rows[0], lineterminator="\n")
         table.writeheader()
-        table.writerows(history)
+        table.writerows(rows)
     parameters = {
         "parameters": model.count_params(),
         "trainable_parameters": sum(math.prod(w.shape) for w in model.trainable_weights),
     }
-    metrics = {**parameters, **summarize(history, settings.early_stopping is not None)}
+    metrics = {**parameters, **summarize(rows, settings.early_stopping is not None)}
     write_json(args.metrics, metrics)
-    seen = len(train) * len(history)
-    rate = {"train_seconds": round(seconds, 2), "images_per_second": round(seen / seconds, 1)}
-    precision = {"precision": speed.resolve(settings.precision)}
-    write_json(args.run, {**rate, **backend.describe(), **precision})
+    rate = round(num_images * len(rows) / seconds, 1)
+    run = {"train_seconds": round(seconds, 2), "images_per_second": rate}
+    write_json(args.run, run | made_on)
     kept = metrics[metrics["kept"]]
     print(
-        f"train: {args.model}: {len(history)} epochs in {seconds:.0f} s, "
+        f"train: {args.model}: {len(rows)} epochs in {seconds:.0f} s, "
         f"validation accuracy {kept['val_accuracy']:.4f} -> {args.out}"
     )
 

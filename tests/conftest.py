@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import arrays
 from pipeline.raw import Example
 from pipeline.schema import Train
 
@@ -67,13 +68,19 @@ def task(count: int = 64) -> tuple[np.ndarray, np.ndarray]:
     return noise * 0.2 + labels[:, None, None, None].astype(np.float32) * 0.8, labels
 
 
+def write_arrays(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Write arrays as preprocess does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "images.npy", images)
+    np.save(folder / "labels.npy", labels)
+    arrays.seal(folder)
+
+
 @pytest.fixture
 def prepared(project, edit):
     """Arrays and split of 64 small images, and a short training."""
     images, labels = task()
-    (project / "arrays/train").mkdir(parents=True)
-    np.save(project / "arrays/train/images.npy", images)
-    np.save(project / "arrays/train/labels.npy", labels)
+    write_arrays(project / "arrays/train", images, labels)
     (project / "arrays/info.json").write_text(
         '{"classes": ["dark", "bright"], "image_shape": [8, 8, 1]}'
     )

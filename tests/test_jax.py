@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.conftest import REPOSITORY, arguments, task
+from tests.conftest import REPOSITORY, arguments, task, write_arrays
 
 Stage = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -36,9 +37,7 @@ def weights(path: Path) -> list[np.ndarray]:
 
 def test_a_model_trained_on_jax_is_one_that_tensorflow_loads(small, stage):
     images, labels = task(20)
-    (small / "arrays/test").mkdir()
-    np.save(small / "arrays/test/images.npy", images)
-    np.save(small / "arrays/test/labels.npy", labels)
+    write_arrays(small / "arrays/test", images, labels)
     done = stage("pipeline.train", *arguments("baseline", "out"))
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((small / "out/run.json").read_text())["backend"].startswith("jax 0.")
@@ -148,8 +147,14 @@ def test_a_process_that_dies_fails_the_others_and_another_run_succeeds(small):
     assert stderr.count("\n") == 1
     assert not (small / "out").exists()
     again = start(small, 2, "pipeline.train", *arguments("small", "out"))
-    assert [process.communicate(timeout=100)[1] for process in again] == ["", ""]
-    assert (small / "out/model.keras").exists()
+    outputs = [process.communicate(timeout=100) for process in again]
+    assert [stderr for _, stderr in outputs] == ["", ""]
+    assert "small: goes on after epoch 1 of 2" in outputs[0][0]
+    shutil.rmtree(small / ".checkpoints")
+    whole = start(small, 2, "pipeline.train", *arguments("small", "whole"))
+    assert [process.wait(timeout=100) for process in whole] == [0, 0]
+    for name in ("model.keras", "history.csv", "train.json"):
+        assert (small / "out" / name).read_bytes() == (small / "whole" / name).read_bytes()
 
 
 def test_what_cannot_be_shared_is_refused(small, stage, edit):

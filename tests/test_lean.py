@@ -23,7 +23,8 @@ images = np.random.default_rng(0).random((8, 8, 8, 1), np.float32)
 part = Part(images, np.arange(8) % 2, np.arange(8))
 fitting.fit(model, part, part, settings(epochs=1), ["a", "b"], 0, verbose=False)
 model.predict(Batches(part, 2, 8), verbose=0)
-print(*{"jax", "matplotlib", "pandas", "sklearn", "tensorflow.lite.python.lite"} & set(sys.modules))
+put_off = {"jax", "matplotlib", "pandas", "sklearn", "tensorflow.lite.python.lite"}
+print(*put_off & set(sys.modules))
 """
 USER = """
 import keras
@@ -36,6 +37,10 @@ with tf.compat.v1.Session(graph=tf.Graph()) as session:
 assert tf.compat.as_str(b"text") == "text"
 network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
 assert tf.lite.TFLiteConverter.from_keras_model(network)
+import pandas as pd
+from pandas.testing import assert_frame_equal
+assert_frame_equal(pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [1]}))
+network(pd.DataFrame({"a": [1.0], "b": [2.0]}).to_numpy())
 import jax
 assert jax.numpy.ones(2).sum() == 2
 """

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
 from pipeline import plot
-from tests.conftest import png
+from tests.conftest import png, write_arrays
 
 
 def test_samples_take_the_classes_in_turn():
@@ -114,9 +114,8 @@ ARGUMENTS = (
 def test_stage_draws_every_picture_the_same_twice(project, stage):
     classes = ["a $b$ <i>", "NA"]  # neither TeX, nor HTML, nor missing
     for part in ("train", "test"):
-        (project / "arrays" / part).mkdir(parents=True)
-        np.save(project / "arrays" / part / "images.npy", np.zeros((3, 4, 4, 3), np.float32))
-        np.save(project / "arrays" / part / "labels.npy", np.array([0, 1, 1]))
+        black = np.zeros((3, 4, 4, 3), np.float32)
+        write_arrays(project / "arrays" / part, black, np.array([0, 1, 1]))
     info = {"classes": classes, "normalize": "unit", "mean": [0] * 3, "std": [1] * 3}
     (project / "arrays/info.json").write_text(json.dumps(info))
     (project / "history").mkdir()

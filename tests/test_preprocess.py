@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline import arrays, decoding, images, preprocess, raw
 from pipeline.errors import PipelineError
 from pipeline.raw import Example
 from pipeline.schema import Preprocess
-from tests.conftest import REPOSITORY, grey, png
+from tests.conftest import REPOSITORY, grey, png, write_arrays
 
 # one of each class: a test part that only has to be there
 TEST = [grey(0, 0), grey(255, 1)]
@@ -339,6 +340,7 @@ def test_reading_takes_no_more_memory_from_a_file_ten_times_as_large(tmp_path):
             arrays.create(folder / "images.npy", (count, 32, 32, 3), dtype)
             np.save(folder / "labels.npy", np.zeros(count, np.int64))
             np.save(folder / "levels.npy", np.tile(np.float32(np.arange(256) / 255), (3, 1)))
+            arrays.seal(folder)
             argv = [sys.executable, "-c", code, str(folder)]
             done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=True)
             peaks.append(int(done.stdout) / 1024)
@@ -423,8 +425,40 @@ def test_arrays_that_preprocess_did_not_write_are_refused(tmp_path, content, mes
         (tmp_path / "images.npy").write_bytes(content)
     elif content is not None:
         np.save(tmp_path / "images.npy", content)
+    arrays.seal(tmp_path)
     with pytest.raises(PipelineError, match=message):
         arrays.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["nan", "swap", "labels", "unsealed"])
+def test_arrays_that_are_not_those_that_preprocess_wrote_are_refused(tmp_path, change):
+    """The right shape and kind, and still others: NaN pixels, test images in place of training
+    images, labels out of range."""
+    for part, value in (("train", 0.25), ("test", 0.5)):
+        write_arrays(tmp_path / part, np.full((2, 2, 2, 1), value, np.float32), np.arange(2))
+    train, name = tmp_path / "train", "images.npy"
+    arrays.load(train)
+    if change == "nan":
+        np.save(train / name, np.full((2, 2, 2, 1), np.nan, np.float32))
+    elif change == "swap":
+        shutil.copy(tmp_path / "test" / name, train)
+    elif change == "labels":
+        name = "labels.npy"
+        np.save(train / name, np.array([0, 7]))
+    else:
+        (train / "SHA256SUMS").unlink()
+        name = "SHA256SUMS"
+    expected = f"train/{name}: (must be the array that preprocess wrote|no such file).* Run `dvc"
+    with pytest.raises(PipelineError, match=expected):
+        arrays.load(train)
+
+
+def test_sums_are_those_of_sha256sum(tmp_path):
+    if not shutil.which("sha256sum"):
+        pytest.skip("no sha256sum here")
+    write_arrays(tmp_path, np.zeros((2, 2, 2, 1), np.float32), np.arange(2))
+    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path, capture_output=True)
+    assert done.stdout == b"images.npy: OK\nlabels.npy: OK\n"
 
 
 def test_pickled_arrays_are_not_unpickled(tmp_path):

@@ -122,7 +122,7 @@ def learn(precision: str, **own: Any) -> tuple[keras.Model, list[dict]]:
     model = building.build(Model(architecture="batchnorm"), (8, 8, 1), 2, seed=0)
     given = settings(precision=precision, **{"batch_size": 16} | own)
     names = ["dark", "bright"]
-    return model, fitting.fit(model, train, validation, given, names, seed=0, verbose=False)
+    return model, fitting.fit(model, train, validation, given, names, seed=0, verbose=False).rows
 
 
 @pytest.mark.skipif(not HAS_BFLOAT16, reason="needs a processor with bfloat16")

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline import split
 from pipeline.errors import PipelineError
+from tests.conftest import write_arrays
 
 
 def test_classes_keep_their_share():
@@ -46,9 +47,7 @@ def test_a_class_too_small_for_validation_is_told(project, stage):
         ("train", range(100), [0] * 98 + [1] * 2),
         ("test", [200, 201], [0, 1]),
     ):
-        (project / "arrays" / part).mkdir(parents=True)
-        np.save(project / "arrays" / part / "images.npy", images(*values))
-        np.save(project / "arrays" / part / "labels.npy", np.array(labels))
+        write_arrays(project / "arrays" / part, images(*values), np.array(labels))
     (project / "arrays/info.json").write_text(INFO)
     argv = ("pipeline.split", "--arrays", "arrays", "--split", "s.npz", "--metrics", "m.json")
     assert "split: warning: no validation images of odd" in stage(*argv).stdout
@@ -85,9 +84,8 @@ def test_duplicates_are_found_however_many_rows_are_read_at_a_time(monkeypatch):
 
 def test_stage_writes_rows_and_counts_and_warns_of_leaks(project, stage):
     for part, values in (("train", range(10)), ("test", [3, 20])):
-        (project / "arrays" / part).mkdir(parents=True)
-        np.save(project / "arrays" / part / "images.npy", images(*values))
-        np.save(project / "arrays" / part / "labels.npy", np.arange(len(values)) % 2)
+        labels = np.arange(len(values)) % 2
+        write_arrays(project / "arrays" / part, images(*values), labels)
     (project / "arrays/info.json").write_text(INFO)
     done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
     assert done.stdout == (

@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.measure import gradient_norms
 from pipeline.study_report import paired, sentence, summarize
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, write_arrays
 
 GRAPH = yaml.safe_load((REPOSITORY / "studies/dvc.yaml").read_text())["stages"]["study"]
 NAMES = sorted(GRAPH["foreach"])
@@ -168,9 +168,7 @@ def prepared(project) -> Path:
     labels = np.arange(64) % 2
     noise = np.random.default_rng(0).random((64, 4, 4, 1), dtype=np.float32)
     images = noise * 0.2 + labels[:, None, None, None].astype(np.float32) * 0.8
-    (project / "arrays/train").mkdir(parents=True)
-    np.save(project / "arrays/train/images.npy", images)
-    np.save(project / "arrays/train/labels.npy", labels)
+    write_arrays(project / "arrays/train", images, labels)
     info = {"classes": ["dark", "bright"], "image_shape": [4, 4, 1]}
     (project / "arrays/info.json").write_text(json.dumps(info))
     np.savez(project / "split.npz", train=np.arange(48), validation=np.arange(48, 64))

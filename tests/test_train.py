@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pipeline import train
-from tests.conftest import arguments, task
+from tests.conftest import arguments, task, write_arrays
 
 
 def test_summary_by_hand():
@@ -56,9 +56,7 @@ def test_wrong_input_is_refused_before_training(prepared, stage, model, rows, me
 def test_evaluate_measures_the_saved_model(prepared, stage):
     stage("pipeline.train", *arguments("baseline", "out"))
     images, labels = task(20)
-    (prepared / "arrays/test").mkdir()
-    np.save(prepared / "arrays/test/images.npy", images)
-    np.save(prepared / "arrays/test/labels.npy", labels)
+    write_arrays(prepared / "arrays/test", images, labels)
     argv = "--arrays arrays --metrics test.json --predictions predictions.csv --model".split()
     done = stage("pipeline.evaluate", *argv, "out/model.keras")
     assert done.returncode == 0, done.stderr
@@ -70,7 +68,7 @@ def test_evaluate_measures_the_saved_model(prepared, stage):
 
     done = stage("pipeline.evaluate", *argv, "none.keras")
     assert done.stderr == "error: none.keras: no such file. Run `dvc repro train`\n"
-    np.save(prepared / "arrays/test/images.npy", np.zeros((20, 9, 9, 1), np.float32))
+    write_arrays(prepared / "arrays/test", np.zeros((20, 9, 9, 1), np.float32), labels)
     done = stage("pipeline.evaluate", *argv, "out/model.keras")
     assert "must take (9, 9, 1) images of 2 classes. Got (8, 8, 1) and 2." in done.stderr
 
@@ -79,9 +77,9 @@ def test_training_from_float16_is_the_same_to_the_bit(prepared, stage):
     levels = (np.arange(256) / np.float32(255)).astype(np.float32)[None]
     pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1))
     for dtype in ("float32", "float16"):
-        np.save(prepared / "arrays/train/images.npy", levels[0][pixels].astype(dtype))
         if dtype == "float16":
             np.save(prepared / "arrays/train/levels.npy", levels)
+        write_arrays(prepared / "arrays/train", levels[0][pixels].astype(dtype), task()[1])
         done = stage("pipeline.train", *arguments("baseline", dtype))
         assert done.returncode == 0, done.stderr
     for name in ("model.keras", "history.csv"):
@@ -101,8 +99,8 @@ def test_read_from_disk_ten_times_the_images_need_no_more_memory(prepared, stage
     (prepared / "program.py").write_text(program)
     peaks = []
     for count in (500, 5000):  # of 48 KiB: 23 and 234 MiB
-        np.save(prepared / "arrays/train/images.npy", np.zeros((count, 64, 64, 3), np.float32))
-        np.save(prepared / "arrays/train/labels.npy", np.arange(count) % 2)
+        black = np.zeros((count, 64, 64, 3), np.float32)
+        write_arrays(prepared / "arrays/train", black, np.arange(count) % 2)
         info = {"classes": ["dark", "bright"], "image_shape": [64, 64, 3]}
         (prepared / "arrays/info.json").write_text(json.dumps(info))
         np.savez(

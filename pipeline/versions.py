@@ -1,0 +1,78 @@
+"""Versions: of the packages that decide what a stage's outputs are, one small file a stage.
+
+uv.lock as a whole changes with every package; what depends on a file of these runs again only
+when one of its own does: a new matplotlib draws anew and trains nothing.
+
+Reads   uv.lock
+Writes  data/versions/STAGE.json    package to locked version
+Params  backend
+"""
+
+import argparse
+import tomllib
+from pathlib import Path
+
+from pipeline.errors import PipelineError, run
+from pipeline.files import replacing, write_json
+from pipeline.params import load
+
+# What each stage imports, and what writes or computes for that: h5py the weights in a .keras
+# file, SciPy and joblib for scikit-learn. Not what only checks, prints or shows progress.
+PACKAGES = {
+    "download": ("numpy", "pillow", "pyarrow", "scikit-learn", "tensorflow-datasets"),
+    "preprocess": ("numpy", "pillow", "pyarrow"),
+    "split": ("numpy", "scikit-learn"),
+    "train": ("h5py", "keras", "ml-dtypes", "numpy"),
+    "evaluate": ("keras", "numpy", "pandas", "scikit-learn", "scipy"),
+    "compare": ("numpy", "pandas", "scipy"),
+    "plot": ("matplotlib", "numpy", "pandas", "scikit-learn"),
+}
+# Of the stages that compute with Keras.
+BACKENDS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}
+WITH_KERAS = ("train", "evaluate")
+
+
+def locked(path: Path) -> dict[str, str]:
+    """Return the version of each package in uv.lock."""
+    try:
+        packages = tomllib.loads(path.read_text("utf-8"))["package"]
+        return {package["name"]: package["version"] for package in packages}
+    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        raise PipelineError(
+            f"{path}: must be uv's lock file. Got {error}. Run `git checkout {path}`"
+        ) from None
+
+
+def of_stages(found: dict[str, str], backend: str) -> dict[str, dict[str, str]]:
+    """Return what each stage depends on, of all that is locked.
+
+    Raises:
+        PipelineError: A package is not locked.
+    """
+    wanted = {
+        stage: names + (BACKENDS[backend] if stage in WITH_KERAS else ())
+        for stage, names in PACKAGES.items()
+    }
+    if missing := {name for names in wanted.values() for name in names} - set(found):
+        raise PipelineError(
+            f"uv.lock: must lock {', '.join(sorted(missing))}. Got no such package. Run `uv lock`"
+        )
+    return {stage: {name: found[name] for name in names} for stage, names in wanted.items()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lock", type=Path, required=True)
+    parser.add_argument("--versions", type=Path, required=True)
+    args = parser.parse_args(argv)
+    params = load()
+
+    stages = of_stages(locked(args.lock), params.backend)
+    with replacing(args.versions) as folder:
+        for stage, versions in stages.items():
+            write_json(folder / f"{stage}.json", versions)
+    print(f"versions: of {len(stages)} stages -> {args.versions}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,116 @@
+"""Kill: `dvc repro` is killed in every stage, and ends as if it had never been."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.test_graph import Clone
+
+KEPT = ("data/**/*.*", "models/*.keras", "metrics/*.json", "metrics/t*/*.json", "plots/**/*.*")
+RUNNING = re.compile(r"Running stage '([\w@]+)'")
+
+
+class Repro:
+    """A `dvc repro` in a process group of its own."""
+
+    def __init__(self, folder: Path):
+        bin = Path(sys.executable).parent
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_"))}
+        env |= {"PATH": f"{bin}{os.pathsep}{env['PATH']}", "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            ["dvc", "repro"], cwd=folder, env=env, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def lines(self) -> Iterator[str]:
+        assert self.process.stdout
+        yield from self.process.stdout
+
+    def kill(self, only_dvc: bool = False) -> None:
+        if only_dvc:
+            self.process.kill()
+        else:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def kill_in(self, stages: set[str], delay: float) -> bool:
+        """Kill so many seconds after the first of these stages begins; False: none of them ran."""
+        for line in self.lines():
+            if (found := RUNNING.search(line)) and found[1] in stages:
+                time.sleep(delay)
+                self.kill()
+                return True
+        assert self.process.wait() == 0
+        return False
+
+
+def prepare(folder: Path) -> Clone:
+    folder.mkdir()
+    clone = Clone(folder)
+    clone.edit("params.yaml", "epochs: 20", "epochs: 4")
+    return clone
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_the_results_are_the_same_to_the_bit(tmp_path):
+    whole, killed = prepare(tmp_path / "whole"), prepare(tmp_path / "killed")
+    began: dict[str, float] = {}
+    for line in (run := Repro(whole.folder)).lines():
+        if found := RUNNING.search(line):
+            began[found[1]] = time.perf_counter()
+    assert run.process.wait() == 0
+    ends = [*list(began.values())[1:], time.perf_counter()]
+    order = list(began)
+
+    rng = random.Random(0)
+    kills = 0
+    for number, (stage, end) in enumerate(zip(order, ends, strict=True)):
+        # twice where it takes seconds
+        for _ in range(2 if "train" in stage else 1):
+            delay = rng.uniform(0, end - began[stage])
+            kills += Repro(killed.folder).kill_in(set(order[number:]), delay)
+    assert kills >= 10
+    assert killed.repro()
+    assert killed.repro() == set()
+    compare(whole, killed)
+
+
+@pytest.mark.slow
+def test_an_epoch_that_is_done_is_not_trained_again(tmp_path):
+    whole, killed = prepare(tmp_path / "whole"), prepare(tmp_path / "killed")
+    whole.repro("train@batchnorm")
+    run = Repro(killed.folder)
+    for line in run.lines():
+        if line.startswith("epoch 2/"):
+            run.kill()
+            break
+    # now DVC alone: the training goes on without it, and the next one waits for its end
+    run = Repro(killed.folder)
+    lines = []
+    for line in run.lines():
+        lines.append(line)
+        if line.startswith("epoch 3/"):
+            run.kill(only_dvc=True)
+            break
+    assert any("goes on after epoch 2 of 4" in line for line in lines)
+    out = killed.run("dvc", "repro", "train@baseline", "train@batchnorm")
+    assert "goes on after epoch" in out
+    compare(whole, killed, "models/batchnorm.keras", "plots/history/batchnorm.csv")
+
+
+def compare(whole: Clone, killed: Clone, *names: str) -> None:
+    expected, found = (clone.read(*(names or KEPT)) for clone in (whole, killed))
+    assert len(expected) > 20 or names
+    assert [name for name in expected if expected[name] != found.get(name)] == []
+    left = [path for path in killed.folder.rglob("*.part.*") if ".dvc" not in path.parts]
+    assert left == []
+    if not names:
+        assert not (killed.folder / ".checkpoints").exists()

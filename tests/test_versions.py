@@ -1,0 +1,81 @@
+"""Versions: what a new version of a package makes run again, and what it does not."""
+
+from importlib.metadata import packages_distributions
+
+import pytest
+
+from pipeline import versions
+from pipeline.errors import PipelineError
+from tests.conftest import REPOSITORY
+from tests.test_graph import PIPELINE, closure, imports
+
+# decide nothing of what is written: they check, print, or show progress; TFDS, where it only knows
+# the names of data sets; scikit-learn in raw.py, where it only sets a test part apart
+WITHOUT_INFLUENCE = {"annotated-types", "filelock", "psutil", "pydantic", "pyyaml", "requests",
+                     "rich", "tensorflow-datasets", "tqdm"}  # fmt: skip
+UNUSED = {"preprocess": {"scikit-learn"}}
+
+
+def imported(stage: str) -> set[str]:
+    """Return the packages that a stage's files import, as uv.lock names them."""
+    files = [REPOSITORY / path for path in closure(stage)]
+    if stage == "download":
+        files += (PIPELINE / "datasets").glob("*.py")
+    roots = {name.split(".")[0] for path in files for name in imports(path)} - {"pipeline"}
+    owners = packages_distributions()
+    return {owner.lower().replace("_", "-") for root in roots for owner in owners.get(root, [])}
+
+
+@pytest.mark.parametrize("stage", versions.PACKAGES)
+def test_every_package_that_a_stage_imports_counts(stage):
+    counted = set(versions.PACKAGES[stage])
+    if stage == "download":
+        counted |= {"tensorflow"}  # reads TFDS's records, and changes nothing in them
+    if stage in versions.WITH_KERAS:
+        counted |= {name for names in versions.BACKENDS.values() for name in names}
+    assert imported(stage) - WITHOUT_INFLUENCE - UNUSED.get(stage, set()) <= counted
+
+
+LOCK = "".join(
+    f'[[package]]\nname = "{name}"\nversion = "1.0"\n'
+    for name in sorted({name for names in versions.PACKAGES.values() for name in names}
+                       | {"tensorflow", "jax", "jaxlib", "rich"})
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("package", "stages"), [
+    ("matplotlib", {"plot"}),
+    ("tensorflow", {"train", "evaluate"}),
+    ("pillow", {"download", "preprocess"}),
+    ("jax", set()),
+    ("rich", set()),
+])  # fmt: skip
+def test_a_new_version_concerns_the_stages_that_use_it(project, stage, package, stages):
+    argv = "pipeline.versions", "--lock", "uv.lock", "--versions", "versions"
+    found = []
+    old, new = (f'"{package}"\nversion = "{version}"' for version in ("1.0", "2.0"))
+    for text in (LOCK, LOCK.replace(old, new)):
+        (project / "uv.lock").write_text(text)
+        assert stage(*argv).returncode == 0
+        found.append({p.stem: p.read_bytes() for p in (project / "versions").iterdir()})
+    assert {name for name in found[0] if found[0][name] != found[1][name]} == stages
+
+
+def test_the_backend_that_is_not_used_does_not_count():
+    lock = versions.locked(REPOSITORY / "uv.lock")
+    train = {backend: versions.of_stages(lock, backend)["train"] for backend in versions.BACKENDS}
+    assert "tensorflow" not in train["jax"]
+    assert "jax" not in train["tensorflow"]
+    assert train["tensorflow"]["keras"] == lock["keras"]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[[package]", "must be uv's lock file"),
+    ("", "must be uv's lock file"),
+    ('[[package]]\nname = "keras"\nversion = "3"\n', "uv.lock: must lock h5py, "),
+])  # fmt: skip
+def test_what_is_no_lock_file_is_refused(tmp_path, text, message):
+    path = tmp_path / "uv.lock"
+    path.write_text(text)
+    with pytest.raises(PipelineError, match=message):
+        versions.of_stages(versions.locked(path), "tensorflow")
