@@ -33,7 +33,12 @@ LEAVES = {
     "lean": set(),
     "cores": set(),
     "parallel": {"cores", "errors"},
+    "finding": set(),
     "graph": {"errors"},
+    "locks": {"finding"},
+    "storage": {"errors", "finding", "graph"},
+    "machine": {"finding", "graph", "parallel"},
+    "doctor": {"errors", "finding", "graph", "locks", "machine", "storage"},
     "files": {"errors"},
     "raw": {"errors", "files"},
     "schema": set(),
@@ -228,7 +233,7 @@ def test_datasets_import_no_stage():
         assert own_imports(path, REPOSITORY) <= {"errors", "quiet", "raw"}, path
 
 
-@pytest.mark.parametrize("stage", ["preprocess", "split", "compare", "plot"])
+@pytest.mark.parametrize("stage", ["preprocess", "split", "compare", "plot", "doctor"])
 def test_stage_without_need_of_keras_does_not_import_it(stage):
     code = f"import sys, pipeline.{stage}; print(*{{m.split('.')[0] for m in sys.modules}})"
     loaded = subprocess.run(
