@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE  # without bytecode Keras takes twice as long t
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 READY := .venv/ready
 JOBS ?= 1
-PARALLEL := -n logical --maxprocesses 4  # a worker holds TensorFlow: about 1 GB
+PARALLEL := -n logical --maxprocesses 4 --dist loadgroup  # a worker holds TensorFlow: about 1 GB
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
 .DEFAULT_GOAL := help
