@@ -101,7 +101,9 @@ def main(argv: list[str] | None = None) -> None:
         for line in examine(check, top):
             word, _, text = line.partition(" ")
             wrong += word == "mend"
-            console.print(Text.assemble((f"{word:4}", STYLES[word]), f"  {name:9}  {text}"))
+            console.print(
+                Text.assemble((f"{word:4}", STYLES[word]), f"  {name:9}  {text}".rstrip())
+            )
     if wrong:
         raise PipelineError(f"{wrong} to mend. The lines above say how")
 

@@ -35,8 +35,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read dvc.yaml, dvc.lock or params.yaml as a mapping."""
     try:
         raw = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: no such file. `git checkout {path}`") from None
     except yaml.YAMLError as error:
-        raise PipelineError(f"{path}: not valid YAML: {error}") from None
+        raise PipelineError(
+            f"{path}: not valid YAML: {error}. Mend it, or `git checkout {path}`"
+        ) from None
     if not isinstance(raw, dict):
         raise PipelineError(f"{path}: must be a mapping of keys to values. Got {raw!r:.60}")
     return raw
@@ -74,16 +78,20 @@ def instances(stages: dict[str, dict[str, Any]], params: dict[str, Any]) -> Iter
             yield from (f"{name}@{key}" for key in each)
 
 
-def imports(path: Path, top: Path) -> Iterator[str]:
-    """Every module that a file imports, at its top or inside a function."""
+def parse(path: Path) -> Iterator[ast.AST]:
+    """Go through all that a file of Python says."""
     try:
-        tree = ast.parse(path.read_text("utf-8"))
+        return ast.walk(ast.parse(path.read_text("utf-8")))
     except SyntaxError as error:
         raise PipelineError(
             f"{path}: must be valid Python. Got in line {error.lineno}: {error.msg}"
         ) from None
+
+
+def imports(path: Path, top: Path) -> Iterator[str]:
+    """Every module that a file imports, at its top or inside a function."""
     package = path.relative_to(top).parent.parts
-    for node in ast.walk(tree):
+    for node in parse(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -118,8 +126,8 @@ def files_declared(stage: dict[str, Any]) -> set[str]:
 
 def params_needed(stage: dict[str, Any], script: str, top: Path) -> set[str]:
     """Return the settings of params.yaml that a stage reads, as attributes in its script."""
-    tree = ast.parse((top / f"pipeline/{script}.py").read_text("utf-8"))
-    chains = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    nodes = parse(top / f"pipeline/{script}.py")
+    chains = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
     form = r"(?:params|common)\.(\w+(?:\.\w+)?)"
     read = {found[1] for chain in chains if (found := re.fullmatch(form, chain))} - METHODS
     # the longest form only: params.split.validation, not params.split too

@@ -71,17 +71,17 @@ def disk(top: Path) -> list[Finding]:
     for name, place in places.items():
         there = next(path for path in (place, *place.parents) if path.is_dir())
         free = shutil.disk_usage(there).free
-        what = f"{gib(free)} free for {name}, and the cache holds {gib(size(cached))}"
+        what = f"{amount(free)} free for {name}, and the cache holds {amount(size(cached))}"
         finding = Finding(str(place), what, mend=False)
         if free < wanted:
             way = "`dvc gc --workspace` frees what only other commits need (`dvc push` it first)"
-            finding = Finding(str(place), f"{what}; expected {gib(wanted)} or more", way)
+            finding = Finding(str(place), f"{what}; expected {amount(wanted)} or more", way)
         found.setdefault(there.stat().st_dev, finding)  # one line a disk
     return list(found.values())
 
 
-def gib(count: int) -> str:
-    return f"{count / GIB:,.2f} GiB"
+def amount(count: int) -> str:
+    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / 2**20:,.1f} MiB"
 
 
 def size(path: Path) -> int:

@@ -192,6 +192,14 @@ def test_check_that_cannot_look_says_why_and_the_others_go_on(repository):
     edit("dvc.yaml", "stages:", "stages: [")
     assert lines("imports")[0].startswith("mend dvc.yaml: not valid YAML: while parsing")
     assert lines("locks") == ["ok"]
+    (repository / "params.yaml").unlink()
+    assert lines("GPU") == ["mend params.yaml: no such file. `git checkout params.yaml`"]
+
+
+def test_script_that_is_no_python_is_named(repository):
+    edit("pipeline/count.py", "import sys", "import sys sys")
+    said = ["mend pipeline/count.py: must be valid Python. Got in line 1: invalid syntax"]
+    assert lines("imports") == lines("params") == said
 
 
 # locks
@@ -400,7 +408,7 @@ def test_cache_elsewhere_is_looked_up_there(repository):
 
 def test_disk_without_room_for_twice_the_raw_data(repository):
     assert lines("disk")[0].startswith("note ")
-    assert "the cache holds 0.00 GiB" in lines("disk")[0]
+    assert "the cache holds 0.0 MiB" in lines("disk")[0]
     sparse = Path("data/raw/x")
     sparse.chmod(0o644)
     with sparse.open("r+b") as file:  # takes no room
