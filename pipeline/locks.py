@@ -54,16 +54,12 @@ def _flock(path: Path, top: Path) -> Iterator[Finding]:
         return
     if path.stat().st_nlink > 1:
         # core.hardlink_lock: held while the file has a second name, whoever lives
-        if not any(_is_dvc(words) for words, _ in _processes(top)):
+        if not any(_is_dvc(words) for words in _processes(top)):
             what = "a hard link that a killed dvc left, and no dvc runs here"
             yield Finding(where, what, f"Delete it: `rm {where}`")
         return
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            pass
+    if not _held(path):
+        return
     holders = _holders(path)
     if any(_is_dvc(words) for words in holders.values()):
         yield Finding(where, "dvc is at work here", "Wait, or `dvc --wait-for-lock`", False)
@@ -71,9 +67,18 @@ def _flock(path: Path, top: Path) -> Iterator[Finding]:
     for pid, words in holders.items():
         what = f"held by pid {pid} (`{' '.join(words)}`), which is no dvc"
         yield Finding(where, what, f"A killed dvc started it: end it, `kill {pid}`")
-    if not holders and path.is_file():
+    if not holders and _held(path):  # still, not by one that has ended since
         what = "held by a process of another user or host"
         yield Finding(where, what, f"`fuser -v {where}` as root, or there, says which. End it")
+
+
+def _held(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _rwlock(top: Path) -> Iterator[Finding]:
@@ -128,7 +133,7 @@ def _index_lock(top: Path) -> Iterator[Finding]:
     path = top / done.stdout.strip()
     if done.returncode or not path.is_file():
         return
-    running = any(words and Path(words[0]).name == "git" for words, _ in _processes(top))
+    running = any(words and Path(words[0]).name == "git" for words in _processes(top))
     if running or _holders(path):
         yield Finding(str(path), "git is at work here", "Wait, or close its editor", mend=False)
     elif path.is_file():
@@ -140,12 +145,12 @@ def _is_dvc(words: list[str]) -> bool:
     return any(Path(word).stem == "dvc" or word.startswith("dvc.") for word in words[:3])
 
 
-def _processes(top: Path) -> Iterator[tuple[list[str], int]]:
-    """Command line and pid of what works in the repository."""
+def _processes(top: Path) -> Iterator[list[str]]:
+    """Command line of each process that works in the repository."""
     for process in psutil.process_iter(["cmdline", "cwd"]):
         cwd = process.info["cwd"]
         if cwd and Path(cwd).is_relative_to(top.resolve()):
-            yield process.info["cmdline"] or [], process.pid
+            yield process.info["cmdline"] or []
 
 
 def _holders(path: Path) -> dict[int, list[str]]:

@@ -269,6 +269,16 @@ def test_lock_that_no_dvc_holds_names_who_holds_it(repository, start):
     assert lines("locks") == ["ok"]
 
 
+def test_lock_that_a_dvc_holds_is_noted(repository, start):
+    script = repository / "bin/dvc"  # stands for a long `dvc pull`
+    script.parent.mkdir()
+    script.write_text(HOLD)
+    start(sys.executable, str(script), str(repository / ".dvc/tmp/lock")).stdout.readline()
+    assert lines("locks") == [
+        "note .dvc/tmp/lock: dvc is at work here. Wait, or `dvc --wait-for-lock`"
+    ]
+
+
 @pytest.mark.parametrize("name", ["lock", "rwlock.lock"])
 def test_hard_link_that_a_killed_dvc_left_is_to_delete(repository, name):
     run(repository, "dvc", "config", "--local", "core.hardlink_lock", "true")
