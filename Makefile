@@ -7,11 +7,11 @@ unexport PYTHONDONTWRITEBYTECODE  # without bytecode Keras takes twice as long t
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 READY := .venv/ready
 JOBS ?= 1
-PARALLEL := -n logical --maxprocesses 4  # a worker holds TensorFlow: about 1 GB
+PARALLEL := -n logical --maxprocesses 4 --dist loadgroup  # a worker holds TensorFlow: about 1 GB
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help repro study test test-slow check format schema bench clean-checkpoints
+.PHONY: help repro doctor study test test-slow check format schema bench clean-checkpoints
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -29,6 +29,10 @@ $(READY): uv.lock pyproject.toml
 repro: $(READY)  ## run the pipeline: only what changed; JOBS=2 trains two models at once
 	@python -m pipeline.params check  # at once, and not only when a stage runs
 	$(if $(filter 1,$(JOBS)),dvc repro,python -m pipeline.parallel $(JOBS))
+
+doctor:  ## say what is to mend, and how: locks, declarations, outputs, versions, disk, GPU
+	@test -f $(READY) || { echo "error: no .venv yet. Run make repro, which sets it up" >&2; exit 1; }
+	@python -m pipeline.doctor  # uv.lock may be newer than .venv: it says so, and changes nothing
 
 study: $(READY)  ## run one study of studies/, as in make study NAME=padding
 	@$(if $(filter $(STUDIES),$(NAME)),,echo "error: NAME must be one of $(STUDIES). Got '$(NAME)'" >&2; exit 1)

@@ -1,13 +1,11 @@
 """The graph: dvc.yaml says what the stages do, and DVC reruns what a change affects."""
 
-import ast
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +14,14 @@ import pytest
 import yaml
 from sklearn.datasets import load_digits
 
+from pipeline import graph
+from pipeline.graph import body, imports, own_imports, paths
 from tests.conftest import REPOSITORY, png
 
 PIPELINE = REPOSITORY / "pipeline"
 DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
-STAGES = {name: stage.get("do", stage) for name, stage in DVC["stages"].items()}
-STUDIES = yaml.safe_load((REPOSITORY / "studies/dvc.yaml").read_text())["stages"]
-STAGES |= {name: stage["do"] for name, stage in STUDIES.items()}
+UNEXPANDED = DVC["stages"] | graph.read_stages(REPOSITORY / "studies/dvc.yaml")
+STAGES = {name: body(stage) for name, stage in UNEXPANDED.items()}
 # stages that run the script of another
 SCRIPT = {name: name for name in STAGES} | {"finetune": "train", "evaluate_finetuned": "evaluate"}
 
@@ -35,6 +34,12 @@ LEAVES = {
     "cores": set(),
     "checkpoints": {"files"},
     "parallel": {"cores", "errors"},
+    "finding": set(),
+    "graph": {"errors"},
+    "locks": {"finding"},
+    "storage": {"errors", "finding", "graph"},
+    "machine": {"finding", "graph", "parallel"},
+    "doctor": {"errors", "finding", "graph", "locks", "machine", "storage"},
     "files": {"errors"},
     "raw": {"errors", "files"},
     "schema": set(),
@@ -134,82 +139,53 @@ ALLOWED = {
         "study_report",
     },  # fmt: skip
 }
-# modules found by name at run time: what the walk below cannot see
-BY_NAME = {
-    "download": [f"pipeline/datasets/{p.name}" for p in (PIPELINE / "datasets").glob("*.py")],
-    "train": ["pipeline/architectures/${item.architecture}.py"],
-    "study": ["pipeline/architectures/${item}.py"],
-}
 HEAVY = {"keras", "tensorflow", "tensorflow_datasets", "jax", "torch"}
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, at its top or inside a function."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def own_imports(path: Path) -> set[str]:
-    names = {name.removeprefix("pipeline.") for name in imports(path) if name != "pipeline"}
-    return {name for name in names if (PIPELINE / f"{name}.py").is_file()}
-
-
-def files_of(deps: list[str]) -> set[str]:
-    return {dep for dep in deps if dep.startswith("pipeline/")}
-
-
-def paths(outs: list) -> list[str]:
-    return [out if isinstance(out, str) else next(iter(out)) for out in outs]
-
-
-def closure(module: str) -> set[str]:
-    """The files that run when a module is imported, through any number of imports."""
-    found: set[str] = set()
-    waiting = {module}
-    while waiting:
-        name = waiting.pop()
-        found.add(name)
-        waiting |= own_imports(PIPELINE / f"{name}.py") - found
-    return {f"pipeline/{name}.py" for name in found}
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_runs_its_script(stage):
+    assert graph.script(UNEXPANDED[stage]) == SCRIPT[stage]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_every_file_it_imports_and_no_other(stage):
-    needed = closure(SCRIPT[stage]) | set(BY_NAME.get(SCRIPT[stage], []))
-    if stage == "download":
-        for dataset in (PIPELINE / "datasets").glob("*.py"):
-            for name in own_imports(dataset):
-                needed |= closure(name)
-    assert files_of(STAGES[stage]["deps"]) == needed
+    needed = graph.files_needed(SCRIPT[stage], REPOSITORY)
+    assert graph.files_declared(UNEXPANDED[stage]) == needed
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_exactly_the_params_it_reads(stage):
-    read = set()
-    for node in ast.walk(ast.parse((PIPELINE / f"{SCRIPT[stage]}.py").read_text())):
-        chain = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
-        if re.fullmatch(r"(params|common)\.\w+(\.\w+)?", chain):
-            read.add(chain.partition(".")[2])
-    # of the module, or of pydantic
-    read -= {"load", "read", "reading", "check_model", "model_copy"}
-    # the longest form only: params.split.validation, not params.split too
-    read = {name for name in read if not any(other.startswith(f"{name}.") for other in read)}
-    if "all_models" in read:
-        read = (read - {"all_models"}) | {"models", "finetune"}
-    if SCRIPT[stage] == "train":
-        # by its name on the command line: its own settings on top of the common ones
-        assert read == {"backend", "seed", "models", "finetune", "train_of"}
-        group = "models" if stage == "train" else "finetune"
-        read = {"backend", "seed", group + ".${key}", "train"}
-    elif stage == "study":
-        assert read == {"train.under"}
-        read = {"backend", "train"}
-    assert set(STAGES[stage].get("params", [])) == read
+    needed = graph.params_needed(UNEXPANDED[stage], SCRIPT[stage], REPOSITORY)
+    assert graph.params_declared(UNEXPANDED[stage]) == needed
+
+
+def test_imports_are_followed_through_files_functions_and_dots(tmp_path):
+    folder = tmp_path / "pipeline"
+    (folder / "datasets").mkdir(parents=True)
+    for name, text in {
+        "download": "import numpy\ndef main():\n    from pipeline import a\n",
+        "datasets/mine": "from pipeline.b import thing\n",
+        "a": "import pipeline.c\n",
+        "b": "from .d import thing\nfrom . import download\n",
+        "c": "",
+        "d": "",
+        "e": "",
+    }.items():
+        (folder / f"{name}.py").write_text(text)
+    expected = {f"pipeline/{name}.py" for name in ("download", "datasets/mine", *"abcd")}
+    assert graph.files_needed("download", tmp_path) == expected
+
+
+def test_params_are_read_from_the_script_each_in_its_longest_form(tmp_path):
+    (tmp_path / "pipeline").mkdir()
+    script = tmp_path / "pipeline/train.py"
+    script.write_text(
+        "params = load()\nprint(params.seed, params.split.validation, params.all_models)\n"
+    )
+    read = graph.params_needed({}, "train", tmp_path)
+    assert read == {"seed", "split.validation", "models", "finetune"}
+    of_one = graph.params_needed({"foreach": "${finetune}"}, "train", tmp_path)
+    assert of_one == {"seed", "split.validation", "finetune.${key}"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -251,21 +227,21 @@ def test_nothing_depends_on_timing():
 def test_modules_import_only_what_the_table_allows():
     assert set(ALLOWED) == {path.stem for path in PIPELINE.glob("*.py")}
     for module, allowed in ALLOWED.items():
-        assert own_imports(PIPELINE / f"{module}.py") <= allowed, module
+        assert own_imports(PIPELINE / f"{module}.py", REPOSITORY) <= allowed, module
 
 
 def test_architectures_import_keras_only():
     for path in (PIPELINE / "architectures").glob("*.py"):
-        roots = {name.split(".")[0] for name in imports(path)}
+        roots = {name.split(".")[0] for name in imports(path, REPOSITORY)}
         assert roots <= {"keras", "typing", "collections", "annotated_types"}, path
 
 
 def test_datasets_import_no_stage():
     for path in (PIPELINE / "datasets").glob("*.py"):
-        assert own_imports(path) <= {"errors", "quiet", "raw"}, path
+        assert own_imports(path, REPOSITORY) <= {"errors", "quiet", "raw"}, path
 
 
-@pytest.mark.parametrize("stage", ["preprocess", "split", "compare", "plot"])
+@pytest.mark.parametrize("stage", ["preprocess", "split", "compare", "plot", "doctor"])
 def test_stage_without_need_of_keras_does_not_import_it(stage):
     code = f"import sys, pipeline.{stage}; print(*{{m.split('.')[0] for m in sys.modules}})"
     loaded = subprocess.run(

@@ -1,0 +1,164 @@
+"""Locks: those of DVC and Git, and who holds them.
+
+    .dvc/tmp/lock      held for the moments in which DVC changes something; the file itself stays,
+                       and the kernel lets go of it when its process ends
+    .dvc/tmp/rwlock    JSON: the files that a running stage reads and writes, with pid and command
+    .git/index.lock    there while Git changes its index
+
+A process that was killed leaves the last two behind.
+"""
+
+import fcntl
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import pydantic
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.finding import Finding
+
+RWLOCK = Path(".dvc/tmp/rwlock")
+# of the repository, and of rwlock while it is written
+FLOCKS = (Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock.lock"))
+
+
+class Entry(BaseModel):
+    """Whose a lock is."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    pid: int
+    cmd: str
+
+
+class Entries(BaseModel):
+    """What DVC takes as rwlock; at anything else it stops."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    write: dict[str, Entry] = {}
+    read: dict[str, list[Entry]] = {}
+
+
+def left_behind(top: Path) -> list[Finding]:
+    flocks = [finding for path in FLOCKS for finding in _flock(top / path, top)]
+    return [*flocks, *_rwlock(top), *_index_lock(top)]
+
+
+def _flock(path: Path, top: Path) -> Iterator[Finding]:
+    where = str(path.relative_to(top))
+    if not path.is_file():
+        return
+    if path.stat().st_nlink > 1:
+        # core.hardlink_lock: held while the file has a second name, whoever lives
+        if not any(_is_dvc(words) for words in _processes(top)):
+            what = "a hard link that a killed dvc left, and no dvc runs here"
+            yield Finding(where, what, f"Delete it: `rm {where}`")
+        return
+    if not _held(path):
+        return
+    holders = _holders(path)
+    if any(_is_dvc(words) for words in holders.values()):
+        yield Finding(where, "dvc is at work here", "Wait, or `dvc --wait-for-lock`", False)
+        return
+    for pid, words in holders.items():
+        what = f"held by pid {pid} (`{' '.join(words)}`), which is no dvc"
+        yield Finding(where, what, f"A killed dvc started it: end it, `kill {pid}`")
+    if not holders and _held(path):  # still, not by one that has ended since
+        what = "held by a process of another user or host"
+        yield Finding(where, what, f"`fuser -v {where}` as root, or there, says which. End it")
+
+
+def _held(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _rwlock(top: Path) -> Iterator[Finding]:
+    entries = _read(top / RWLOCK)
+    if entries is None:
+        what = "no JSON as DVC writes it: dvc was killed at that, and stops at it from now on"
+        yield Finding(str(RWLOCK), what, f"Delete it: `rm {RWLOCK}`")
+        return
+    everyone = [*entries.write.values(), *(one for each in entries.read.values() for one in each)]
+    for entry in dict.fromkeys(everyone):
+        who = f"pid {entry.pid} (`{entry.cmd}`)"
+        match _state(entry):
+            case "at work":
+                what, way = f"{who} is at work", "It lets go of its files by itself"
+                yield Finding(str(RWLOCK), what, way, mend=False)
+            case "gone":
+                what, way = f"{who} was killed", "The next dvc takes it out by itself"
+                yield Finding(str(RWLOCK), what, way, mend=False)
+            case "another":
+                what = f"{who} is no dvc any more, but its pid lives: DVC takes it for at work"
+                yield Finding(str(RWLOCK), what, f"When no dvc runs here: `rm {RWLOCK}`")
+
+
+def _read(path: Path) -> Entries | None:
+    for _ in range(3):
+        try:
+            return Entries.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return Entries()
+        except pydantic.ValidationError:
+            time.sleep(0.1)  # a dvc may be writing it right now
+    return None
+
+
+def _state(entry: Entry) -> Literal["at work", "gone", "another"]:
+    try:
+        words = psutil.Process(entry.pid).cmdline()
+    except psutil.ZombieProcess:  # ended, but DVC takes it for alive until its parent notices
+        return "another"
+    except psutil.NoSuchProcess:
+        return "gone"
+    except psutil.AccessDenied:
+        return "another"
+    # what DVC wrote is sys.argv: of a notebook, say, that uses DVC from Python
+    known = _is_dvc(words) or " ".join(words).endswith(entry.cmd)
+    return "at work" if known else "another"
+
+
+def _index_lock(top: Path) -> Iterator[Finding]:
+    ask = ["git", "rev-parse", "--git-path", "index.lock"]  # elsewhere in a worktree
+    done = subprocess.run(ask, cwd=top, capture_output=True, text=True)
+    path = top / done.stdout.strip()
+    if done.returncode or not path.is_file():
+        return
+    running = any(words and Path(words[0]).name == "git" for words in _processes(top))
+    if running or _holders(path):
+        yield Finding(str(path), "git is at work here", "Wait, or close its editor", mend=False)
+    elif path.is_file():
+        yield Finding(str(path), "a killed git left it, and no git runs here", f"`rm {path}`")
+
+
+def _is_dvc(words: list[str]) -> bool:
+    """Tell from a command line: `…/python …/bin/dvc repro`, `python -m dvc repro`."""
+    return any(Path(word).stem == "dvc" or word.startswith("dvc.") for word in words[:3])
+
+
+def _processes(top: Path) -> Iterator[list[str]]:
+    """Command line of each process that works in the repository."""
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        cwd = process.info["cwd"]
+        if cwd and Path(cwd).is_relative_to(top.resolve()):
+            yield process.info["cmdline"] or []
+
+
+def _holders(path: Path) -> dict[int, list[str]]:
+    """Pid and command line of what has a file open, apart from this process."""
+    wanted = str(path.resolve())
+    found = {}
+    for process in psutil.process_iter(["open_files", "cmdline"]):
+        opened = process.info["open_files"] or []
+        if process.pid != os.getpid() and wanted in {file.path for file in opened}:
+            found[process.pid] = process.info["cmdline"] or []
+    return found

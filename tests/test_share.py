@@ -1,0 +1,136 @@
+"""Share: what one clone has pushed, another pulls, and has nothing left to run."""
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from tests.test_graph import Clone
+
+# one worker runs both: the graph runs once
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("share")]
+SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+BATCHNORM = "  batchnorm:\n    architecture: batchnorm\n    train: {batch_size: 32}\n"
+UP_TO_DATE = "Data and pipelines are up to date."
+
+
+class Second(Clone):
+    """What `git clone` makes of another."""
+
+    def __init__(self, first: Clone, folder: Path):
+        self.folder = folder
+        first.run("git", "clone", "-q", str(first.folder), str(folder))
+
+
+class Remote(NamedTuple):
+    url: str
+    """As `dvc remote add` takes it"""
+    folder: Path
+    """Where its files really lie"""
+    options: dict[str, str]
+    """What each clone sets for itself"""
+
+
+def outputs(clone: Clone) -> dict[str, bytes]:
+    """Read every file that dvc.lock records as an output."""
+    recorded = yaml.safe_load((clone.folder / "dvc.lock").read_text())["stages"].values()
+    paths = [out["path"] for stage in recorded for out in stage["outs"]]
+    return clone.read(*paths, *(f"{path}/**/*" for path in paths))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Clone:
+    """A clone whose graph has run, with one model and one epoch, and is committed."""
+    clone = Clone(tmp_path_factory.mktemp("first"))
+    clone.edit("params.yaml", "epochs: 20", "epochs: 1")
+    clone.edit("params.yaml", BATCHNORM, "")
+    clone.repro()
+    clone.commit("run")
+    return clone
+
+
+@pytest.fixture
+def folder_remote(tmp_path: Path) -> Remote:
+    return Remote(str(tmp_path / "remote"), tmp_path / "remote", {})
+
+
+@pytest.fixture
+def ssh_remote(tmp_path: Path) -> Iterator[Remote]:
+    """A folder behind an sshd of its own, on a port of this machine."""
+    pytest.importorskip("dvc_ssh")
+    if not SSHD:
+        pytest.skip("no sshd: apt-get install openssh-server")
+    for name in ("host", "user"):
+        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)]
+        subprocess.run(make, check=True)
+    if os.geteuid() == 0:  # where sshd starts as a service, that makes it
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    (tmp_path / "sshd_config").write_text(
+        f"ListenAddress 127.0.0.1:{port}\n"
+        f"HostKey {tmp_path}/host\n"
+        f"AuthorizedKeysFile {tmp_path}/user.pub\n"
+        f"PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\n"
+        "Subsystem sftp internal-sftp\n"
+    )
+    with (tmp_path / "sshd.log").open("w") as log:
+        process = subprocess.Popen(
+            [SSHD, "-D", "-e", "-f", str(tmp_path / "sshd_config")], stderr=log
+        )
+    try:
+        wait_for(port, process, tmp_path / "sshd.log")
+        url = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{tmp_path}/remote"
+        yield Remote(url, tmp_path / "remote", {"keyfile": str(tmp_path / "user")})
+    finally:
+        process.terminate()
+        process.wait()
+    assert "Accepted publickey" in (tmp_path / "sshd.log").read_text()
+
+
+def wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
+    for _ in range(100):
+        assert process.poll() is None, log.read_text()
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail(f"sshd does not answer: {log.read_text()}")
+
+
+@pytest.mark.parametrize("kind", ["folder_remote", "ssh_remote"])
+def test_second_clone_pulls_what_the_first_pushed_and_runs_nothing(first, kind, request, tmp_path):
+    remote = request.getfixturevalue(kind)
+
+    def own(clone: Clone) -> None:
+        for option, value in remote.options.items():
+            clone.run("dvc", "remote", "modify", "--local", "share", option, value)
+
+    first.run("dvc", "remote", "add", "-f", "-d", "share", remote.url)
+    first.commit(f"remote: {kind}")
+    own(first)
+    first.run("dvc", "push")
+    assert list((remote.folder / "files/md5").glob("*/*"))
+
+    second = Second(first, tmp_path / "second")
+    assert not (second.folder / "data/raw").exists()
+    own(second)
+    second.run("dvc", "pull")
+    assert UP_TO_DATE in second.run("dvc", "repro")
+    assert second.run("git", "status", "--porcelain") == ""
+    made, pulled = outputs(first), outputs(second)
+    assert len(made) > 15
+    assert [name for name in made if made[name] != pulled.get(name)] == []
+    # and what it then changes reruns what follows, as in the first
+    second.edit("params.yaml", "champion: auto", "champion: baseline")
+    assert second.repro() == {"compare"}
