@@ -4,10 +4,9 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
-from pipeline import versions
+from pipeline import graph, versions
 from pipeline.errors import PipelineError
 from tests.conftest import REPOSITORY
-from tests.test_graph import PIPELINE, closure, imports
 
 # decide nothing of what is written: they check, print, or show progress; TFDS, where it only knows
 # the names of data sets; scikit-learn in raw.py, where it only sets a test part apart
@@ -18,12 +17,11 @@ UNUSED = {"preprocess": {"scikit-learn"}}
 
 def imported(stage: str) -> set[str]:
     """Return the packages that a stage's files import, as uv.lock names them."""
-    files = [REPOSITORY / path for path in closure(stage)]
-    if stage == "download":
-        files += (PIPELINE / "datasets").glob("*.py")
-    roots = {name.split(".")[0] for path in files for name in imports(path)} - {"pipeline"}
+    files = [REPOSITORY / file for file in graph.files_needed(stage, REPOSITORY) if "$" not in file]
+    names = {name.split(".")[0] for path in files for name in graph.imports(path, REPOSITORY)}
     owners = packages_distributions()
-    return {owner.lower().replace("_", "-") for root in roots for owner in owners.get(root, [])}
+    found = {owner for name in names - {"pipeline"} for owner in owners.get(name, [])}
+    return {owner.lower().replace("_", "-") for owner in found}
 
 
 @pytest.mark.parametrize("stage", versions.PACKAGES)
