@@ -28,7 +28,9 @@ SCRIPT = {name: name for name in STAGES} | {"finetune": "train", "evaluate_finet
 
 # who may import whom inside pipeline/; every stage is a column of its own
 LEAVES = {
+    "answers": set(),
     "errors": set(),
+    "paired": set(),
     "quiet": set(),
     "engine": {"errors"},
     "lean": set(),
@@ -100,6 +102,7 @@ ALLOWED = {
         "params",
         "errors",
         "files",
+        "answers",
         "arrays",
         "augmentation",
         "backend",
@@ -107,7 +110,7 @@ ALLOWED = {
         "engine",
         "speed",
     },
-    "compare": {"params", "errors", "files"},
+    "compare": {"params", "errors", "files", "answers", "paired"},
     "plot": {"params", "errors", "files", "arrays"},
     "study": {
         "params",

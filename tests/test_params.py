@@ -205,7 +205,7 @@ def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
         "evaluate": [f"--{x}=x" for x in ("model", "arrays", "metrics", "predictions")],
         "compare": [
             f"--{x}=x"
-            for x in "test train predictions models comparison champion champion-model".split()
+            for x in "test train models comparison champion champion-model".split()
         ],
         "plot": [
             f"--{x}=x"
