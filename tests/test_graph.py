@@ -111,6 +111,8 @@ ALLOWED = {
         "speed",
     },
     "compare": {"params", "errors", "files", "answers", "paired"},
+    # no stage, and as little as one imported by a stage
+    "gate": {"params", "errors", "files", "answers", "paired"},
     "plot": {"params", "errors", "files", "arrays"},
     "study": {
         "params",
@@ -260,7 +262,7 @@ def test_datasets_import_no_stage():
         assert own_imports(path) <= {"errors", "quiet", "raw"}, path
 
 
-@pytest.mark.parametrize("stage", ["preprocess", "split", "compare", "plot"])
+@pytest.mark.parametrize("stage", ["preprocess", "split", "compare", "plot", "gate"])
 def test_stage_without_need_of_keras_does_not_import_it(stage):
     code = f"import sys, pipeline.{stage}; print(*{{m.split('.')[0] for m in sys.modules}})"
     loaded = subprocess.run(
@@ -300,13 +302,14 @@ class Clone:
         self.run("git", "config", "user.email", "test@example.org")
         self.run("git", "config", "user.name", "test")
 
-    def run(self, *argv: str) -> str:
+    def run(self, *argv: str, folder: Path | None = None) -> str:
         bin = Path(sys.executable).parent
         path = f"{bin}{os.pathsep}{os.environ['PATH']}"
         env = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_"))}
         done = subprocess.run(
-            argv, cwd=self.folder, env={**env, "PATH": path}, capture_output=True, text=True
-        )
+            argv, cwd=folder or self.folder, env={**env, "PATH": path},
+            capture_output=True, text=True,
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
@@ -482,6 +485,13 @@ def test_default_is_good_repeats_to_the_bit_and_compares(tmp_path):
         if found := re.match(r"\| metrics/test/(\w+)\.json\s*\| ([\d.]+)", line):
             accuracy[found[1]] = float(found[2])
     assert accuracy["batchnorm"] >= accuracy["baseline"] > 0.93
+
+    # what Git holds is enough for the gate
+    bare = tmp_path.with_name(f"{tmp_path.name}_bare")
+    clone.run("git", "clone", "-q", str(tmp_path), str(bare))
+    said = clone.run("python", "-m", "pipeline.gate", "--against", "main", folder=bare)
+    assert said.startswith("gate: dvc.lock: current\n")
+    assert said.endswith("points [+0.0, +0.0], p 1: not worse beyond noise\n")
 
     kept = (
         "models/*.keras",
