@@ -1,7 +1,7 @@
 """Compare: every model side by side, and whether a difference to the reference is luck.
 
-Reads   metrics/test/MODEL.json, metrics/train/MODEL.json, plots/predictions/MODEL.csv of
-        every model; models/MODEL.keras of the champion
+Reads   metrics/test/MODEL.json, metrics/train/MODEL.json of every model; models/MODEL.keras
+        of the champion
 Writes  metrics/comparison.json     accuracy difference, its interval, p and verdict
         metrics/champion.json       name and test metrics of the champion
         models/champion.keras       a copy of its file
@@ -9,64 +9,17 @@ Params  models, finetune, reference, champion, seed
 """
 
 import argparse
-import hashlib
 import shutil
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import binomtest, bootstrap
 
+from pipeline.answers import same_images, unpack
 from pipeline.errors import PipelineError, run
-from pipeline.files import read_json, replacing, write_json
+from pipeline.files import read_json, replacing, sha256, write_json
+from pipeline.paired import LEVEL, paired
 from pipeline.params import load
-
-# Resamples of the bootstrap: the interval's ends are then good to about 2 % of its width.
-RESAMPLES = 10_000
-LEVEL = 0.95
-
-
-def paired(correct: np.ndarray, reference: np.ndarray, seed: int) -> dict:
-    """Compare two models on the same test images.
-
-    Args:
-        correct: `(n,)` bool, the images that the model got right.
-        reference: `(n,)` bool, those that the reference got right.
-        seed: Of the bootstrap.
-
-    Returns:
-        difference of accuracy with its paired percentile bootstrap interval (Efron 1979),
-        p of McNemar's exact test (McNemar 1947), and a verdict: `better` or `worse` where
-        the interval excludes 0 and p < 0.05, else `not distinguishable`.
-    """
-    # paired: an image is drawn together with both answers, so their difference is drawn
-    gain = correct.astype(float) - reference.astype(float)
-    low, high = bootstrap(
-        (gain,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=100,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=seed,
-    ).confidence_interval
-    only_model, only_reference = int((gain > 0).sum()), int((gain < 0).sum())
-    discordant = only_model + only_reference
-    p = binomtest(only_model, discordant).pvalue if discordant else 1.0
-    verdict = "not distinguishable"
-    if p < 1 - LEVEL and not low <= 0 <= high:
-        verdict = "better" if gain.mean() > 0 else "worse"
-    return {
-        "difference": float(gain.mean()),
-        "difference_low": float(low),
-        "difference_high": float(high),
-        "only_this_right": only_model,
-        "only_reference_right": only_reference,
-        "mcnemar_p": float(p),
-        "verdict": verdict,
-    }
 
 
 def choose(champion: str, validation: dict[str, float]) -> str:
@@ -112,7 +65,7 @@ def show(rows: list[dict], champion: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for folder in ("test", "train", "predictions", "models"):
+    for folder in ("test", "train", "models"):
         parser.add_argument(f"--{folder}", type=Path, required=True)
     for output in ("comparison", "champion", "champion-model"):
         parser.add_argument(f"--{output}", type=Path, required=True)
@@ -123,17 +76,13 @@ def main(argv: list[str] | None = None) -> None:
     names = sorted(params.all_models, key=lambda name: name != params.reference)
     test = {name: read_json(path) for name, path in read(args.test, names, ".json").items()}
     train = {name: read_json(path) for name, path in read(args.train, names, ".json").items()}
-    tables = {
-        # a class may be called NA
-        name: pd.read_csv(path, dtype=str, keep_default_na=False)
-        for name, path in read(args.predictions, names, ".csv").items()
-    }
-    first = tables[names[0]]
+    answers = {name: metrics["answers"][0] for name, metrics in test.items()}
+    first = answers[names[0]]
     rows = []
-    for name, table in tables.items():
-        if not table["actual"].equals(first["actual"]):
+    for name, own in answers.items():
+        if not same_images(own, first):
             raise PipelineError(
-                f"{args.predictions}: {name} and {names[0]} were not measured on the same images. "
+                f"{args.test}: {name} and {names[0]} were not measured on the same images. "
                 "Run `dvc repro`"
             )
         row = {
@@ -143,13 +92,12 @@ def main(argv: list[str] | None = None) -> None:
             **{key: value for key, value in test[name].items() if not isinstance(value, list)},
         }
         if name != names[0]:
-            right = (table["actual"] == table["predicted"]).to_numpy()
-            row |= paired(right, (first["actual"] == first["predicted"]).to_numpy(), params.seed)
+            row |= paired(unpack(own), unpack(first), params.seed)
         rows.append(row)
 
     champion = choose(params.champion, {row["model"]: row["val_accuracy"] for row in rows})
     model = read(args.models, [champion], ".keras")[champion]
-    if hashlib.sha256(model.read_bytes()).hexdigest() != test[champion]["model"][0]["sha256"]:
+    if sha256(model) != test[champion]["model"][0]["sha256"]:
         raise PipelineError(
             f"{model}: is not the file that was evaluated. Run `dvc repro evaluate@{champion}`"
         )

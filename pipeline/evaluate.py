@@ -1,7 +1,8 @@
 """Evaluate: measure one trained model on the test images.
 
 Reads   models/MODEL.keras, data/arrays/test/{images,labels}.npy, data/arrays/info.json
-Writes  metrics/test/MODEL.json           accuracy with its interval, loss, precision, …
+Writes  metrics/test/MODEL.json           accuracy with its interval, loss, precision, …; and
+                                          which images it got right
         plots/predictions/MODEL.csv       actual, predicted, confidence: one row a test image
 Params  evaluate, backend
 """
@@ -17,7 +18,7 @@ from scipy.special import log_softmax
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
-from pipeline import arrays, checkpoints, engine
+from pipeline import answers, arrays, checkpoints, engine
 from pipeline.errors import PipelineError, run
 from pipeline.files import read_json, replacing, sha256, write_json
 from pipeline.params import load
@@ -93,6 +94,7 @@ def measure(
         ],
     }
     names = np.array(classes)
+    metrics["answers"] = [answers.pack(correct, names[labels])]
     table = pd.DataFrame(
         {"actual": names[labels], "predicted": names[predicted], "confidence": confidence.round(6)}
     )

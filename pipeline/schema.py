@@ -224,6 +224,11 @@ class Finetuned(Model):
     """A file of weights, or a saved model, to start from"""
 
 
+class Gate(Section):
+    floor: Annotated[float, Field(ge=0, le=1)] | None
+    """Least accuracy of the champion on the test images; null: off"""
+
+
 class Params(Section):
     backend: Literal["tensorflow", "jax"]
     """What Keras computes with"""
@@ -249,6 +254,7 @@ class Params(Section):
     """The name of the model that the others are compared with"""
     champion: str
     """auto (best validation accuracy), or the name of a model"""
+    gate: Gate
 
     @property
     def all_models(self) -> dict[str, Model]:

@@ -24,7 +24,7 @@ PACKAGES = {
     "split": ("numpy", "scikit-learn"),
     "train": ("h5py", "keras", "ml-dtypes", "numpy"),
     "evaluate": ("keras", "numpy", "pandas", "scikit-learn", "scipy"),
-    "compare": ("numpy", "pandas", "scipy"),
+    "compare": ("numpy", "scipy"),
     "plot": ("matplotlib", "numpy", "pandas", "scikit-learn"),
 }
 # Of the stages that compute with Keras.

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline import evaluate
+from pipeline.answers import pack, same_images, unpack
 from pipeline.augmentation import averaged_over_mirror
 
 CLASSES = ["a", "b", "c", "d"]
@@ -67,6 +68,13 @@ def test_calibration_error_by_hand():
 
 def test_certain_and_right_is_calibrated():
     assert evaluate.calibration_error(np.ones(3), np.ones(3, bool)) == 0
+
+
+def test_metrics_hold_which_images_it_got_right_in_a_list(measured):
+    metrics, _ = measured
+    (answers,) = metrics["answers"]  # a list, which `dvc metrics show` leaves out
+    assert unpack(answers).tolist() == [True, True, True, False]
+    assert same_images(answers, pack(np.full(4, True), np.array(["a", "b", "b", "a"])))
 
 
 def test_predictions_are_named(measured):

@@ -27,7 +27,9 @@ SCRIPT = {name: name for name in STAGES} | {"finetune": "train", "evaluate_finet
 
 # who may import whom inside pipeline/; every stage is a column of its own
 LEAVES = {
+    "answers": set(),
     "errors": set(),
+    "paired": set(),
     "quiet": set(),
     "engine": {"errors"},
     "lean": set(),
@@ -112,6 +114,7 @@ ALLOWED = {
         "params",
         "errors",
         "files",
+        "answers",
         "arrays",
         "augmentation",
         "backend",
@@ -120,7 +123,9 @@ ALLOWED = {
         "engine",
         "speed",
     },
-    "compare": {"params", "errors", "files"},
+    "compare": {"params", "errors", "files", "answers", "paired"},
+    # no stage, and as little as one imported by a stage
+    "gate": {"params", "errors", "files", "answers", "paired"},
     "plot": {"params", "errors", "files", "arrays"},
     "study": {
         "params",
@@ -241,7 +246,7 @@ def test_datasets_import_no_stage():
         assert own_imports(path, REPOSITORY) <= {"errors", "quiet", "raw"}, path
 
 
-@pytest.mark.parametrize("stage", ["preprocess", "split", "compare", "plot", "doctor"])
+@pytest.mark.parametrize("stage", ["preprocess", "split", "compare", "plot", "doctor", "gate"])
 def test_stage_without_need_of_keras_does_not_import_it(stage):
     code = f"import sys, pipeline.{stage}; print(*{{m.split('.')[0] for m in sys.modules}})"
     loaded = subprocess.run(
@@ -281,13 +286,14 @@ class Clone:
         self.run("git", "config", "user.email", "test@example.org")
         self.run("git", "config", "user.name", "test")
 
-    def run(self, *argv: str) -> str:
+    def run(self, *argv: str, folder: Path | None = None) -> str:
         bin = Path(sys.executable).parent
         path = f"{bin}{os.pathsep}{os.environ['PATH']}"
         env = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_"))}
         done = subprocess.run(
-            argv, cwd=self.folder, env={**env, "PATH": path}, capture_output=True, text=True
-        )
+            argv, cwd=folder or self.folder, env={**env, "PATH": path},
+            capture_output=True, text=True,
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
@@ -463,6 +469,13 @@ def test_default_is_good_repeats_to_the_bit_and_compares(tmp_path):
         if found := re.match(r"\| metrics/test/(\w+)\.json\s*\| ([\d.]+)", line):
             accuracy[found[1]] = float(found[2])
     assert accuracy["batchnorm"] >= accuracy["baseline"] > 0.93
+
+    # what Git holds is enough for the gate
+    bare = tmp_path.with_name(f"{tmp_path.name}_bare")
+    clone.run("git", "clone", "-q", str(tmp_path), str(bare))
+    said = clone.run("python", "-m", "pipeline.gate", "--against", "main", folder=bare)
+    assert said.startswith("gate: dvc.lock: current\n")
+    assert said.endswith("points [+0.0, +0.0], p 1: not worse beyond noise\n")
 
     kept = (
         "models/*.keras",

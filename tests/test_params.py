@@ -57,6 +57,8 @@ WRONG = [
     ("ema_momentum: null", "ema_momentum: 0", r"ema_momentum must be greater than 0\. Got 0"),
     ("whiten: false", "whiten: 3", r"train\.whiten must be a valid boolean"),
     ("crop_fill: zeros", "crop_fill: edge", r"crop_fill must be 'zeros' or 'reflect'\. Got 'edge'"),
+    ("floor: 0.95", "floor: 95", r"gate\.floor must be less than or equal to 1\. Got 95"),
+    ("floor: 0.95", "floor: high", r"gate\.floor must be a valid number\. Got 'high'"),
     ("mirror: false", "mirror: both", r"evaluate\.mirror must be a valid boolean"),
     ("gradient_clip: null", "gradient_clip: all", r"gradient_clip must be 'norm', 'global_norm'"),
     ("gradient_clip_at: 1.0", "gradient_clip_at: 0", r"gradient_clip_at must be greater than 0"),
@@ -197,6 +199,7 @@ def test_a_model_overrides_one_augmentation_and_keeps_the_others(edit):
 def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
     edit("seed: 0", "seed: zero")
     options = {
+        "versions": ["--lock", "uv.lock", "--versions", "versions"],
         "download": ["--raw", "raw"],
         "preprocess": ["--raw", "raw", "--arrays", "arrays"],
         "split": ["--arrays", "arrays", "--split", "split.npz", "--metrics", "split.json"],
@@ -204,8 +207,7 @@ def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
         + [f"--{x}=x" for x in "arrays split out history metrics run".split()],
         "evaluate": [f"--{x}=x" for x in ("model", "arrays", "metrics", "predictions")],
         "compare": [
-            f"--{x}=x"
-            for x in "test train predictions models comparison champion champion-model".split()
+            f"--{x}=x" for x in "test train models comparison champion champion-model".split()
         ],
         "plot": [
             f"--{x}=x"

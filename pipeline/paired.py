@@ -1,0 +1,49 @@
+"""Paired: what two models' answers on the same test images say of their difference."""
+
+import numpy as np
+from scipy.stats import binomtest, bootstrap
+
+# Resamples of the bootstrap: the interval's ends are then good to about 2 % of its width.
+RESAMPLES = 10_000
+LEVEL = 0.95
+
+
+def paired(correct: np.ndarray, reference: np.ndarray, seed: int) -> dict:
+    """Compare two models on the same test images.
+
+    Args:
+        correct: `(n,)` bool, the images that the model got right.
+        reference: `(n,)` bool, those that the reference got right.
+        seed: Of the bootstrap.
+
+    Returns:
+        difference of accuracy with its paired percentile bootstrap interval (Efron 1979),
+        p of McNemar's exact test (McNemar 1947), and a verdict: `better` or `worse` where
+        the interval excludes 0 and p < 0.05, else `not distinguishable`.
+    """
+    # paired: an image is drawn together with both answers, so their difference is drawn
+    gain = correct.astype(float) - reference.astype(float)
+    low, high = bootstrap(
+        (gain,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=100,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=seed,
+    ).confidence_interval
+    only_model, only_reference = int((gain > 0).sum()), int((gain < 0).sum())
+    discordant = only_model + only_reference
+    p = binomtest(only_model, discordant).pvalue if discordant else 1.0
+    verdict = "not distinguishable"
+    if p < 1 - LEVEL and not low <= 0 <= high:
+        verdict = "better" if gain.mean() > 0 else "worse"
+    return {
+        "difference": float(gain.mean()),
+        "difference_low": float(low),
+        "difference_high": float(high),
+        "only_this_right": only_model,
+        "only_reference_right": only_reference,
+        "mcnemar_p": float(p),
+        "verdict": verdict,
+    }
