@@ -1,7 +1,6 @@
 """Checkpoints: a training that was killed goes on, and ends as if nothing had happened."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -207,7 +206,6 @@ def test_a_loss_that_is_not_finite_names_the_batch_and_leaves_the_epochs_before(
 def test_told_to_stop_a_stage_says_how_to_go_on(prepared, stage, edit, signum):
     edit("epochs: 2", "epochs: 200")
     stage("pipeline.train", *arguments("baseline", "whole"))
-    shutil.rmtree(checkpoints.FOLDER)
     argv = [sys.executable, "-m", "pipeline.train", *arguments("baseline", "out")]
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     running = subprocess.Popen(
