@@ -113,6 +113,11 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError(f"{args.model}: no such file. Run `dvc repro train`")
     classes = read_json(args.arrays / "info.json")["classes"]
     images, labels = arrays.load(args.arrays / "test")
+    if wrong := labels[(labels < 0) | (labels >= len(classes))].tolist():
+        raise PipelineError(
+            f"{args.arrays / 'test/labels.npy'}: labels must be in [0, {len(classes)}), the "
+            f"classes of info.json. Got {wrong[0]}. Run `dvc repro -f preprocess`"
+        )
 
     engine.use(params.backend)
     from pipeline import backend, speed

@@ -26,6 +26,15 @@ from pipeline.params import load
 READ_VALUES = 2**20  # at a time: 4 MiB
 
 
+def check_labels(path: Path, labels: np.ndarray, classes: list[str]) -> None:
+    """Check that labels `(n,)` stand for the classes that info.json names."""
+    if wrong := labels[(labels < 0) | (labels >= len(classes))].tolist():
+        raise PipelineError(
+            f"{path}: labels must be in [0, {len(classes)}), the classes of info.json. "
+            f"Got {wrong[0]}. Run `dvc repro -f preprocess`"
+        )
+
+
 def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Divide rows at random so that every class keeps its share.
 
@@ -96,6 +105,9 @@ def main(argv: list[str] | None = None) -> None:
 
     images, labels = arrays.load(args.arrays / "train")
     test_images, test_labels = arrays.load(args.arrays / "test")
+    info = read_json(args.arrays / "info.json")
+    for part, own in (("train", labels), ("test", test_labels)):
+        check_labels(args.arrays / part / "labels.npy", own, info["classes"])
     train, validation = stratified(labels, params.split.validation, params.seed)
     found = duplicates(
         {
@@ -105,7 +117,6 @@ def main(argv: list[str] | None = None) -> None:
         }
     )
     parts = {"train": labels[train], "validation": labels[validation], "test": test_labels}
-    info = read_json(args.arrays / "info.json")
     metrics = {
         "rows": {part: len(own) for part, own in parts.items()},
         "skipped": info["skipped"],
