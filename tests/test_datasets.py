@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -386,7 +386,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers in the place of fashion_mnist's own server, in the way that the server's kind says."""
+    """Answers in the place of fashion_mnist's own server, as the server's kind says."""
 
     server: Server
 
@@ -399,15 +399,31 @@ class Handler(BaseHTTPRequestHandler):
             self.server.over.wait()
             return
         self.send_response(503 if self.server.kind == "too busy" else 200)
-        self.send_header("Content-Length", "1000")
+        large = self.server.kind == "large"
+        self.send_header("Content-Length", str(2**22 if large else 1000))
         self.end_headers()
-        self.wfile.write(bytes(100))
+        with suppress(ConnectionError):  # of who has no space for more
+            self.wfile.write(bytes(2**22 if large else 100))
         self.wfile.flush()
         if self.server.kind == "falls silent":
             self.server.over.wait()
 
     def log_message(self, *_):
         pass
+
+
+def test_a_data_set_larger_than_the_disk_is_one_line(project, edit, stage, mount):
+    mount("size=1m")
+    edit("dataset: digits", "dataset: fashion_mnist")
+    with serving("large") as proxy:
+        done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="disk", HTTP_PROXY=proxy)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"error: fashion_mnist: {project}/disk/fashion_mnist/3.0.1: [Errno 28] No space left on "
+        "device. Free some space, or set TFDS_DATA_DIR to a folder on another disk"
+    )
+    assert "Traceback" not in done.stderr
+    assert not (project / "raw").exists()
 
 
 @contextmanager

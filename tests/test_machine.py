@@ -7,42 +7,21 @@ as without root, a test is skipped.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline import decoding, raw
-from tests.conftest import REPOSITORY, arguments, grey
+from tests.conftest import REPOSITORY, ROOT, arguments, grey
 
-Mount = Callable[..., Path]
-ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 NOBODY = 65534
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Mount a small file system, in memory, at `disk` in the working directory."""
-    disk = tmp_path / "disk"
-
-    def mount(options: str) -> Path:
-        disk.mkdir(exist_ok=True)
-        tools = ROOT and shutil.which("mount")
-        if not tools or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True
-        ).returncode:  # fmt: skip
-            pytest.skip("only root may mount, and not in every container")
-        return disk
-
-    yield mount
-    if disk.is_mount():
-        subprocess.run(["umount", disk], check=True)
 
 
 def remount(disk: Path, options: str) -> None:
@@ -82,6 +61,7 @@ STAGES = {
     "preprocess": "--raw raw --arrays disk/arrays",
     "split": "--arrays arrays --split disk/split.npz --metrics disk/split.json",
 }
+NO_SPACE = r"error: .*disk/{}.*: No space left on device\. Free some space, or put it on .*disk\n"
 OUTPUTS = ["raw/train.parquet", "arrays/info.json", "split.npz", "split.json"]
 
 
@@ -100,10 +80,7 @@ def test_a_full_disk_is_one_line_and_the_last_good_outputs_stay(project, stage, 
             "error: disk/.arrays.part/train/images.npy: needs 0.00041 GB, and its disk has 3."
         )
     else:
-        assert done.stderr == (
-            f"error: {name} {STAGES[name]}: No space left on device. Free some space, or put it "
-            "on another disk\n"
-        )
+        assert re.fullmatch(NO_SPACE.format("split.npz" if name == "split" else "raw"), done.stderr)
     assert files(disk) == before
     assert not [path for path in disk.iterdir() if path.name.startswith(".")]
 
@@ -128,11 +105,7 @@ def test_a_model_that_finds_no_space_leaves_the_last_good_one(prepared, stage, m
     before = files(disk)
     done = stage("pipeline.train", *arguments("baseline", "disk"))
     assert done.returncode == 1
-    assert done.stderr.startswith("error: train baseline --arrays arrays ")
-    assert done.stderr.endswith(
-        ": No space left on device. Free some space, or put it on another disk\n"
-    )
-    assert done.stderr.count("\n") == 1
+    assert re.fullmatch(NO_SPACE.format("model.keras"), done.stderr)
     assert files(disk) == before
     assert not [path for path in disk.iterdir() if path.name.startswith(".")]
 
@@ -275,13 +248,13 @@ stages:
 """
 
 
-def tiny(folder: Path, cache: Path | None = None) -> None:
-    """A graph of one stage, done once, so that there is a last good output; without Git."""
+def tiny(folder: Path, git: bool = False, cache: Path | None = None) -> None:
+    """A graph of one stage, done once, so that there is a last good output."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "dvc.yaml").write_text(TINY)
     (folder / "in.txt").write_text("one")
     (folder / "seconds.txt").write_text("0")
-    assert dvc(folder, "init", "-q", "--no-scm").returncode == 0
+    assert dvc(folder, "init", "-q", *([] if git else ["--no-scm"])).returncode == 0
     if cache:
         assert dvc(folder, "config", "cache.dir", str(cache)).returncode == 0
     done = dvc(folder, "repro")
@@ -334,6 +307,30 @@ def test_the_lock_of_a_dead_dvc_holds_nobody_up_and_its_last_good_output_comes_b
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "out.txt").read_text() == "two"
     assert json.loads(dvc(tmp_path, "status", "--json").stdout) == {}
+
+
+def test_a_dirty_git_tree_holds_nothing_up_and_is_left_as_it_is(tmp_path):
+    def git(*argv: str) -> str:
+        own = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        return subprocess.run(
+            ["git", *own, *argv], cwd=tmp_path, env=environment(), capture_output=True, text=True,
+            check=True,
+        ).stdout  # fmt: skip
+
+    git("init", "-q")
+    tiny(tmp_path, git=True)
+    git("add", "-A")
+    git("commit", "-qm", "one")
+    (tmp_path / "in.txt").write_text("two")
+    (tmp_path / "new.txt").write_text("mine")
+    git("rm", "-q", "--cached", "seconds.txt")
+    before = set(git("status", "--short").splitlines())
+    assert before == {" M in.txt", "?? new.txt", "D  seconds.txt", "?? seconds.txt"}
+    done = dvc(tmp_path, "repro")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.txt").read_text() == "two"
+    changed = set(git("status", "--short").splitlines()) ^ before
+    assert changed == {" M dvc.lock", " M starts.txt"}
 
 
 def test_a_full_cache_is_an_error_and_what_it_held_comes_back(tmp_path, mount):
@@ -396,8 +393,7 @@ def test_a_path_with_spaces_and_letters_of_any_script_and_no_git_will_do(tmp_pat
 
     without = run("repro")
     assert without.returncode != 0
-    assert "Git" in without.stderr or "git" in without.stderr
-    assert "Traceback" not in without.stderr
+    assert without.stderr.strip() == f"ERROR: {folder} is not a git repository"
     assert run("config", "--local", "core.no_scm", "true").returncode == 0
     done = run("repro")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

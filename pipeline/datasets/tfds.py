@@ -4,6 +4,7 @@ CIFAR-10: A. Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny 
 https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
+import errno
 import logging
 import re
 import threading
@@ -109,7 +110,8 @@ def _download(builder: Any) -> None:
     except (requests.RequestException, tfds.download.DownloadError, ChecksumError) as error:
         raise PipelineError(f"{builder.name}: the download failed: {error}. {WAY_OUT}") from None
     except OSError as error:
-        if "disk space" not in str(error):  # as TFDS says it, which asks before it begins
+        # TFDS asks before it begins, where it knows what it will need
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "disk space" not in str(error):
             raise
         raise PipelineError(
             f"{builder.name}: {Path(builder.data_dir).absolute()}: {error}. Free some space, "
@@ -120,17 +122,17 @@ def _download(builder: Any) -> None:
 @contextmanager
 def _silence_ends() -> Iterator[None]:
     """Give a server up that falls silent in the block, for which TFDS would wait for ever."""
-    adapter = requests.adapters.HTTPAdapter
+    adapter: Any = requests.adapters.HTTPAdapter
     send = adapter.send
 
     def send_in_time(self: Any, request: Any, **options: Any) -> requests.Response:
         return send(self, request, **{**options, "timeout": SECONDS_OF_SILENCE})
 
-    adapter.send = send_in_time  # type: ignore[method-assign]
+    adapter.send = send_in_time
     try:
         yield
     finally:
-        adapter.send = send  # type: ignore[method-assign]
+        adapter.send = send
 
 
 def _problem(url: str, seconds: float = 6) -> str:
