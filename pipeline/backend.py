@@ -65,8 +65,10 @@ def load(path: Path) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
+        # Keras puts its reason last, behind the whole of the model's description
+        reason = str(error).split("Exception encountered: ")[-1].strip().split("\n")[0]
         raise PipelineError(
-            f"{path}: cannot be loaded: {error}. Run `dvc repro -f train`"
+            f"{path}: cannot be loaded: {reason}. Run `dvc repro -f train`"
         ) from None
 
 

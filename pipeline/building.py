@@ -3,6 +3,7 @@
 import importlib
 import re
 import socket
+import zipfile
 from pathlib import Path
 
 import keras
@@ -27,7 +28,7 @@ def build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: in
         return _build(model, image_shape, num_classes, seed)
     except (KeyError, IndexError):  # LookupErrors too, but bugs
         raise
-    except (LookupError, OSError) as error:
+    except (LookupError, OSError, zipfile.BadZipFile) as error:
         raise PipelineError(f"{model.architecture}: {error}") from error
     except ValueError as error:
         # Keras sets its reason in bold, between the layer and a dump of the layer's arguments

@@ -1,9 +1,13 @@
 """Decoding: encoded images written as numbers in [0, 1], group by group, on all cores."""
 
+import errno
 import math
 import os
+import shutil
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from itertools import accumulate
 from multiprocessing import get_context
@@ -16,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline import arrays, raw
+from pipeline.errors import PipelineError
 from pipeline.images import BadImage, decode, open_image
 
 CHUNK_VALUES = 2**20  # decoded at a time: bounds memory where images are large
@@ -80,11 +85,44 @@ def mapper(tasks: int) -> Iterator[Map]:
         yield map
         return
     # spawn, not fork: the parent holds the threads of Arrow and NumPy
-    with ProcessPoolExecutor(min(cores, tasks), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(cores, tasks), get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    ) as pool:  # Ctrl-C ends this process, which ends them
         try:
             yield pool.map
+        except BrokenProcessPool:
+            raise PipelineError(
+                "preprocess: one of its processes was killed from outside, most likely since "
+                "memory was short. Lower preprocess.image_size, or close other programs"
+            ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def create(path: Path, shape: tuple[int, ...], dtype: str) -> None:
+    """Write a .npy file of zeros, and reserve its space on the disk.
+
+    Holes would be filled through memory, where a full disk ends the process without a word.
+
+    Raises:
+        PipelineError: The disk has less space free.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    needed, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise PipelineError(
+            f"{path}: needs {needed / 1e9:.3g} GB, and its disk has {free / 1e9:.3g} GB free. Free "
+            "some, lower preprocess.image_size, or set preprocess.dtype: float16"
+        )
+    arrays.create(path, shape, dtype)
+    if hasattr(os, "posix_fallocate"):  # Linux
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                # a file system that cannot reserve keeps the holes
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def plan(
@@ -92,7 +130,7 @@ def plan(
 ) -> list[Task]:
     """List the groups of a Parquet file, and create the array they go to."""
     metadata = pq.read_metadata(source)
-    arrays.create(target, (metadata.num_rows, *shape), dtype)
+    create(target, (metadata.num_rows, *shape), dtype)
     sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     stops = list(accumulate(sizes))
     return [
@@ -131,7 +169,7 @@ def close_gaps(tasks: list[Task], decoded: list[Decoded], dtype: str) -> list[Ta
     target = tasks[0].target
     beside = target.with_name("good.npy")
     counts = [int(group.good.sum()) for group in decoded]
-    arrays.create(beside, (sum(counts), *tasks[0].shape), dtype)
+    create(beside, (sum(counts), *tasks[0].shape), dtype)
     moved = []
     for task, count, stop in zip(tasks, counts, accumulate(counts), strict=True):
         if count:

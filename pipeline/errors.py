@@ -1,11 +1,31 @@
 """The one error a reader of the message can mend, and how a stage reports it."""
 
+import errno
+import os
+import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 INTERRUPTED = "interrupted: nothing is half-written; `dvc repro` goes on from here"
+
+# What no name may hold, since a terminal obeys it: control characters, halves of characters,
+# and marks that turn the direction of a line.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+SPACE = "Free some space, or put it on another disk"
+RIGHTS = "Give this user the right to it, or work in a copy of your own"
+# What the machine and no bug is the cause of, and the way out.
+MACHINE = {
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: SPACE,
+    errno.EFBIG: "Set a smaller preprocess.image_size, or put it on another disk",
+    errno.EROFS: "Make it writable, or work in a copy that is",
+    errno.EACCES: RIGHTS,
+    errno.EPERM: RIGHTS,
+}
 
 
 class PipelineError(Exception):
@@ -16,10 +36,11 @@ class PipelineError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage's main; a `PipelineError` becomes one line on stderr and exit status 1.
+    """Run a stage's main; what the reader can mend is one line on stderr and exit status 1.
 
-    So does being told to stop: Ctrl-C, and SIGTERM, which Slurm, Kubernetes and `kill` send; the
-    exit status is then 128 and the signal's number, as a shell has it.
+    That is a `PipelineError`, a disk or a right that is missing, and memory that is. So is being
+    told to stop: Ctrl-C, and SIGTERM, which Slurm, Kubernetes and `kill` send; the exit status is
+    then 128 and the signal's number, as a shell has it.
     """
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -29,7 +50,65 @@ def run(main: Callable[[], None]) -> None:
         print(INTERRUPTED, file=sys.stderr)
         sys.exit(128 + signum)
     except PipelineError as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        text = str(error)
+    except OSError as error:
+        text = _of_memory(error) if error.errno == errno.ENOMEM else _of_machine(error)
+        if not text:
+            raise
+    except _memory_errors() as error:
+        text = _of_memory(error)
+        if not text:
+            raise
+    else:
+        return
+    sys.exit(f"error: {one_line(text)}")
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line that a terminal shows and does not obey, whatever is in it."""
+    return CONTROL.sub(lambda match: ascii(match[0])[1:-1], " ".join(text.split()))
+
+
+def _of_machine(error: OSError) -> str:
+    number = error.errno
+    if number is None and re.fullmatch(r"\d+ requested and \d+ written", str(error)):
+        number = errno.ENOSPC  # as NumPy says it
+    if number not in MACHINE:
+        return ""
+    # a write, unlike opening, does not know its file: one of those on the command line
+    path = error.filename2 or error.filename or _command()
+    return f"{path}: {os.strerror(number)}. {MACHINE[number]}"
+
+
+def _command() -> str:
+    return " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+
+
+def _memory_errors() -> tuple[type[BaseException], ...]:
+    """Return what says that memory is short, of Python and of the libraries that are loaded."""
+    kinds: list[type[BaseException]] = [MemoryError]
+    if tensorflow := sys.modules.get("tensorflow"):
+        kinds.append(tensorflow.errors.ResourceExhaustedError)
+    if jax := sys.modules.get("jax"):
+        kinds.append(jax.errors.JaxRuntimeError)
+    return tuple(kinds)
+
+
+def _of_memory(error: BaseException) -> str:
+    text = str(error)
+    # JAX has one class for all that goes wrong while it computes
+    of_jax = type(error).__name__ == "JaxRuntimeError"
+    if of_jax and not re.search("RESOURCE_EXHAUSTED|Out of memory", text):
+        return ""
+    if os.strerror(errno.ENOSPC) in text:  # so TensorFlow calls a full disk
+        return f"{_command()}: {text}. {SPACE}"
+    # out of a page of text about the graph
+    said = re.search(r"(OOM when|Out of memory|Unable to) allocat\w+[^\n]*", text)
+    reason = f" ({said[0]})" if said else ""
+    return (
+        f"not enough memory{reason}. Lower train.batch_size (or batch_size under the model's own "
+        "`train:`) or preprocess.image_size, or close other programs"
+    )
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

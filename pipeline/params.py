@@ -7,13 +7,14 @@ python -m pipeline.params schema    prints params.schema.json, which editors che
 import argparse
 import difflib
 import json
+import os
 from pathlib import Path
 
 import pydantic
 
-from pipeline.errors import PipelineError, run
+from pipeline.errors import CONTROL, PipelineError, run
 from pipeline.reading import explain, read, reading, unfit, validate
-from pipeline.schema import Params, Train
+from pipeline.schema import Finetuned, Params, Train
 from pipeline.signature import arguments, settings, wanted_normalization
 
 PARAMS = Path("params.yaml")
@@ -33,6 +34,7 @@ def load() -> Params:
 def _load() -> Params:
     params = read(PARAMS, Params)
     _check_dataset(params.dataset)
+    _check_path(("folder",), params.folder)
     names = list(params.all_models)
     if params.champion not in ("auto", *names):
         raise unfit(("champion",), f"must be auto or one of {', '.join(names)}", params.champion)
@@ -45,6 +47,13 @@ def _load() -> Params:
         )
     if twice := set(params.models) & set(params.finetune):
         raise PipelineError(f"{min(twice)} stands under models and under finetune. Rename one")
+    for name in names:
+        alike = [other for other in names if other.lower() == name.lower()]
+        if len(alike) > 1:
+            raise PipelineError(
+                f"models {' and '.join(alike)}: would share their files where capitals do not "
+                "count, as on macOS. Rename one"
+            )
     for name in params.models:
         check_model(params, ("models", name))
     for name in params.finetune:
@@ -61,6 +70,8 @@ def check_model(params: Params, at: tuple[str, str]) -> None:
         params.train_of(name)
     except pydantic.ValidationError as error:
         raise explain(Train, error.errors()[0], (*at, "train"), 0) from None
+    if isinstance(model, Finetuned):
+        _check_path((*at, "from_model"), model.from_model)
     file = arguments(model.architecture, at).get("from_model")
     if group == "finetune" and not file:
         raise PipelineError(
@@ -79,6 +90,15 @@ def check_model(params: Params, at: tuple[str, str]) -> None:
             f"must be {wanted} for {model.architecture} ({'.'.join(at)})",
             params.preprocess.normalize,
         )
+
+
+def _check_path(at: tuple[str, ...], path: str) -> None:
+    """Check that a path is the same file in every copy of the repository, and printable."""
+    if CONTROL.search(path):
+        raise unfit(at, "must hold no control characters", path)
+    if Path(os.path.normpath(path)).parts[:1] == (os.pardir,):
+        # an experiment in the queue runs in a copy elsewhere
+        raise unfit(at, "must lie in the repository, or be written in full, from / on", path)
 
 
 def _check_dataset(name: str) -> None:

@@ -6,6 +6,7 @@ class names where Hugging Face `datasets` keeps them, so that `datasets.load_dat
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from pipeline.errors import PipelineError
+from pipeline.errors import CONTROL, PipelineError
 from pipeline.files import replacing
 
 # Images written and decoded at a time: the unit of parallel work, and of memory.
@@ -24,6 +25,10 @@ GROUP_BYTES = 2**26
 
 # Follows the source where a data set brings no test part: what is missing, per cent, seed.
 SET_APART = " (no {}: {:g} % of the images set apart as test part, seed {})"
+
+
+# What a browser takes for the end of a script.
+HTML = re.compile("</|<!--")
 
 
 class Example(NamedTuple):
@@ -49,8 +54,10 @@ def write(folder: Path, dataset: Dataset) -> None:
     """Write every split to `folder`/SPLIT.parquet; the same examples give the same bytes.
 
     Raises:
-        PipelineError: A label is no index into the class names, or a split is empty.
+        PipelineError: A class's name cannot be shown, a label is no index into the names, or a
+            split is empty or shorter than said.
     """
+    check_names(dataset.source, dataset.classes)
     features = {
         "image": {"_type": "Image"},
         "label": {"_type": "ClassLabel", "names": dataset.classes},
@@ -82,6 +89,25 @@ def write(folder: Path, dataset: Dataset) -> None:
                     num_rows += len(group)
             if not num_rows:
                 raise PipelineError(f"{dataset.source}: {split} holds no images")
+            if num_rows != dataset.sizes[split]:
+                raise PipelineError(
+                    f"{dataset.source}: {split} must hold {dataset.sizes[split]} images. Got "
+                    f"{num_rows}. Fetch the data set again"
+                )
+
+
+def check_names(source: str, classes: list[str]) -> None:
+    """Check that class names do no harm where they are shown: on terminals and in pages.
+
+    Raises:
+        PipelineError: One is empty, or holds control characters or what ends a script in HTML,
+            since `dvc plots show` writes them into one as they are.
+    """
+    if unsafe := [n for n in classes if not n.strip() or CONTROL.search(n) or HTML.search(n)]:
+        raise PipelineError(
+            f"{source}: names of classes must be text without control characters, `</` and "
+            f"`<!--`. Got {', '.join(map(repr, unsafe))}. Rename them"
+        )
 
 
 def _groups(examples: Iterable[Example]) -> Iterator[list[Example]]:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,8 +56,12 @@ def read(path: Path, kind: type[S]) -> S:
         raise PipelineError(
             f"no such file in {Path.cwd()}. Run from the repository's top"
         ) from None
+    except IsADirectoryError:
+        raise PipelineError("must be a file. Got a folder") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise PipelineError(f"not valid YAML: {error}") from None
+    except RecursionError:
+        raise PipelineError("must be nested less deeply. Take brackets away") from None
     return validate(kind, raw, ())
 
 
@@ -71,10 +76,14 @@ def validate(kind: type[S], raw: Any, at: tuple[str, ...]) -> S:
 
 def explain(kind: type[BaseModel], error: Any, at: tuple[str, ...], more: int) -> PipelineError:
     """Turn the first of pydantic's errors into one line in the words of params.yaml."""
-    # pydantic names the member of a union, as dict[str,…], beside the key
-    where = (*at, *(str(part) for part in error["loc"] if "[" not in str(part)))
+    unknown = error["type"] == "extra_forbidden"
+    # pydantic names the member of a union, as dict[str,…], beside the key; but a key that is not
+    # known may look like that too
+    names = [str(part) for part in error["loc"]]
+    kept = [n for n in names if not re.fullmatch(r"(dict)?\[.*\]", n) or unknown and n == names[-1]]
+    where = (*at, *kept)
     tail = f" (and {more} more)" if more else ""
-    if error["type"] == "extra_forbidden":
+    if unknown:
         known = _keys(kind, error["loc"][:-1])
         near = difflib.get_close_matches(where[-1], known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Keys: {', '.join(known) or 'none'}"
@@ -89,6 +98,12 @@ def explain(kind: type[BaseModel], error: Any, at: tuple[str, ...], more: int) -
     return unfit(where, expected, error["input"], tail)
 
 
+# repr itself never ends where aliases of aliases stand for a billion values
+_short = reprlib.Repr()
+_short.maxlevel = 3
+_short.maxstring = _short.maxlong = _short.maxother = 60
+
+
 def _keys(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
     """List the keys that are allowed at a place in the tree of sections."""
     for part in loc:
@@ -98,6 +113,6 @@ def _keys(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
 
 
 def unfit(where: tuple[str, ...], expected: str, received: Any, tail: str = "") -> PipelineError:
-    got = repr(received)
+    got = _short.repr(received)
     got = got if len(got) <= 60 else f"{got[:57]}..."
     return PipelineError(f"{'.'.join(where) or 'the file'} {expected}. Got {got}{tail}")

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pipeline.raw import Example
 from pipeline.schema import Train
 
 REPOSITORY = Path(__file__).parents[1]
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the stages, before Keras is imported
 if "TFDS_DATA_DIR" in os.environ:  # stages run in folders of their own
     os.environ["TFDS_DATA_DIR"] = str(Path(os.environ["TFDS_DATA_DIR"]).resolve())
@@ -59,6 +60,25 @@ def stage(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mount a small file system, in memory, at `disk` in the working directory."""
+    disk = tmp_path / "disk"
+
+    def mount(options: str) -> Path:
+        disk.mkdir(exist_ok=True)
+        tools = ROOT and shutil.which("mount")
+        if not tools or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True
+        ).returncode:  # fmt: skip
+            pytest.skip("only root may mount, and not in every container")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", disk], check=True)
 
 
 def task(count: int = 64) -> tuple[np.ndarray, np.ndarray]:

@@ -401,6 +401,47 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path, content, message):
         building.build(Finetuned(architecture="transfer", from_model=str(path)), SHAPE, 2, seed=0)
 
 
+class Custom(keras.layers.Layer):
+    """Code of somebody else, which a file only names."""
+
+    def call(self, x):
+        return x
+
+
+def saved(path: Path, shape: tuple[int, ...], layer: keras.Layer) -> Path:
+    images = keras.Input(shape)
+    x = keras.layers.Flatten()(layer(images))
+    keras.Model(images, keras.layers.Dense(2)(x)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(("shape", "layer", "message"), [
+    (SHAPE, keras.layers.Lambda(lambda x: x), r"kept\.keras must be a saved model\. .*[Ll]ambda"),
+    (SHAPE, Custom(), r"kept\.keras must be a saved model\. .*Custom"),
+    ((4,), keras.layers.Flatten(),
+     r"kept\.keras must take images \(n, height, width, channels\)\. Got \(None, 4\)"),
+])  # fmt: skip
+def test_a_model_with_code_in_it_or_of_no_images_is_nothing_to_start_from(
+    tmp_path, shape, layer, message
+):
+    path = saved(tmp_path / "kept.keras", shape, layer)
+    with pytest.raises(PipelineError, match=message) as refused:
+        building.build(Finetuned(architecture="transfer", from_model=str(path)), SHAPE, 2, seed=0)
+    assert "smallest" not in str(refused.value)
+
+
+def test_a_model_that_is_cut_off_or_damaged_is_nothing_to_start_from(source, tmp_path):
+    whole = source.read_bytes()
+    path = tmp_path / "kept.keras"
+    model = Finetuned(architecture="transfer", from_model=str(path))
+    middle = whole.index(b"model.weights.h5") + 3000
+    damaged = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+    for content in (whole[: len(whole) // 2], whole[:-1], damaged):
+        path.write_bytes(content)
+        with pytest.raises(PipelineError, match="transfer: "):
+            building.build(model, SHAPE, 2, seed=0)
+
+
 def test_what_was_saved_frozen_can_be_trained_again_and_started_from_again(source, tmp_path):
     """First the new head alone, then all of it: the usual two steps of fine-tuning."""
     first = building.build(

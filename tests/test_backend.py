@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -75,6 +76,50 @@ def test_a_damaged_model_is_refused(tmp_path):
     (tmp_path / "m.keras").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(PipelineError, match=r"m\.keras: cannot be loaded"):
         backend.load(tmp_path / "m.keras")
+
+
+class Custom(layers.Layer):
+    """Code of somebody else, which a file only names."""
+
+    def call(self, x):
+        return x
+
+
+def test_a_model_with_a_custom_object_in_it_is_refused(tmp_path):
+    keras.Sequential([keras.Input((2,)), Custom()]).save(tmp_path / "m.keras")
+    # a module that may be imported here, and must not be for a file's sake
+    with pytest.raises(PipelineError, match=r"m\.keras: cannot be loaded: .*Custom"):
+        backend.load(tmp_path / "m.keras")
+
+
+def test_a_model_that_is_damaged_anywhere_is_refused_or_what_it_was(tmp_path):
+    backend.save(small(), tmp_path / "m.keras")
+    whole = (tmp_path / "m.keras").read_bytes()
+    expected = backend.load(tmp_path / "m.keras").get_weights()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for at in rng.choice(len(whole), 40, replace=False):
+        (tmp_path / "m.keras").write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        try:
+            found = backend.load(tmp_path / "m.keras").get_weights()
+        except PipelineError:
+            refused += 1
+        else:  # a byte that says nothing, as of a date
+            assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert refused > 20
+
+
+def test_a_model_with_files_in_it_that_lead_outside_writes_none(tmp_path):
+    (tmp_path / "inside").mkdir()
+    path = tmp_path / "inside/m.keras"
+    backend.save(small(), path)
+    with zipfile.ZipFile(path, "a") as archive:
+        for name in ("../evil", str(tmp_path / "evil"), "assets/../../evil"):
+            archive.writestr(name, "evil")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.warns(UserWarning, match="Skipping invalid path during archive extraction"):
+        backend.load(path)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_description_names_versions_and_device():

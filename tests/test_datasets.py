@@ -6,6 +6,8 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -74,6 +76,36 @@ def test_large_images_make_small_groups(tmp_path, monkeypatch):
 def test_wrong_examples_leave_no_file(tmp_path, examples, message):
     with pytest.raises(PipelineError, match=message):
         raw.write(tmp_path, dataset(train=examples))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [
+    "a\x1b[31mred", "a\nb", "a\x9bb", "\u202egnp.exe", "</script><script>alert(1)", "<!--<script>",
+    " ", "",
+])  # fmt: skip
+def test_class_names_that_a_terminal_or_a_page_would_obey_are_refused(tmp_path, name):
+    parts = {"train": [grey(1)]}
+    unsafe = raw.Dataset(["cat", name], "a test", {"train": 1}, parts)
+    with pytest.raises(PipelineError, match=r"a test: names of classes must be text") as refused:
+        raw.write(tmp_path / "raw", unsafe)
+    assert repr(name) in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+    # the letters of every script, and what stands in real data sets, pass
+    for good in (
+        "/a/abbey",
+        "tabby, tabby cat",
+        "a <i> & $b$",
+        "Käse",
+        "می\u200cخواهم",
+        "👩\u200d🔬",
+    ):
+        raw.write(tmp_path / "raw", raw.Dataset(["cat", good], "a test", {"train": 1}, parts))
+
+
+def test_a_split_shorter_than_its_source_says_is_refused(tmp_path):
+    short = raw.Dataset(["cat", "dog"], "a test", {"train": 2}, {"train": [grey(1)]})
+    with pytest.raises(PipelineError, match=r"a test: train must hold 2 images\. Got 1\. Fetch"):
+        raw.write(tmp_path / "raw", short)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -192,6 +224,64 @@ def test_a_class_is_one_however_its_letters_are_encoded(tmp_path):
     assert [e.label for e in loaded.splits["test"]] == [0, 1]
 
 
+def test_two_folders_with_one_name_are_refused_and_none_is_lost(tmp_path):
+    write_images(tmp_path, "train/K\u00e4se/a.png", "train/Ka\u0308se/b.png", "train/Brot/c.png")
+    if len(list((tmp_path / "train").iterdir())) < 3:
+        pytest.skip("a file system that takes both names for one")
+    with pytest.raises(
+        PipelineError, match=r"train: two folders are called K\u00e4se, in differen"
+    ):
+        load_folder(tmp_path)
+
+
+def test_pipes_and_linked_folders_inside_a_class_are_listed_and_not_waited_for(tmp_path):
+    write_images(tmp_path, *BOTH)
+    write_images(tmp_path, "elsewhere/deep/a.png")
+    os.mkfifo(tmp_path / "train/cat/pipe.png")
+    (tmp_path / "train/cat/linked").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(
+        PipelineError, match=r"2 files cannot be read: .*linked, .*pipe\.png\. Mend"
+    ):
+        load_folder(tmp_path)
+
+
+def test_a_link_that_leads_out_of_the_folder_is_read_and_nothing_is_written_through_it(
+    project, edit, stage
+):
+    """DVC makes such links itself, into its cache; a folder that came with some may lie."""
+    write_images(project, "outside/secret.png", "photos/train/cat/a.png", *(
+        f"photos/{name}" for name in BOTH[1:]))  # fmt: skip
+    (project / "photos/train/cat/b.png").symlink_to(project / "outside/secret.png")
+    edit("dataset: digits", "dataset: folder")
+    edit("folder: data/folder", "folder: photos")
+    # outputs that are links too, as from a cache: they are replaced, not written through
+    (project / "cache").mkdir()
+    (project / "cache/train.parquet").write_text("last good")
+    (project / "raw").mkdir()
+    (project / "raw/train.parquet").symlink_to(project / "cache/train.parquet")
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    done = stage("pipeline.download", "--raw", "raw")
+    assert done.returncode == 0, done.stderr
+    examples = raw.read_group(project / "raw/train.parquet", 0)
+    assert [e.id for e in examples] == ["train/cat/a.png", "train/cat/b.png", "train/dog/a.png"]
+    changed = {p for p in project.rglob("*") if p.is_file() and p.read_bytes() != before.get(p)}
+    assert changed == {project / "raw/train.parquet", project / "raw/test.parquet"}
+    assert (project / "cache/train.parquet").read_text() == "last good"
+
+
+def test_a_class_folder_with_a_terminal_code_in_its_name_is_one_harmless_line(project, edit, stage):
+    write_images(project / "photos", *BOTH, "train/a\x1b[2Jb/a.png", "test/a\x1b[2Jb/a.png")
+    edit("dataset: digits", "dataset: folder")
+    edit("folder: data/folder", "folder: photos")
+    done = stage("pipeline.download", "--raw", "raw")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: folder photos: names of classes must be text without control characters, `</` and "
+        "`<!--`. Got 'a\\x1b[2Jb'. Rename them\n"
+    )
+    assert not (project / "raw").exists()
+
+
 def test_files_that_cannot_be_read_and_names_that_are_no_text_are_listed(tmp_path):
     write_images(tmp_path, "train/cat/a.png", "train/dog/b.png", "test/cat/c.png", "test/dog/d.png")
     for name in ("one.png", "two.png"):
@@ -290,35 +380,126 @@ def test_a_download_that_is_not_the_data_set_is_one_line(project, edit, stage, s
     assert not (project / "raw").exists()
 
 
+class Server(ThreadingHTTPServer):
+    kind: str
+    over: threading.Event
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers in the place of fashion_mnist's own server, as the server's kind says."""
+
+    server: Server
+
+    def do_HEAD(self):
+        self.send_response(503 if self.server.kind == "out of service" else 200)
+        self.end_headers()
+
+    def do_GET(self):
+        if self.server.kind == "never answers":
+            self.server.over.wait()
+            return
+        self.send_response(503 if self.server.kind == "too busy" else 200)
+        large = self.server.kind == "large"
+        self.send_header("Content-Length", str(2**22 if large else 1000))
+        self.end_headers()
+        with suppress(ConnectionError):  # of who has no space for more
+            self.wfile.write(bytes(2**22 if large else 100))
+        self.wfile.flush()
+        if self.server.kind == "falls silent":
+            self.server.over.wait()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_data_set_larger_than_the_disk_is_one_line(project, edit, stage, mount):
+    mount("size=1m")
+    edit("dataset: digits", "dataset: fashion_mnist")
+    with serving("large") as proxy:
+        done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="disk", HTTP_PROXY=proxy)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"error: fashion_mnist: {project}/disk/fashion_mnist/3.0.1: [Errno 28] No space left on "
+        "device. Free some space, or set TFDS_DATA_DIR to a folder on another disk"
+    )
+    assert "Traceback" not in done.stderr
+    assert not (project / "raw").exists()
+
+
+@contextmanager
+def serving(kind: str) -> Iterator[str]:
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.kind, server.over = kind, threading.Event()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.over.set()
+        server.shutdown()
+
+
+def test_a_server_that_is_busy_hangs_or_cuts_the_stream_is_one_line_in_time(project, stage):
+    program = """if True:
+        import os, sys
+        from pipeline.datasets import tfds
+        from pipeline.errors import PipelineError
+        tfds.SECONDS_OF_SILENCE, tfds.RETRIES = 1, 1
+        for proxy in sys.argv[1:]:
+            os.environ["HTTP_PROXY"] = proxy
+            try:
+                tfds.load("fashion_mnist", "", 0.2, 0)
+            except PipelineError as error:
+                print(" ".join(str(error).split()))
+    """
+    (project / "program.py").write_text(program)
+    kinds = ["out of service", "too busy", "never answers", "falls silent", "cuts the stream"]
+    with ExitStack() as stack:
+        proxies = [stack.enter_context(serving(kind)) for kind in kinds]
+        done = stage("program", *proxies, TFDS_DATA_DIR="tfds")
+    # among what TFDS prints itself
+    lines = [line for line in done.stdout.splitlines() if line.startswith("fashion_mnist: ")]
+    assert len(lines) == 5, done.stdout + done.stderr
+    service, busy, never, silent, cut = lines
+    assert re.match(
+        r"fashion_mnist: fashion-mnist\.\S+ is out of service \(status 503\), and", service
+    )
+    for line, reason in ((busy, "503"), (never, "timed out"), (silent, "timed out"),
+                         (cut, "IncompleteRead")):  # fmt: skip
+        assert re.match(
+            rf"fashion_mnist: the download failed: .*{reason}.* Set TFDS_DATA_DIR", line
+        )
+    assert not list(project.glob("tfds/fashion_mnist/*/*.tfrecord*"))
+
+
 def test_a_data_set_that_is_not_for_classification_is_refused(project, edit, stage):
     edit("dataset: digits", "dataset: titanic")
     done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="none")
     assert "error: titanic: must have an `image` and a `label`. It has age, boat" in done.stderr
 
 
+PREPARE = """if True:
+    import sys, numpy as np, tensorflow as tf, tensorflow_datasets as tfds
+    features = tfds.features.FeaturesDict({
+        "image": tfds.features.Image(shape=(28, 28, 1), dtype=np.uint8),
+        "label": tfds.features.ClassLabel(num_classes=10),
+    })
+    def rows(n):
+        for i in range(n):
+            yield {"image": np.full((28, 28, 1), i, np.uint8), "label": i % 10}
+    def dataset(n):
+        shape, label = tf.TensorSpec((28, 28, 1), tf.uint8), tf.TensorSpec((), tf.int64)
+        signature = {"image": shape, "label": label}
+        return tf.data.Dataset.from_generator(lambda: rows(n), output_signature=signature)
+    for folder, parts in (("whole", {"train": 12, "test": 10}), ("half", {"train": 50})):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name="mnist", version="3.0.1", features=features, data_dir=folder,
+            split_datasets={name: dataset(n) for name, n in parts.items()},
+        )
+"""
+
+
 def test_any_prepared_data_set_of_tfds_works_without_network(project, edit, stage):
     """A small `mnist` written by TFDS itself, once with a train part only."""
-    prepare = """if True:
-        import sys, numpy as np, tensorflow as tf, tensorflow_datasets as tfds
-        features = tfds.features.FeaturesDict({
-            "image": tfds.features.Image(shape=(28, 28, 1), dtype=np.uint8),
-            "label": tfds.features.ClassLabel(num_classes=10),
-        })
-        def rows(n):
-            for i in range(n):
-                yield {"image": np.full((28, 28, 1), i, np.uint8), "label": i % 10}
-        def dataset(n):
-            shape, label = tf.TensorSpec((28, 28, 1), tf.uint8), tf.TensorSpec((), tf.int64)
-            signature = {"image": shape, "label": label}
-            return tf.data.Dataset.from_generator(lambda: rows(n), output_signature=signature)
-        for folder, parts in (("whole", {"train": 12, "test": 10}), ("half", {"train": 50})):
-            tfds.dataset_builders.store_as_tfds_dataset(
-                name="mnist", version="3.0.1", features=features, data_dir=folder,
-                split_datasets={name: dataset(n) for name, n in parts.items()},
-            )
-    """
     edit("dataset: digits", "dataset: mnist")
-    (project / "prepare.py").write_text(prepare)
+    (project / "prepare.py").write_text(PREPARE)
     assert stage("prepare").returncode == 0
     done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="half")
     assert done.stdout.endswith(
@@ -332,6 +513,50 @@ def test_any_prepared_data_set_of_tfds_works_without_network(project, edit, stag
     assert sorted(e.label for e in raw.read_group(project / "raw/train.parquet", 0)) == sorted(
         i % 10 for i in range(12)
     )
+
+
+@pytest.mark.slow
+def test_a_damaged_tfrecord_is_one_line_and_the_last_good_files_stay(project, edit, stage):
+    damage = """if True:
+        import shutil
+        from pathlib import Path
+        from pipeline import raw
+        from pipeline.datasets import tfds
+        from pipeline.errors import PipelineError
+        folder = Path("whole/mnist/3.0.1").absolute()
+        kept = shutil.copytree(folder, "kept")
+        def flipped(record):
+            content = bytearray(record.read_bytes())
+            content[len(content) // 2] ^= 1
+            record.write_bytes(content)
+        def cut(record):
+            record.write_bytes(record.read_bytes()[:-7])
+        def empty(record):
+            record.write_bytes(b"")
+        for damage in (flipped, cut, empty, Path.unlink):
+            shutil.rmtree(folder)
+            shutil.copytree(kept, folder)
+            record, = folder.glob("*test.tfrecord*")
+            damage(record)
+            try:
+                raw.write(Path("raw"), tfds.load("mnist", "", 0.2, 0))
+            except PipelineError as error:
+                print(error)
+    """
+    (project / "program.py").write_text(f"{PREPARE}\n{damage}")
+    (project / "raw").mkdir()
+    (project / "raw/test.parquet").write_text("last good")
+    done = stage("program", TFDS_DATA_DIR="whole")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("mnist: ")]
+    assert len(lines) == 4, done.stdout + done.stderr
+    for line in lines:
+        assert re.match(
+            rf"mnist: test of {project}/whole/mnist/3\.0\.1 is damaged: .*\. Delete that folder, ",
+            line,
+        )
+    assert [path.name for path in project.glob("raw/*")] == ["test.parquet"]
+    assert (project / "raw/test.parquet").read_text() == "last good"
+    assert not (project / ".raw.part").exists()
 
 
 @needs_cifar10

@@ -1,5 +1,7 @@
 """Evaluate: measures worked out by hand on a few predictions."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ import pytest
 from pipeline import evaluate
 from pipeline.answers import pack, same_images, unpack
 from pipeline.augmentation import averaged_over_mirror
+from pipeline.errors import PipelineError
+from tests.conftest import task, write_arrays
 
 CLASSES = ["a", "b", "c", "d"]
 # probabilities of four images; the last is wrong, with the truth in second place
@@ -93,3 +97,44 @@ def test_logits_are_averaged_over_the_mirror_image():
     both = averaged_over_mirror(pick)
     assert pick.predict(image, verbose=0).tolist() == [[1.0, 10.0]]
     assert both.predict(image, verbose=0).tolist() == [[2.0, 20.0]]
+
+
+def refused(project, message: str) -> None:
+    """Measure model.keras in this process; what was written before must stay as it is."""
+    for name in ("test.json", "predictions.csv"):
+        (project / name).write_text("last good")
+    argv = "--model model.keras --arrays arrays --metrics test.json --predictions predictions.csv"
+    with pytest.raises(PipelineError, match=message):
+        evaluate.main(argv.split())
+    for name in ("test.json", "predictions.csv"):
+        assert (project / name).read_text() == "last good"
+    assert not list(project.glob(".*"))
+
+
+@pytest.fixture
+def arrays(project, monkeypatch):
+    """Twenty test images, 8×8×1, of two classes."""
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # which the stage would leave set
+    images, labels = task(20)
+    write_arrays(project / "arrays/test", images, labels)
+    (project / "arrays/info.json").write_text(json.dumps({"classes": ["dark", "bright"]}))
+    return project
+
+
+@pytest.mark.parametrize(("shape", "classes"), [((9, 8, 1), 2), ((8, 8, 3), 2), ((8, 8, 1), 3)])
+def test_a_model_for_other_images_or_classes_is_refused(arrays, shape, classes):
+    images = keras.Input(shape)
+    logits = keras.layers.Dense(classes)(keras.layers.Flatten()(images))
+    keras.Model(images, logits).save(arrays / "model.keras")
+    refused(arrays, rf"model\.keras: must take \(8, 8, 1\) images of 2 classes\. Got "
+            rf"\({shape[0]}, 8, {shape[2]}\) and {classes}\. Run `dvc repro`")  # fmt: skip
+
+
+def test_a_model_that_is_cut_off_or_holds_code_is_refused(arrays):
+    images = keras.Input((8, 8, 1))
+    x = keras.layers.Lambda(lambda x: x)(keras.layers.Flatten()(images))
+    keras.Model(images, keras.layers.Dense(2)(x)).save(arrays / "model.keras")
+    refused(arrays, r"model\.keras: cannot be loaded: .*[Ll]ambda")
+    whole = (arrays / "model.keras").read_bytes()
+    (arrays / "model.keras").write_bytes(whole[: len(whole) // 2])
+    refused(arrays, r"model\.keras: cannot be loaded: .*Run `dvc repro -f train`")

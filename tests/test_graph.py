@@ -55,7 +55,7 @@ LEAVES = {
     "hosts": {"errors"},
     "batches": {"hosts"},
     "images": {"errors", "raw"},
-    "decoding": {"arrays", "images", "raw"},
+    "decoding": {"arrays", "errors", "images", "raw"},
     "study_plot": {"files"},
     "study_report": {"study_plot"},
 }

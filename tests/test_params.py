@@ -104,6 +104,37 @@ WRONG = [
     ("champion: auto", "champion: vgg", r"champion must be auto or one of baseline, batchnorm"),
     ("split:\n", "split: 3\nother:\n", r"other is no known key"),
     ("preprocess:\n", "preprocess: 3\npre:\n", r"pre is no known key"),
+    ("folder: data/folder", "folder: ../photos",
+     r"folder must lie in the repository, or be written in full.*Got '\.\./photos'"),
+    ("folder: data/folder", "folder: data/../../photos", r"folder must lie in the repository"),
+    ("folder: data/folder", "folder: ..", r"folder must lie in the repository"),
+    ("folder: data/folder", r'folder: "photos\e[2J"', r"folder must hold no control characters"),
+    ("folder: data/folder", r'folder: "photos\0"', r"folder must hold no control .*photos\\x00"),
+    ("folder: data/folder", "folder: ''", r"folder must have at least 1 character"),
+    ("folder: data/folder", "folder: [photos]", r"folder must be a valid string"),
+    ("finetune: {}", "finetune: {x: {architecture: transfer, from_model: ../x.keras}}",
+     r"finetune\.x\.from_model must lie in the repository.*Got '\.\./x\.keras'"),
+    ("  batchnorm:", "  Baseline:",
+     r"models baseline and Baseline: would share their files where capitals do not count"),
+    ("finetune: {}", "finetune: {BatchNorm: {architecture: transfer, from_model: x.keras}}",
+     r"models batchnorm and BatchNorm: would share their files"),
+    ("  baseline:", r'  "../x":', r"models\.\.\./x must match"),
+    ("  baseline:", r'  "x\n":', r"models\.x\n must match"),
+    ("  baseline:", r'  ".x":', r"models\.\.x must match"),
+    ("  baseline:", "  7:", r"models\.7 must be a valid string"),
+    ("seed: 0", "seed: 0\n7: x", r"7 must be strings"),
+    ("seed: 0", 'seed: 0\n"[x]": 1', r"\[x\] is no known key\. Keys: backend"),
+    ("seed: 0", 'seed: 0\n"a[b": 1', r"a\[b is no known key\. Keys: backend"),
+    ("  baseline:", '  "a[b]":', r"models\.a\[b\] must match"),
+    ("seed: 0", "seed: 4294967296", r"seed must be less than 4294967296"),
+    ("seed: 0", "seed: !!python/object/apply:os.getcwd []", r"not valid YAML: could not determine"),
+    ("seed: 0", "seed: 0\n---\nseed: 1", r"not valid YAML: expected a single document"),
+    ("seed: 0", "seed: *none", r"not valid YAML: found undefined alias"),
+    ("seed: 0", "seed: 0\n\tx: 1", r"not valid YAML"),
+    ("seed: 0", "seed: " + "9" * 5000, r"not valid YAML: Exceeds the limit"),
+    ("epochs: 20", "epochs: 2026-11-25", r"epochs must be a valid integer.*datetime\.date"),
+    ("epochs: 20", "epochs: null", r"epochs must be a valid integer\. Got None"),
+    ("models:\n", "models: {}\nnone:\n", r"none is no known key"),
 ]  # fmt: skip
 OWN = [
     ("build: {dropout: [0.1, 0.2]}", r"batchnorm\.build\.dropout .*at least 3 items"),
@@ -139,6 +170,40 @@ def test_wrong_settings_of_a_model_are_refused(edit, line, message):
     edit("train: {batch_size: 32}", line)
     with pytest.raises(PipelineError, match=message):
         params.load()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"\x93NUMPY\x01\x00", "not valid YAML"),
+    ("seed: é".encode("latin-1"), "not valid YAML"),
+    (b"- seed: 0", r"the file must be a mapping of keys to values\. Got \[\{'seed': 0\}\]"),
+    (b"seed", r"the file must be a mapping of keys to values\. Got 'seed'"),
+    (b"[" * 5000, "must be nested less deeply"),
+])  # fmt: skip
+def test_files_that_hold_no_mapping_are_refused(project, content, message):
+    (project / "params.yaml").write_bytes(content)
+    with pytest.raises(PipelineError, match=message):
+        params.load()
+
+
+def test_aliases_that_stand_for_a_billion_values_are_refused_at_once(edit):
+    lists = ["&a0 [x, x, x]"] + [f"&a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    edit("seed: 0", f"seed: [{', '.join(lists)}]")
+    with pytest.raises(PipelineError, match=r"seed must be a valid integer\. Got \[\['x', 'x'"):
+        params.load()
+
+
+def test_a_folder_in_place_of_the_file_is_refused(project):
+    (project / "params.yaml").unlink()
+    (project / "params.yaml").mkdir()
+    with pytest.raises(PipelineError, match=r"params\.yaml: must be a file\. Got a folder"):
+        params.load()
+
+
+def test_images_may_lie_elsewhere_by_a_full_path_and_below(edit):
+    edit("folder: data/folder", "folder: /photos/../others")
+    assert params.load().folder == "/photos/../others"
+    edit("folder: /photos/../others", "folder: data/../photos")
+    assert params.load().folder == "data/../photos"
 
 
 def test_pretrained_networks_want_pixels_that_are_not_standardized(edit):

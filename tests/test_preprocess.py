@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -384,6 +385,26 @@ def test_photographs_of_a_folder_in_many_guises(project, edit, stage):
         luma = upright @ np.array([0.299, 0.587, 0.114], np.float32)
         assert np.abs(luma[..., None] - grey_one).max() < 0.01
         assert np.abs(upright - upright[::-1]).mean() > 0.1
+
+
+def test_images_that_need_more_than_the_disk_has_are_refused_before_they_are_decoded(tmp_path):
+    prepare(tmp_path, [grey(0, 0), grey(255, 1)])
+    before = read(tmp_path)
+    with pytest.raises(PipelineError, match=r"images\.npy: needs 8e\+09 GB, and its disk has "
+                       r".* GB free\. Free some, lower preprocess\.image_size, or"):  # fmt: skip
+        prepare(tmp_path, [grey(0, 0), grey(255, 1)], image_size=[10**9, 10**9])
+    assert np.array_equal(read(tmp_path), before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays", "raw"]
+
+
+def test_a_process_that_is_killed_is_one_line():
+    with (
+        pytest.raises(
+            PipelineError, match=r"preprocess: one of its processes was killed .* memory"
+        ),
+        decoding.mapper(8) as run_all,
+    ):
+        list(run_all(os._exit, range(8)))
 
 
 def test_stage_writes_info_and_tells_what_it_skipped(project, edit, stage):

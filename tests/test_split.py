@@ -53,6 +53,22 @@ def test_a_class_too_small_for_validation_is_told(project, stage):
     assert "split: warning: no validation images of odd" in stage(*argv).stdout
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_arrays_of_another_hand_are_refused_and_the_last_good_rows_stay(project, part):
+    for name in ("train", "test"):
+        write_arrays(project / "arrays" / name, images(*range(10)), np.arange(10) % 2)
+    labels = np.arange(10) % 2
+    labels[3] = 7
+    np.save(project / f"arrays/{part}/labels.npy", labels)
+    (project / "arrays/info.json").write_text(INFO)
+    (project / "s.npz").write_text("last good")
+    message = rf"arrays/{part}/labels\.npy: must be the array that preprocess wrote, .* Run `dvc"
+    with pytest.raises(PipelineError, match=message):
+        split.main("--arrays arrays --split s.npz --metrics m.json".split())
+    assert (project / "s.npz").read_text() == "last good"
+    assert not (project / "m.json").exists()
+
+
 def images(*values: float) -> np.ndarray:
     return np.array(values, np.float32).reshape(-1, 1, 1, 1)
 

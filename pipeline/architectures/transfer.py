@@ -41,8 +41,13 @@ def build(
     try:
         source = keras.saving.load_model(from_model, compile=False, safe_mode=True)
     except (ValueError, TypeError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
+        # Keras puts its reason last, behind the whole of the model's description
+        reason = str(error).split("Exception encountered: ")[-1].strip().split("\n")[0]
         raise OSError(f"{from_model} must be a saved model. {reason}") from None
+    if not isinstance(source.input_shape, tuple) or len(source.input_shape) != 4:
+        raise LookupError(
+            f"{from_model} must take images (n, height, width, channels). Got {source.input_shape}"
+        )
     height, width, channels = source.input_shape[1:]
     if channels != image_shape[2]:
         raise LookupError(

@@ -72,25 +72,36 @@ def _classes(part: Path) -> dict[str, Path]:
     if not folders:
         raise PipelineError(f"{part}: must hold a folder of images for each class. Got none")
     _check_names(folders)
-    # macOS writes é as e and an accent, others as one letter
-    return {unicodedata.normalize("NFC", p.name): p for p in folders}
+    classes: dict[str, Path] = {}
+    for own in folders:
+        # macOS writes é as e and an accent, others as one letter
+        name = unicodedata.normalize("NFC", own.name)
+        if name in classes:
+            raise PipelineError(
+                f"{part}: two folders are called {name}, in different letters of Unicode. "
+                "Put their images into one"
+            )
+        classes[name] = own
+    return classes
 
 
 def _files(folders: dict[str, Path], classes: list[str]) -> list[tuple[Path, int]]:
-    """List what is not hidden, with the label."""
+    """List what is not hidden, with the label; a link to a folder too, which is not entered."""
     return [
         (path, label)
         for label, name in enumerate(classes)
         if name in folders
         for path in sorted(folders[name].rglob("*"))
-        if not path.is_dir()
+        if (path.is_symlink() or not path.is_dir())
         and not any(step.startswith(".") for step in path.relative_to(folders[name]).parts)
     ]
 
 
 def _check_readable(paths: list[Path]) -> None:
     _check_names(paths)
-    if closed := [str(path) for path in paths if not os.access(path, os.R_OK)]:
+    # no file: a pipe, which would be waited for without end, or a link to nothing or to a folder
+    closed = [str(path) for path in paths if not (path.is_file() and os.access(path, os.R_OK))]
+    if closed:
         raise PipelineError(
             f"{len(closed)} files cannot be read: {', '.join(closed)}. "
             "Mend their permissions or links, or remove them"

@@ -4,9 +4,12 @@ CIFAR-10: A. Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny 
 https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
+import errno
 import logging
+import re
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
 from tensorflow_datasets.core.download.download_manager import (
     NonMatchingChecksumError as ChecksumError,
 )
@@ -27,6 +31,9 @@ from pipeline.raw import SET_APART, Dataset, Example, set_apart
 for library in ("absl", "tensorflow"):
     logging.getLogger(library).setLevel(logging.ERROR)
 
+OUT_OF_SERVICE = (500, 502, 503, 504)
+RETRIES = 3  # of TFDS, with pauses that double: its own 10 take minutes
+SECONDS_OF_SILENCE = 20  # after which a server that has answered is given up
 WAY_OUT = "Set TFDS_DATA_DIR to a prepared copy, or `dataset: digits` to run offline"
 
 
@@ -89,22 +96,48 @@ def _download(builder: Any) -> None:
         raise PipelineError(f"{builder.name}: its licence wants it downloaded by hand. {WAY_OUT}")
     # TFDS itself would retry for minutes
     for host, url in {urlsplit(url).hostname: url for url in builder.url_infos}.items():
-        if not _reachable(url):
+        if problem := _problem(url):
             raise PipelineError(
-                f"{builder.name}: {host} cannot be reached, and "
+                f"{builder.name}: {host} {problem}, and "
                 f"{Path(builder.data_dir).absolute()} is no prepared copy. {WAY_OUT}"
             )
+    downloader.MAX_RETRIES = RETRIES
     try:
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
+        with _silence_ends():
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
     except (requests.RequestException, tfds.download.DownloadError, ChecksumError) as error:
         raise PipelineError(f"{builder.name}: the download failed: {error}. {WAY_OUT}") from None
+    except OSError as error:
+        # TFDS asks before it begins, where it knows what it will need
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "disk space" not in str(error):
+            raise
+        raise PipelineError(
+            f"{builder.name}: {Path(builder.data_dir).absolute()}: {error}. Free some space, "
+            "or set TFDS_DATA_DIR to a folder on another disk"
+        ) from None
 
 
-def _reachable(url: str, seconds: float = 6) -> bool:
-    """Tell whether a server answers at all, in time; looking up a name alone can hang."""
-    answers = []
+@contextmanager
+def _silence_ends() -> Iterator[None]:
+    """Give a server up that falls silent in the block, for which TFDS would wait for ever."""
+    adapter: Any = requests.adapters.HTTPAdapter
+    send = adapter.send
+
+    def send_in_time(self: Any, request: Any, **options: Any) -> requests.Response:
+        return send(self, request, **{**options, "timeout": SECONDS_OF_SILENCE})
+
+    adapter.send = send_in_time
+    try:
+        yield
+    finally:
+        adapter.send = send
+
+
+def _problem(url: str, seconds: float = 6) -> str:
+    """Return what keeps a server from answering in time; looking up a name alone can hang."""
+    answers: list[int] = []
 
     def ask() -> None:
         try:
@@ -115,12 +148,31 @@ def _reachable(url: str, seconds: float = 6) -> bool:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
-    return bool(answers)
+    if not answers:
+        return "cannot be reached"
+    # other refusals may be of the question alone, and are left to the download
+    return f"is out of service (status {answers[0]})" if answers[0] in OUT_OF_SERVICE else ""
 
 
 def _examples(builder: Any, split: str) -> Iterator[Example]:
-    with quiet.imports():
-        import tensorflow  # noqa: F401 (TFDS would import it itself, with noise)
+    with quiet.imports():  # TFDS would import it itself, with noise
+        import tensorflow as tf
+    errors = tf.errors
+    damage = (errors.DataLossError, errors.InvalidArgumentError, errors.NotFoundError,
+              errors.FailedPreconditionError)  # fmt: skip
+    try:
+        yield from _read(builder, split)
+    except damage as error:
+        # the first line, without the place in TensorFlow's graph
+        reason = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message.split("\n")[0])
+        raise PipelineError(
+            f"{builder.name}: {split} of {Path(builder.data_dir).absolute()} is damaged: "
+            f"{reason}. Delete that folder, and it is fetched again; or set TFDS_DATA_DIR "
+            "to a sound copy"
+        ) from None
+
+
+def _read(builder: Any, split: str) -> Iterator[Example]:
     dataset = builder.as_dataset(
         split=split,
         batch_size=1024,  # an example at a time takes 50 times as long

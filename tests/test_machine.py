@@ -1,0 +1,427 @@
+"""The machine: full and read-only disks, short memory, other users, locks, and no Git.
+
+What a stage says of it is one line with the way out, nothing is half-written, and the last good
+outputs are still in place. File systems, users and processes are real: where they cannot be made,
+as without root, a test is skipped.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import decoding, raw
+from tests.conftest import REPOSITORY, ROOT, arguments, grey
+
+NOBODY = 65534
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
+
+
+def files(*folders: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for folder in folders for p in folder.rglob("*") if p.is_file()}
+
+
+def keep(disk: Path, *names: str) -> None:
+    """Write what stands for the last good outputs."""
+    for name in names:
+        (disk / name).parent.mkdir(parents=True, exist_ok=True)
+        (disk / name).write_text("last good")
+
+
+def write_raw(folder: Path, count: int = 400) -> None:
+    parts = {
+        part: [grey(i % 256, i % 2, str(i), (16, 16)) for i in range(count)]
+        for part in ("train", "test")
+    }
+    raw.write(folder, raw.Dataset(["cat", "dog"], "a test", dict.fromkeys(parts, count), parts))
+
+
+def write_arrays(project: Path, count: int = 20_000) -> None:
+    for part in ("train", "test"):
+        (project / "arrays" / part).mkdir(parents=True)
+        np.save(project / f"arrays/{part}/images.npy", np.zeros((count, 1, 1, 1), np.float32))
+        np.save(project / f"arrays/{part}/labels.npy", np.arange(count) % 2)
+    info = {"classes": ["cat", "dog"], "skipped": {}}
+    (project / "arrays/info.json").write_text(json.dumps(info))
+
+
+STAGES = {
+    "download": "--raw disk/raw",
+    "preprocess": "--raw raw --arrays disk/arrays",
+    "split": "--arrays arrays --split disk/split.npz --metrics disk/split.json",
+}
+NO_SPACE = r"error: .*disk/{}.*: No space left on device\. Free some space, or put it on .*disk\n"
+OUTPUTS = ["raw/train.parquet", "arrays/info.json", "split.npz", "split.json"]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_full_disk_is_one_line_and_the_last_good_outputs_stay(project, stage, mount, name):
+    disk = mount("size=1m")
+    keep(disk, *OUTPUTS)
+    write_raw(project / "raw")
+    write_arrays(project)
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 2**15))
+    before = files(disk)
+    done = stage(f"pipeline.{name}", *STAGES[name].split())
+    assert (done.returncode, done.stdout) == (1, "")
+    if name == "preprocess":  # which knows what it will need
+        assert done.stderr.startswith(
+            "error: disk/.arrays.part/train/images.npy: needs 0.00041 GB, and its disk has 3."
+        )
+    else:
+        assert re.fullmatch(NO_SPACE.format("split.npz" if name == "split" else "raw"), done.stderr)
+    assert files(disk) == before
+    assert not [path for path in disk.iterdir() if path.name.startswith(".")]
+
+
+def test_space_that_is_free_and_not_to_be_had_is_found_before_pixels_are_written(
+    tmp_path, mount, monkeypatch
+):
+    """A quota, or another process: written through memory, a hole in a full disk is SIGBUS."""
+    disk = mount("size=64k")
+    free = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OSError, match=r"No space left on device: '.*images\.npy'"):
+        decoding.create(disk / "images.npy", (100, 16, 16, 1), "float32")
+    decoding.create(disk / "fewer.npy", (4, 16, 16, 1), "float32")
+
+
+def test_a_model_that_finds_no_space_leaves_the_last_good_one(prepared, stage, mount):
+    disk = mount("size=1m")
+    names = ["model.keras", "history.csv", "train.json", "run.json"]
+    keep(disk, *names)
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 2**15))
+    before = files(disk)
+    done = stage("pipeline.train", *arguments("baseline", "disk"))
+    assert done.returncode == 1
+    assert re.fullmatch(NO_SPACE.format("model.keras"), done.stderr)
+    assert files(disk) == before
+    assert not [path for path in disk.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_read_only_folder_is_one_line_and_the_last_good_outputs_stay(project, stage, mount, name):
+    disk = mount("size=1m")
+    keep(disk, *OUTPUTS)
+    remount(disk, "ro")
+    write_raw(project / "raw", 4)
+    write_arrays(project, 20)
+    before = files(disk)
+    done = stage(f"pipeline.{name}", *STAGES[name].split())
+    assert (done.returncode, done.stdout) == (1, "")
+    out = {"download": "raw", "preprocess": "arrays", "split": "split.npz"}[name]
+    assert done.stderr == (
+        f"error: disk/.{out}.part: Read-only file system. Make it writable, or work in a copy that "
+        "is\n"
+    )
+    assert files(disk) == before
+
+
+def test_another_user_is_told_which_folder_is_not_his(project, stage):
+    """As nobody, who may read here what root may: the interpreter can lie in root's home."""
+    if not ROOT or not shutil.which("setpriv"):
+        pytest.skip("only root may become another user")
+    keep(project, "out/raw/train.parquet")
+    before = files(project / "out")
+    argv = [
+        "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
+        "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
+        sys.executable, "-m", "pipeline.download", "--raw", "out/raw",
+    ]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HOME": "/nonexistent"}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True)
+    if "setpriv" in done.stderr:
+        pytest.skip(f"no such rights here: {done.stderr}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: out/.raw.part: Permission denied. Give this user the right to it, or work in a "
+        "copy of your own\n"
+    )
+    assert files(project / "out") == before
+
+
+def test_images_that_are_not_for_this_user_are_listed(project, edit, stage):
+    if not ROOT:
+        pytest.skip("only root may become another user")
+    edit("dataset: digits", "dataset: folder")
+    edit("folder: data/folder", "folder: photos")
+    for name in ("train/cat/a", "train/dog/b", "test/cat/c", "test/dog/d"):
+        path = project / f"photos/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(grey(1).image)
+    (project / "photos/train/dog/b.png").chmod(0o600)
+    project.chmod(0o755)
+    # everything is imported while it may be: the interpreter can lie in root's home
+    (project / "program.py").write_text(f"""if True:
+        import os, sys
+        from pipeline import download
+        from pipeline.datasets import folder
+        from pipeline.errors import run
+        os.setgroups([])
+        os.setgid({NOBODY})
+        os.setuid({NOBODY})
+        run(lambda: download.main(sys.argv[1:]))
+    """)
+    done = stage("program", "--raw", "raw")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: 1 files cannot be read: photos/train/dog/b.png. "
+        "Mend their permissions or links, or remove them\n"
+    )
+
+
+# A layer with few weights, whose output for 48 images of 256×256 takes 1.5 TiB. No machine has
+# them; where the system would promise them all the same, the limit refuses.
+WIDE = """if True:
+    import resource, sys
+    from pipeline import engine, params, train
+    from pipeline.errors import run
+    engine.use(params.load().backend)
+    from pipeline import backend, building
+    import keras
+    def build(model, image_shape, num_classes, seed):
+        x = images = keras.Input(image_shape)
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2**17, 1)(x))
+        return keras.Model(images, keras.layers.Dense(num_classes)(x))
+    building.build = build
+    resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40))
+    run(lambda: train.main(sys.argv[1:]))
+"""
+
+
+# oneDNN's convolution, on where nothing is said, looks at memory it did not get: SIGSEGV
+@pytest.mark.parametrize(
+    ("backend", "env"), [("tensorflow", {"TF_ENABLE_ONEDNN_OPTS": "0"}), ("jax", {})]
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+def test_a_batch_that_memory_does_not_hold_is_one_line_that_names_batch_size(
+    prepared, stage, edit, backend, env
+):
+    edit("backend: tensorflow", f"backend: {backend}")
+    edit("precision: auto", "precision: float32")
+    edit("batch_size: 32", "batch_size: 48")
+    np.save(prepared / "arrays/train/images.npy", np.zeros((64, 256, 256, 1), np.float32))
+    info = {"classes": ["dark", "bright"], "image_shape": [256, 256, 1]}
+    (prepared / "arrays/info.json").write_text(json.dumps(info))
+    (prepared / "wide.py").write_text(WIDE)
+    keep(prepared, "out/model.keras", "out/train.json")
+    before = files(prepared / "out")
+    done = stage("wide", *arguments("baseline", "out"), **env)
+    assert done.returncode == 1, done.stdout + done.stderr
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("error: not enough memory"), done.stderr
+    assert "Lower train.batch_size" in last
+    assert "Traceback" not in done.stderr
+    assert files(prepared / "out") == before
+
+
+def dvc(folder: Path, *argv: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["dvc", *argv], cwd=folder, env=environment(), capture_output=True, text=True, timeout=60,
+        **options,
+    )  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_"))}
+    return {**env, "PATH": path}
+
+
+TINY = """
+stages:
+  work:
+    cmd: echo started >> starts.txt; sleep $(cat seconds.txt); cat in.txt > out.txt
+    deps: [in.txt]
+    outs: [out.txt]
+"""
+
+
+def tiny(folder: Path, git: bool = False, cache: Path | None = None) -> None:
+    """A graph of one stage, done once, so that there is a last good output."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dvc.yaml").write_text(TINY)
+    (folder / "in.txt").write_text("one")
+    (folder / "seconds.txt").write_text("0")
+    assert dvc(folder, "init", "-q", *([] if git else ["--no-scm"])).returncode == 0
+    if cache:
+        assert dvc(folder, "config", "cache.dir", str(cache)).returncode == 0
+    done = dvc(folder, "repro")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "out.txt").read_text() == "one"
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """Start dvc repro of a stage that takes seconds, and wait until it works."""
+    (folder / "starts.txt").unlink()
+    (folder / "in.txt").write_text("two")
+    (folder / "seconds.txt").write_text("3")
+    process = subprocess.Popen(
+        ["dvc", "repro"], cwd=folder, env=environment(), text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    for _ in range(200):
+        if (folder / "starts.txt").exists():
+            return process
+        time.sleep(0.1)
+    raise AssertionError(process.communicate()[0])
+
+
+def test_of_two_dvc_repro_at_once_one_works_and_the_other_says_who_is_busy(tmp_path):
+    tiny(tmp_path)
+    first = start(tmp_path)
+    second = dvc(tmp_path, "repro")
+    assert second.returncode != 0
+    assert "out.txt' is busy, it is being blocked by" in second.stderr
+    assert f"(PID {first.pid}): " in second.stderr
+    assert "Traceback" not in second.stderr
+    first.communicate()
+    assert first.returncode == 0
+    assert (tmp_path / "starts.txt").read_text() == "started\n"
+    assert (tmp_path / "out.txt").read_text() == "two"
+    assert json.loads(dvc(tmp_path, "status", "--json").stdout) == {}
+
+
+def test_the_lock_of_a_dead_dvc_holds_nobody_up_and_its_last_good_output_comes_back(tmp_path):
+    tiny(tmp_path)
+    process = start(tmp_path)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert (tmp_path / ".dvc/tmp/lock").exists()
+    assert not (tmp_path / "out.txt").exists()  # which DVC removes before a stage
+    assert dvc(tmp_path, "checkout").returncode == 0
+    assert (tmp_path / "out.txt").read_text() == "one"
+    (tmp_path / "seconds.txt").write_text("0")
+    again = dvc(tmp_path, "repro")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "out.txt").read_text() == "two"
+    assert json.loads(dvc(tmp_path, "status", "--json").stdout) == {}
+
+
+def test_a_dirty_git_tree_holds_nothing_up_and_is_left_as_it_is(tmp_path):
+    def git(*argv: str) -> str:
+        own = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        return subprocess.run(
+            ["git", *own, *argv], cwd=tmp_path, env=environment(), capture_output=True, text=True,
+            check=True,
+        ).stdout  # fmt: skip
+
+    git("init", "-q")
+    tiny(tmp_path, git=True)
+    git("add", "-A")
+    git("commit", "-qm", "one")
+    (tmp_path / "in.txt").write_text("two")
+    (tmp_path / "new.txt").write_text("mine")
+    git("rm", "-q", "--cached", "seconds.txt")
+    before = set(git("status", "--short").splitlines())
+    assert before == {" M in.txt", "?? new.txt", "D  seconds.txt", "?? seconds.txt"}
+    done = dvc(tmp_path, "repro")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.txt").read_text() == "two"
+    changed = set(git("status", "--short").splitlines()) ^ before
+    assert changed == {" M dvc.lock", " M starts.txt"}
+
+
+def test_a_full_cache_is_an_error_and_what_it_held_comes_back(tmp_path, mount):
+    disk = mount("size=256k")
+    folder = tmp_path / "project"
+    tiny(folder, cache=disk)
+    locked = (folder / "dvc.lock").read_text()
+    (folder / "in.txt").write_bytes(bytes(2**20))
+    done = dvc(folder, "repro")
+    assert done.returncode != 0
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (folder / "dvc.lock").read_text() == locked
+    # what it was
+    (folder / "in.txt").write_text("one")
+    assert dvc(folder, "checkout", "-f").returncode == 0
+    assert (folder / "out.txt").read_text() == "one"
+    # with space, on it goes
+    remount(disk, "size=8m")
+    (folder / "in.txt").write_bytes(bytes(2**20))
+    done = dvc(folder, "repro")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "out.txt").stat().st_size == 2**20
+    assert json.loads(dvc(folder, "status", "--json").stdout) == {}
+
+
+def test_a_read_only_clone_is_an_error_and_stays_as_it_is(mount):
+    disk = mount("size=8m")
+    tiny(disk / "project")
+    (disk / "project/in.txt").write_text("two")
+    before = files(disk)
+    remount(disk, "ro")
+    done = dvc(disk / "project", "repro")
+    assert done.returncode != 0
+    assert "Read-only file system" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert files(disk) == before
+
+
+@pytest.mark.slow
+def test_a_path_with_spaces_and_letters_of_any_script_and_no_git_will_do(tmp_path):
+    """The real graph, from a copy without .git, as GitHub's ZIP file is one."""
+    folder = tmp_path / "Mes données, été & 数字"
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True,
+        text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, tracked.split("\0")):
+        if (REPOSITORY / name).is_file() and not name.startswith(("metrics/", "tests/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    (folder / "dvc.lock").unlink()
+    path = folder / "params.yaml"
+    path.write_text(path.read_text("utf-8").replace("epochs: 20", "epochs: 1", 1), "utf-8")
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["dvc", *argv], cwd=folder, env=environment(), capture_output=True, text=True
+        )
+
+    without = run("repro")
+    assert without.returncode != 0
+    assert without.stderr.strip() == f"ERROR: {folder} is not a git repository"
+    assert run("config", "--local", "core.no_scm", "true").returncode == 0
+    done = run("repro")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert run("repro").stdout.endswith("Data and pipelines are up to date.\n")
+    for name in ("models/champion.keras", "metrics/comparison.json", "plots/samples.png"):
+        assert (folder / name).is_file()
+
+
+def test_params_with_a_terminal_code_are_one_harmless_line(project, edit, stage):
+    edit("seed: 0", 'seed: 0\n"\\e[2Jred": 1')
+    done = stage("pipeline.params", "check")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(r"error: params.yaml: \x1b[2Jred is no known key. Keys: backend")
+
+
+def test_dvc_plots_show_what_a_class_is_called_and_nothing_more(tmp_path):
+    """The most that a name may hold, in a real page."""
+    tiny(tmp_path)
+    name = "<img src=x onerror=alert(1)>&\"' $b$"
+    (tmp_path / "p.csv").write_text(
+        "actual,predicted\n" + f'"{name.replace(chr(34), chr(34) * 2)}",cat\n' * 2
+    )
+    plots = "plots: [{p.csv: {template: confusion, x: predicted, y: actual}}]\n"
+    (tmp_path / "dvc.yaml").write_text(TINY + plots)
+    done = dvc(tmp_path, "plots", "show", "-o", "page")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page/index.html").read_text()
+    scripts = page.split("<script")
+    # inside a script it is a string, and no tag
+    assert sum("<img src=x" in part.split("</script>")[0] for part in scripts[1:]) == 1
+    assert sum("<img src=x" in part.split("</script>")[-1] for part in scripts) == 0
