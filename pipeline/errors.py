@@ -65,8 +65,12 @@ def run(main: Callable[[], None]) -> None:
 
 
 def one_line(text: str) -> str:
-    """Return a text as one line that a terminal shows and does not obey, whatever is in it."""
-    return CONTROL.sub(lambda match: ascii(match[0])[1:-1], " ".join(text.split()))
+    """Return a text as one line that a terminal shows and does not obey, whatever is in it.
+
+    Outputs that are still being written (files.replacing) have the names that they will have.
+    """
+    text = re.sub(r"\.\d+\.part\.", "", " ".join(text.split()))
+    return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def _of_machine(error: OSError) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from pipeline import decoding, raw
-from tests.conftest import REPOSITORY, ROOT, arguments, grey
+from tests.conftest import REPOSITORY, ROOT, arguments, grey, write_arrays
 
 NOBODY = 65534
 
@@ -47,11 +47,10 @@ def write_raw(folder: Path, count: int = 400) -> None:
     raw.write(folder, raw.Dataset(["cat", "dog"], "a test", dict.fromkeys(parts, count), parts))
 
 
-def write_arrays(project: Path, count: int = 20_000) -> None:
+def write_all(project: Path, count: int = 20_000) -> None:
     for part in ("train", "test"):
-        (project / "arrays" / part).mkdir(parents=True)
-        np.save(project / f"arrays/{part}/images.npy", np.zeros((count, 1, 1, 1), np.float32))
-        np.save(project / f"arrays/{part}/labels.npy", np.arange(count) % 2)
+        black = np.zeros((count, 1, 1, 1), np.float32)
+        write_arrays(project / "arrays" / part, black, np.arange(count) % 2)
     info = {"classes": ["cat", "dog"], "skipped": {}}
     (project / "arrays/info.json").write_text(json.dumps(info))
 
@@ -70,14 +69,14 @@ def test_a_full_disk_is_one_line_and_the_last_good_outputs_stay(project, stage, 
     disk = mount("size=1m")
     keep(disk, *OUTPUTS)
     write_raw(project / "raw")
-    write_arrays(project)
+    write_all(project)
     (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 2**15))
     before = files(disk)
     done = stage(f"pipeline.{name}", *STAGES[name].split())
     assert (done.returncode, done.stdout) == (1, "")
     if name == "preprocess":  # which knows what it will need
         assert done.stderr.startswith(
-            "error: disk/.arrays.part/train/images.npy: needs 0.00041 GB, and its disk has 3."
+            "error: disk/arrays/train/images.npy: needs 0.00041 GB, and its disk has 3."
         )
     else:
         assert re.fullmatch(NO_SPACE.format("split.npz" if name == "split" else "raw"), done.stderr)
@@ -116,14 +115,13 @@ def test_a_read_only_folder_is_one_line_and_the_last_good_outputs_stay(project, 
     keep(disk, *OUTPUTS)
     remount(disk, "ro")
     write_raw(project / "raw", 4)
-    write_arrays(project, 20)
+    write_all(project, 20)
     before = files(disk)
     done = stage(f"pipeline.{name}", *STAGES[name].split())
     assert (done.returncode, done.stdout) == (1, "")
     out = {"download": "raw", "preprocess": "arrays", "split": "split.npz"}[name]
     assert done.stderr == (
-        f"error: disk/.{out}.part: Read-only file system. Make it writable, or work in a copy that "
-        "is\n"
+        f"error: disk/{out}: Read-only file system. Make it writable, or work in a copy that is\n"
     )
     assert files(disk) == before
 
@@ -145,7 +143,7 @@ def test_another_user_is_told_which_folder_is_not_his(project, stage):
         pytest.skip(f"no such rights here: {done.stderr}")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "error: out/.raw.part: Permission denied. Give this user the right to it, or work in a "
+        "error: out/raw: Permission denied. Give this user the right to it, or work in a "
         "copy of your own\n"
     )
     assert files(project / "out") == before
@@ -211,7 +209,8 @@ def test_a_batch_that_memory_does_not_hold_is_one_line_that_names_batch_size(
     edit("backend: tensorflow", f"backend: {backend}")
     edit("precision: auto", "precision: float32")
     edit("batch_size: 32", "batch_size: 48")
-    np.save(prepared / "arrays/train/images.npy", np.zeros((64, 256, 256, 1), np.float32))
+    black = np.zeros((64, 256, 256, 1), np.float32)
+    write_arrays(prepared / "arrays/train", black, np.arange(64) % 2)
     info = {"classes": ["dark", "bright"], "image_shape": [256, 256, 1]}
     (prepared / "arrays/info.json").write_text(json.dumps(info))
     (prepared / "wide.py").write_text(WIDE)
