@@ -6,6 +6,7 @@ float16 values of the levels all differ, so that float32 is recovered to the bit
 `sha256sum -c` reads it, tells the arrays that preprocess wrote from any others.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ SUMS = "SHA256SUMS"
 class Images:
     """Normalized images on disk; indexing reads rows, and no others, as float32.
 
-    Each reading maps the file anew: mapped pages count as the process's memory until their
-    mapping is dropped, so that one mapping would grow with the data set.
+    By reading and not by a map of the file: pages that are mapped count as the process's memory,
+    a row then up to 2 MiB, since the system maps as much around it as it holds in one piece.
     """
 
     def __init__(self, path: Path, levels: np.ndarray | None):
@@ -36,12 +37,27 @@ class Images:
 
     def __getitem__(self, rows: int | np.integer | slice | np.ndarray) -> np.ndarray:
         """Return `(k, h, w, c)` float32, for a single row `(h, w, c)`."""
-        mapped = np.memmap(self._path, self._dtype, "r", self._offset, self.shape)
-        stored = np.asarray(mapped)[rows]
-        if self._table is not None:
-            return exact(stored, self._table)
-        # a view would keep the mapping
-        return stored if stored.base is None else stored.copy()
+        if not isinstance(rows, slice):
+            stored = self._read(np.atleast_1d(rows).tolist())
+        elif (run := range(len(self))[rows]).step == 1:
+            stored = self._read([run.start], max(len(run), 0))  # in one piece
+        else:
+            stored = self._read(list(run))
+        images = stored if self._table is None else exact(stored, self._table)
+        return images[0] if isinstance(rows, int | np.integer) else images
+
+    def _read(self, starts: list[int], length: int = 1) -> np.ndarray:
+        """Return so many rows from each start on, `(k, h, w, c)` as they are stored."""
+        stored = np.empty((len(starts) * length, *self.shape[1:]), self._dtype)
+        pieces = memoryview(stored.reshape(-1).view(np.uint8).data)
+        row = self._dtype.itemsize * math.prod(self.shape[1:])
+        with self._path.open("rb", buffering=0) as file:
+            for number, start in enumerate(starts):
+                file.seek(self._offset + range(len(self))[start] * row if length else 0)
+                left = pieces[number * length * row :][: length * row]
+                while left:  # at most 2 GiB at a time
+                    left = left[file.readinto(left) or _ended(self._path) :]
+        return stored
 
 
 def seal(folder: Path) -> None:
@@ -60,6 +76,10 @@ def _check(folder: Path) -> None:
                 f"{folder / name}: must be the array that preprocess wrote, SHA-256 "
                 f"{expected[:12]}…. Got {received[:12]}…. Run `dvc repro -f preprocess`"
             )
+
+
+def _ended(path: Path) -> int:
+    raise PipelineError(f"{path}: has become shorter while it was read. Run `dvc repro`")
 
 
 def load(folder: Path, check: bool = True) -> tuple[Images, np.ndarray]:

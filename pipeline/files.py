@@ -31,6 +31,10 @@ def replacing(path: Path) -> Iterator[Path]:
         if path.is_dir():
             _remove(path)
         beside.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a write, unlike opening, does not know its file
+        raise
     finally:
         _remove(beside)
 

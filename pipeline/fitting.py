@@ -58,6 +58,7 @@ def fit(
     weights = recipe.class_weights(settings, train.labels[train.rows], classes)
     if settings.whiten:
         whitening.whiten(model, train)
+    speed.check_batch(model, min(settings.batch_size, len(train.rows)))
     trained = speed.faster(model, speed.resolve(settings.precision))
     lookup = validation.images is train.images and speed.fit_in_memory(train.images)
     first = FirstNotFinite()

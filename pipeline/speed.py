@@ -4,6 +4,7 @@ Nothing of it is saved: the weights go back into the network of stock layers tha
 from.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,35 @@ def _fused_batch_normalization() -> type[keras.layers.BatchNormalization]:
             return tf.reshape(y, shape) if len(inputs.shape) != 4 else y
 
     return FusedBatchNormalization
+
+
+def check_batch(model: keras.Model, batch_size: int) -> None:
+    """Check that no layer's output for one batch is larger than all memory.
+
+    On a processor oneDNN's convolution does not look whether it got memory, and TensorFlow 2.21
+    ends by SIGSEGV, without a word; what is smaller the system promises, and may not keep.
+
+    Raises:
+        PipelineError: One is.
+    """
+    if _has_gpu():
+        return
+    memory = psutil.virtual_memory().total + psutil.swap_memory().total
+    for layer in model._flatten_layers():
+        outputs = [output for node in layer._inbound_nodes for output in node.output_tensors]
+        size = 4 * batch_size * max((_values(output.shape) for output in outputs), default=0)
+        if size > memory:
+            raise PipelineError(
+                f"not enough memory: {layer.name} of {model.name} makes {size / 1e9:.3g} GB of a "
+                f"batch of {batch_size}, and the machine has {memory / 1e9:.3g} GB. Lower "
+                "train.batch_size (or batch_size under the model's own `train:`) or "
+                "preprocess.image_size"
+            )
+
+
+def _values(shape: tuple[int | None, ...]) -> int:
+    """Return how many numbers an output has for one image."""
+    return math.prod(side or 1 for side in shape[1:])
 
 
 def fit_in_memory(images: Any) -> bool:

@@ -207,7 +207,7 @@ def test_told_to_stop_a_stage_says_how_to_go_on(prepared, stage, edit, signum):
     edit("epochs: 2", "epochs: 200")
     stage("pipeline.train", *arguments("baseline", "whole"))
     argv = [sys.executable, "-m", "pipeline.train", *arguments("baseline", "out")]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"}
     running = subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
     )

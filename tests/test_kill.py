@@ -44,12 +44,14 @@ class Repro:
 
     def kill_in(self, stages: set[str], delay: float) -> bool:
         """Kill so many seconds after the first of these stages begins; False: none of them ran."""
+        lines = []
         for line in self.lines():
+            lines.append(line)
             if (found := RUNNING.search(line)) and found[1] in stages:
                 time.sleep(delay)
                 self.kill()
                 return True
-        assert self.process.wait() == 0
+        assert self.process.wait() == 0, "".join(lines[-30:])
         return False
 
 
