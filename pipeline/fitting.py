@@ -90,8 +90,9 @@ def fit(
     steps = {"train_step": len(train.rows), "test_step": len(validation.rows)}
     hosts.leave_out_padding(whole, steps, settings.batch_size)
     done = len(history.rows)
-    if done and verbose:
-        print(f"train: {model.name}: goes on after epoch {done} of {settings.epochs}", flush=True)
+    if done and verbose and checkpoints:
+        what = f"goes on after epoch {done} of {settings.epochs}"
+        print(f"train: {checkpoints.model}: {what}", flush=True)
     for _ in range(done):
         batches.on_epoch_end()  # to the order of the images in the next one
     whole.fit(

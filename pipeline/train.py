@@ -112,7 +112,8 @@ def main(argv: list[str] | None = None) -> None:
 def loaded_code() -> list[Path]:
     """Return the files of this project that are in use, sorted."""
     modules = [module for name, module in sys.modules.items() if name.startswith("pipeline.")]
-    return sorted(Path(module.__file__) for module in modules if module.__file__)
+    # this one is called __main__ if it is the program
+    return sorted({Path(__file__), *(Path(m.__file__) for m in modules if m.__file__)})
 
 
 def write(
