@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -150,7 +149,6 @@ def test_a_process_that_dies_fails_the_others_and_another_run_succeeds(small):
     outputs = [process.communicate(timeout=100) for process in again]
     assert [stderr for _, stderr in outputs] == ["", ""]
     assert "small: goes on after epoch 1 of 2" in outputs[0][0]
-    shutil.rmtree(small / ".checkpoints")
     whole = start(small, 2, "pipeline.train", *arguments("small", "whole"))
     assert [process.wait(timeout=100) for process in whole] == [0, 0]
     for name in ("model.keras", "history.csv", "train.json"):
