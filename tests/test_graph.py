@@ -38,7 +38,7 @@ LEAVES = {
     "parallel": {"cores", "errors"},
     "finding": set(),
     "graph": {"errors"},
-    "locks": {"finding"},
+    "locks": {"errors", "finding"},
     "storage": {"errors", "finding", "graph"},
     "machine": {"finding", "graph", "parallel"},
     "doctor": {"errors", "finding", "graph", "locks", "machine", "storage"},
