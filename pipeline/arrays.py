@@ -66,7 +66,12 @@ def seal(folder: Path) -> None:
     (folder / SUMS).write_text(sums, "utf-8")
 
 
-def _check(folder: Path) -> None:
+def check_sums(folder: Path) -> None:
+    """Read all of a folder once, and compare it with what preprocess wrote.
+
+    Raises:
+        PipelineError: A file is another one.
+    """
     if not (folder / SUMS).is_file():
         raise PipelineError(f"{folder / SUMS}: no such file. Run `dvc repro preprocess`")
     for line in (folder / SUMS).read_text("utf-8").splitlines():
@@ -101,7 +106,7 @@ def load(folder: Path, check: bool = True) -> tuple[Images, np.ndarray]:
     half = stored.dtype == np.float16
     levels = np.array(_open(folder / "levels.npy", ("float32",), 2)) if half else None
     if check:
-        _check(folder)
+        check_sums(folder)
     return Images(folder / "images.npy", levels), np.array(labels)
 
 

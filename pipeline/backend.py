@@ -67,9 +67,7 @@ def load(path: Path) -> keras.Model:
     except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
         # Keras puts its reason last, behind the whole of the model's description
         reason = str(error).split("Exception encountered: ")[-1].strip().split("\n")[0]
-        raise PipelineError(
-            f"{path}: cannot be loaded: {reason}. Run `dvc repro -f train`"
-        ) from None
+        raise PipelineError(f"{path}: cannot be loaded: {reason}. Run `dvc repro`") from None
 
 
 def _number_objects(config: bytes) -> bytes:

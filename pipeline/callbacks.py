@@ -159,7 +159,7 @@ class History(keras.callbacks.Callback):
         super().__init__()
         self.variables, self.checkpoints = variables, checkpoints
         self.average, self.best = average, best
-        self.found = checkpoints.latest() if checkpoints else None
+        self.found = _latest(checkpoints) if checkpoints else None
         facts = self.found.facts if self.found else {}
         self.rows: list[dict[str, float]] = facts.get("rows", [])
         self.seconds: float = facts.get("seconds", 0.0)
@@ -209,3 +209,9 @@ class History(keras.callbacks.Callback):
             self.best.best_weights = read("best", len(self.best.network.weights))
             for name in ("wait", "best", "best_epoch"):
                 setattr(self.best, name, state.facts[name])
+
+
+def _latest(checkpoints: Checkpoints) -> State | None:
+    """Return the newest state. Of several processes, the first says which: all read the same."""
+    epoch = hosts.of_first(checkpoints.newest() if hosts.first() else None)
+    return None if epoch is None else checkpoints.read(epoch)

@@ -4,7 +4,7 @@ DVC deletes the outputs of a stage before it runs; what a killed training has do
 
     .checkpoints/MODEL/KEY/000007.npz    after the seventh epoch, and the one before it
     .checkpoints/MODEL/KEY/finished      MD5 of the model, once the outputs are written
-    .checkpoints/MODEL/KEY/lock          held by the process that trains
+    .checkpoints/MODEL/lock              held by the process that trains
 
 KEY stands for all that the result depends on, so that no other training goes on from it.
 """
@@ -15,8 +15,9 @@ import os
 import shutil
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from pipeline.files import replacing
 
 FOLDER = Path(".checkpoints")
 FINISHED = "finished"
+# what reading an archive raises that has been cut off or changed
+DAMAGE = (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 KEPT = 2  # so that one may be damaged
 DAYS = 7  # after which an interrupted training counts as given up
 
@@ -51,46 +54,53 @@ class Checkpoints:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from the same training; wait for one that is at it.
+        """Keep other processes from training the model; wait for one that is at it.
 
-        As one that goes on after the `dvc repro` that started it was killed.
+        As one that goes on after the `dvc repro` that started it was killed: whatever it trains
+        from, it would write the same files.
         """
-        _forget_old(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "lock")
+        lock = FileLock(FOLDER / self.model / "lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
             print(f"train: {self.model}: waits for another process that trains it", flush=True)
             lock.acquire()
         try:
+            _forget_old(self.folder)
             finished = self.folder / FINISHED
             if finished.exists() and _recorded(finished.read_text()):
-                finished.unlink()  # `dvc repro -f`: all of it, once more
-                for path in self._files():
-                    path.unlink()
+                shutil.rmtree(self.folder)  # `dvc repro -f`: all of it, once more
             yield
         finally:
             lock.release()
 
     def save(self, epoch: int, state: State) -> None:
         """Keep the state after an epoch, counted from 1."""
-        with replacing(self.folder / f"{epoch:06}.npz") as path, path.open("wb") as file:
+        with replacing(self._path(epoch)) as path, path.open("wb") as file:
             np.savez(file, **state.arrays, facts=np.array(json.dumps(state.facts)))  # type: ignore[arg-type]
         for old in self._files()[KEPT:]:
             old.unlink()
 
-    def latest(self) -> State | None:
-        """Return the newest state that is whole; say which ones are not."""
+    def newest(self) -> int | None:
+        """Return the last epoch whose state is whole; say of which it is not."""
         for path in self._files():
             try:
-                # the archive holds a checksum of each array, which reading checks
-                with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-                    arrays = {name: archive[name] for name in archive.files}
-                return State(arrays, json.loads(arrays.pop("facts").item()))
-            except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-                print(f"train: {self.model}: {path} is damaged and passed over: {error}")
+                self.read(int(path.stem))
+            except DAMAGE as error:
+                what = f"{path} is damaged and passed over: {error}"
+                print(f"train: {self.model}: {what}", flush=True)
+            else:
+                return int(path.stem)
         return None
+
+    def read(self, epoch: int) -> State:
+        """Return the state after an epoch, counted from 1."""
+        # the archive holds a checksum of each array, which reading checks
+        path = self._path(epoch)
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        return State(arrays, json.loads(arrays.pop("facts").item()))
 
     def finish(self, model: Path) -> None:
         """Let go of it all, now that the outputs are written, or rather once DVC has recorded them.
@@ -102,17 +112,19 @@ class Checkpoints:
                 path.write_text(_md5(model))
         else:
             shutil.rmtree(self.folder)
-            _remove_empty()
+
+    def _path(self, epoch: int) -> Path:
+        return self.folder / f"{epoch:06}.npz"
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("*.npz"), reverse=True)
+        return sorted(self.folder.glob("[0-9]*.npz"), reverse=True)
 
 
 def clean(model: str) -> None:
-    """Remove what finished trainings of a model have left, once DVC has recorded them."""
+    """Remove what finished trainings of a model have left, where DVC has recorded them."""
     for finished in FOLDER.glob(f"{model}/*/{FINISHED}"):
-        shutil.rmtree(finished.parent)
-    _remove_empty()
+        if _recorded(finished.read_text()):
+            shutil.rmtree(finished.parent)
 
 
 def _recorded(md5: str) -> bool:
@@ -129,14 +141,8 @@ def _md5(path: Path) -> str:
 def _forget_old(current: Path) -> None:
     """Remove trainings that nobody has gone on with for DAYS."""
     oldest = time.time() - DAYS * 24 * 3600
-    for folder in FOLDER.glob("*/*"):
-        # of a folder: when a checkpoint was last put there
-        if folder != current and folder.stat().st_mtime < oldest:
-            shutil.rmtree(folder)
-    _remove_empty()
-
-
-def _remove_empty() -> None:
-    for folder in (*FOLDER.glob("*"), FOLDER):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    for folder in FOLDER.glob("*/*/"):
+        with suppress(FileNotFoundError):  # another process has been at it too
+            # of a folder: when a checkpoint was last put there
+            if folder != current and folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder)

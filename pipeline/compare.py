@@ -32,7 +32,7 @@ def read(folder: Path, names: list[str], suffix: str) -> dict[str, Path]:
     paths = {name: folder / f"{name}{suffix}" for name in names}
     for name, path in paths.items():
         if not path.is_file():
-            raise PipelineError(f"{path}: no such file. Run `dvc repro evaluate@{name}`")
+            raise PipelineError(f"{path}: no such file. Run `dvc repro`")
     return paths
 
 
@@ -98,9 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     champion = choose(params.champion, {row["model"]: row["val_accuracy"] for row in rows})
     model = read(args.models, [champion], ".keras")[champion]
     if sha256(model) != test[champion]["model"][0]["sha256"]:
-        raise PipelineError(
-            f"{model}: is not the file that was evaluated. Run `dvc repro evaluate@{champion}`"
-        )
+        raise PipelineError(f"{model}: is not the file that was evaluated. Run `dvc repro`")
 
     write_json(args.comparison, {"reference": names[0], "level": LEVEL, "models": rows})
     scalars = {key: value for key, value in test[champion].items() if not isinstance(value, list)}

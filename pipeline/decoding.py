@@ -5,12 +5,13 @@ import math
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from itertools import accumulate
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +78,22 @@ def decode_group(task: Task) -> Decoded:
     return Decoded(histogram, good, bad)
 
 
+def _follow_parent() -> None:
+    """Make a process of the pool end when the one that started it does, and not before.
+
+    Ctrl-C reaches all of them; a parent that is killed tells none of them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 @contextmanager
 def mapper(tasks: int) -> Iterator[Map]:
     """Yield a `map` over the cores; for little work the plain one, which starts at once."""
@@ -85,9 +102,7 @@ def mapper(tasks: int) -> Iterator[Map]:
         yield map
         return
     # spawn, not fork: the parent holds the threads of Arrow and NumPy
-    with ProcessPoolExecutor(
-        min(cores, tasks), get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
-    ) as pool:  # Ctrl-C ends this process, which ends them
+    with ProcessPoolExecutor(min(cores, tasks), get_context("spawn"), _follow_parent) as pool:
         try:
             yield pool.map
         except BrokenProcessPool:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-INTERRUPTED = "interrupted: nothing is half-written; `dvc repro` goes on from here"
+INTERRUPTED = "interrupted: nothing is half-written; the same command goes on from here"
 
 # What no name may hold, since a terminal obeys it: control characters, halves of characters,
 # and marks that turn the direction of a line.
@@ -109,10 +109,10 @@ def _of_memory(error: BaseException) -> str:
     # out of a page of text about the graph
     said = re.search(r"(OOM when|Out of memory|Unable to) allocat\w+[^\n]*", text)
     reason = f" ({said[0]})" if said else ""
-    return (
-        f"not enough memory{reason}. Lower train.batch_size (or batch_size under the model's own "
-        "`train:`) or preprocess.image_size, or close other programs"
-    )
+    way = "lower preprocess.image_size, or close other programs"
+    if "keras" in sys.modules:
+        way = f"lower train.batch_size (or batch_size under the model's own `train:`), {way}"
+    return f"not enough memory{reason}. {way[0].upper()}{way[1:]}"
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     params = load()
 
     if not args.model.is_file():
-        raise PipelineError(f"{args.model}: no such file. Run `dvc repro train`")
+        raise PipelineError(f"{args.model}: no such file. Run `dvc repro`")
     checkpoints.clean(args.model.stem)  # DVC has recorded it, or would not evaluate it
     classes = read_json(args.arrays / "info.json")["classes"]
     images, labels = arrays.load(args.arrays / "test")

@@ -26,6 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
             _remove(left)
     # of this process alone: the one whose `dvc repro` was killed may still be writing its own
     beside = path.with_name(f".{os.getpid()}.part.{path.name}")
+    _remove(beside)  # in a container, of a run with the same number
     try:
         yield beside
         if path.is_dir():

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -19,6 +20,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
 from queue import SimpleQueue
 from typing import NamedTuple
+
+import psutil
 
 from pipeline import cores
 from pipeline.errors import PipelineError, run
@@ -74,7 +77,8 @@ def run_all(graph: Mapping[str, set[str]], jobs: int, work: Callable[[str], bool
     sorter = TopologicalSorter(graph)
     sorter.prepare()
     running: dict[Future[bool], str] = {}
-    with ThreadPoolExecutor(jobs) as pool:
+    pool = ThreadPoolExecutor(jobs)
+    try:
         while True:
             running |= {pool.submit(work, name): name for name in sorter.get_ready()}
             if not running:
@@ -84,6 +88,8 @@ def run_all(graph: Mapping[str, set[str]], jobs: int, work: Callable[[str], bool
                 if future.result():
                     sorter.done(name)
                     left.remove(name)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # interrupted: what waits does not begin
 
 
 def reproduce(stage: str, share: Share | None) -> bool:
@@ -151,7 +157,14 @@ def main(argv: list[str] | None = None) -> None:
         print("Data and pipelines are up to date.")
         return
     graph = needed(read_graph(), stale)
-    if left := run_all(graph, jobs, work):
+    try:
+        left = run_all(graph, jobs, work)
+    except KeyboardInterrupt as stop:
+        if stop.args:  # a signal to this process alone, unlike Ctrl-C
+            for child in psutil.Process().children(recursive=True):
+                child.send_signal(signal.SIGINT)
+        raise
+    if left:
         raise PipelineError(f"not done: {', '.join(left)}. The lines above say why")
 
 

@@ -1,4 +1,4 @@
-"""Preprocess: decode every image into normalized arrays that can be memory-mapped.
+"""Preprocess: decode every image into normalized arrays, of which any rows can be read.
 
 Reads   data/raw/{train,test}.parquet
 Writes  data/arrays/{train,test}/images.npy    (n, h, w, c) float32 or float16, normalized

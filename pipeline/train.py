@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     settings = params.train_of(args.model)
     info = read_json(args.arrays / "info.json")
-    # of several processes, the one that starts the others has checked the arrays
+    # of several processes, the first checks the arrays, below
     images, labels = arrays.load(args.arrays / "train", check=not args.distributed)
     train, validation = arrays.read_split(args.split, len(labels))
     launch(argv or sys.argv[1:])
@@ -93,6 +93,8 @@ def main(argv: list[str] | None = None) -> None:
     own, classes = params.all_models[args.model], info["classes"]
     with ExitStack() as stack:
         stack.enter_context(hosts.joined(args.distributed, settings.batch_size))
+        if args.distributed and hosts.first():
+            arrays.check_sums(args.arrays / "train")
         model = building.build(own, info["image_shape"], len(classes), params.seed)
         made_on = backend.describe() | {"precision": speed.resolve(settings.precision)}
         inputs = [own.model_dump(), settings.model_dump(), params.seed, info, made_on]

@@ -4,7 +4,7 @@ uv.lock as a whole changes with every package; what depends on a file of these r
 when one of its own does: a new matplotlib draws anew and trains nothing.
 
 Reads   uv.lock
-Writes  data/versions/STAGE.json    package to locked version
+Writes  data/versions/STAGE.json    package to locked version, or versions
 Params  backend
 """
 
@@ -33,10 +33,13 @@ WITH_KERAS = ("train", "evaluate")
 
 
 def locked(path: Path) -> dict[str, str]:
-    """Return the version of each package in uv.lock."""
+    """Return the version of each package in uv.lock; where Python decides, all of them."""
     try:
         packages = tomllib.loads(path.read_text("utf-8"))["package"]
-        return {package["name"]: package["version"] for package in packages}
+        found: dict[str, set[str]] = {}
+        for package in packages:
+            found.setdefault(package["name"], set()).add(package["version"])
+        return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise PipelineError(
             f"{path}: must be uv's lock file. Got {error}. Run `git checkout {path}`"

@@ -73,8 +73,7 @@ def test_a_model_that_was_not_evaluated_is_no_champion(measured, stage):
     (measured / "models/baseline.keras").write_bytes(b"another")
     done = stage("pipeline.compare", *ARGUMENTS)
     assert done.stderr == (
-        "error: models/baseline.keras: is not the file that was evaluated. "
-        "Run `dvc repro evaluate@baseline`\n"
+        "error: models/baseline.keras: is not the file that was evaluated. Run `dvc repro`\n"
     )
     assert not (measured / "comparison.json").exists()
 
@@ -82,9 +81,7 @@ def test_a_model_that_was_not_evaluated_is_no_champion(measured, stage):
 def test_a_missing_model_is_named(measured, stage):
     (measured / "test/batchnorm.json").unlink()
     done = stage("pipeline.compare", *ARGUMENTS)
-    assert done.stderr == (
-        "error: test/batchnorm.json: no such file. Run `dvc repro evaluate@batchnorm`\n"
-    )
+    assert done.stderr == ("error: test/batchnorm.json: no such file. Run `dvc repro`\n")
 
 
 def test_other_test_images_are_refused(measured, stage):

@@ -331,8 +331,13 @@ PARAMETERS = {"logistic_bn": 301_070, "wide_bn": 35_114, "deep_bn": 10_034}
 def test_only_what_is_affected_reruns(tmp_path):
     clone = Clone(tmp_path)
     clone.edit("params.yaml", "epochs: 20", "epochs: 1")
-    assert clone.repro() == {"download", "preprocess", "split"} | EACH | LAST
+    assert clone.repro() == {"versions", "download", "preprocess", "split"} | EACH | LAST
     assert clone.repro() == set()
+
+    lock = (tmp_path / "uv.lock").read_text()
+    newer = re.sub(r'(name = "matplotlib"\nversion = )"[\d.]+"', r'\1"99.0"', lock)
+    (tmp_path / "uv.lock").write_text(newer)
+    assert clone.repro() == {"versions", "plot"}
 
     clone.edit(
         "params.yaml",

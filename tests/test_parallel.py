@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,33 @@ def test_dvc_keeps_all_results_of_stages_that_run_at_once(tmp_path):
     assert (tmp_path / "compare.txt").read_text() == "1\n1\n1\n1\n"
     assert json.loads(run("dvc status --json").stdout) == {}
     assert run(" ".join(again)).stdout == "Data and pipelines are up to date.\n"
+
+
+SLOW = """
+stages:
+  train:
+    foreach: [a, b, c]
+    do: {cmd: "touch began_${item}; exec sleep 300", outs: ["${item}.txt"]}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def test_told_to_stop_it_ends_what_runs_and_begins_nothing_more(tmp_path):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+    for command in ("git init -q", "dvc init -q"):
+        subprocess.run(command.split(), cwd=tmp_path, env=env, check=True)
+    (tmp_path / "dvc.yaml").write_text(SLOW)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.parallel", "2"],
+        cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while len(list(tmp_path.glob("began_*"))) < 2:
+        assert running.poll() is None
+        time.sleep(0.1)
+    running.terminate()
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM
+    assert stderr == INTERRUPTED + "\n"
+    assert len(list(tmp_path.glob("began_*"))) == 2

@@ -67,7 +67,7 @@ def test_evaluate_measures_the_saved_model(prepared, stage):
     assert ((table["actual"] == table["predicted"]) == right).all()
 
     done = stage("pipeline.evaluate", *argv, "none.keras")
-    assert done.stderr == "error: none.keras: no such file. Run `dvc repro train`\n"
+    assert done.stderr == "error: none.keras: no such file. Run `dvc repro`\n"
     write_arrays(prepared / "arrays/test", np.zeros((20, 9, 9, 1), np.float32), labels)
     done = stage("pipeline.evaluate", *argv, "out/model.keras")
     assert "must take (9, 9, 1) images of 2 classes. Got (8, 8, 1) and 2." in done.stderr

@@ -59,6 +59,14 @@ def test_a_new_version_concerns_the_stages_that_use_it(project, stage, package, 
     assert {name for name in found[0] if found[0][name] != found[1][name]} == stages
 
 
+def test_of_a_package_locked_for_two_pythons_both_versions_count(tmp_path):
+    """As numpy is: a newer one for 3.13 alone must not hide a newer one for 3.11."""
+    path = tmp_path / "uv.lock"
+    numpy = '[[package]]\nname = "numpy"\nversion = "{}"\n'
+    path.write_text(numpy.format("2.5.5") + numpy.format("2.4.6"))
+    assert versions.locked(path) == {"numpy": "2.4.6, 2.5.5"}
+
+
 def test_the_backend_that_is_not_used_does_not_count():
     lock = versions.locked(REPOSITORY / "uv.lock")
     train = {backend: versions.of_stages(lock, backend)["train"] for backend in versions.BACKENDS}
