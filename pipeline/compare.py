@@ -30,7 +30,7 @@ def choose(champion: str, validation: dict[str, float]) -> str:
 def read(folder: Path, names: list[str], suffix: str) -> dict[str, Path]:
     """Return the file of every model; a folder may hold those of former models too."""
     paths = {name: folder / f"{name}{suffix}" for name in names}
-    for name, path in paths.items():
+    for path in paths.values():
         if not path.is_file():
             raise PipelineError(f"{path}: no such file. Run `dvc repro`")
     return paths

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pipeline import parallel
-from pipeline.errors import PipelineError
+from pipeline.errors import INTERRUPTED, PipelineError
 from tests.conftest import REPOSITORY
 
 GRAPH = {
