@@ -35,7 +35,9 @@ class Repro:
 
     def lines(self) -> Iterator[str]:
         assert self.process.stdout
-        yield from self.process.stdout
+        # not `yield from`, which would close it where somebody leaves
+        for line in self.process.stdout:  # noqa: UP028
+            yield line
         self.process.stdout.close()
 
     def kill(self, only_dvc: bool = False) -> None:
@@ -113,11 +115,13 @@ def test_an_epoch_that_is_done_is_not_trained_again(tmp_path):
             break
     assert re.search("batchnorm: goes on after epoch [23] of 4", lines[-1])
     out = []
-    for line in Repro(killed.folder, "train@batchnorm").lines():
+    following = Repro(killed.folder, "train@batchnorm")
+    for line in following.lines():
         out.append(line)
         if "batchnorm: waits for another process that trains it" in line:
             for process in left:
                 process.resume()
+    assert following.process.wait() == 0
     assert "waits for another" in "".join(out)
     assert "batchnorm: goes on after epoch 4 of 4" in "".join(out)
     assert list(run.lines())[-1].startswith("train: batchnorm: 4 epochs")  # of the first
