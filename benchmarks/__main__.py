@@ -1,8 +1,8 @@
 """Benchmarks: what is measured in README, one file a benchmark.
 
 python -m benchmarks [names]            all, or these: 7 runs of each way
-python -m benchmarks [names] --quick    train and predict, or these: fewer and random images,
-                                        3 runs; apart, in results/quick
+python -m benchmarks [names] --quick    train, or these: fewer and random images, 3 runs; apart,
+                                        in results/quick
 python -m benchmarks --report           nothing is measured: table, picture and README anew
 
 By name only: jobs and determinism (minutes), accuracy (an hour and more) and gpu.
@@ -37,7 +37,7 @@ from pipeline.files import write_json
 
 DEFAULT = ("train", "predict", "startup", "preprocess", "repro")
 EVERY = (*DEFAULT, "jobs", "determinism", "accuracy", "gpu")
-QUICK = ("train", "predict")
+QUICK = ("train",)
 RESULTS = Path(__file__).parent / "results"
 DESCRIBE = "import json; from pipeline import backend; print(json.dumps(backend.describe()))"
 

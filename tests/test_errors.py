@@ -1,6 +1,7 @@
 """Errors: what a stage says of what its reader can mend, and that a bug keeps its traceback."""
 
 import errno
+import sys
 
 import numpy as np
 import pytest
@@ -40,11 +41,19 @@ def test_a_write_that_does_not_know_its_file_names_the_command(monkeypatch):
     assert said(OSError("1000 requested and 232 written")).startswith(expected)
 
 
-def test_an_array_larger_than_memory_is_one_line_that_names_batch_size():
-    with pytest.raises(SystemExit, match=r"error: not enough memory \(Unable to allocate .*\)\. Low"
-                       r"er train\.batch_size .* or preprocess\.image_size"):  # fmt: skip
+@pytest.mark.parametrize("trains", [True, False])
+def test_an_array_larger_than_memory_names_batch_size_where_there_are_batches(monkeypatch, trains):
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    if trains:
+        monkeypatch.setitem(sys.modules, "keras", None)
+    first = r"Lower train\.batch_size .*, lower" if trains else "Lower"
+    message = (
+        rf"error: not enough memory \(Unable to allocate .*\)\. {first} preprocess\.image_size"
+    )
+    with pytest.raises(SystemExit, match=message):
         run(lambda: np.ones(2**50).sum())
-    assert "batch_size" in said(OSError(errno.ENOMEM, "Cannot allocate memory"))
+    memory = OSError(errno.ENOMEM, "Cannot allocate memory")
+    assert ("batch_size" in said(memory)) == trains
 
 
 @pytest.mark.parametrize("bug", [
