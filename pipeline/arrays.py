@@ -6,13 +6,15 @@ float16 values of the levels all differ, so that float32 is recovered to the bit
 `sha256sum -c` reads it, tells the arrays that preprocess wrote from any others.
 """
 
+import io
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.files import sha256
+from pipeline.files import replacing, sha256
 
 SUMS = "SHA256SUMS"
 
@@ -162,6 +164,19 @@ def rows(path: Path, start: int, stop: int) -> np.ndarray:
     whole = np.load(path, mmap_mode="r")
     offset = whole.offset + start * whole[:1].nbytes
     return np.memmap(path, whole.dtype, "r+", offset, (stop - start, *whole.shape[1:]))
+
+
+def write_split(path: Path, train: np.ndarray, validation: np.ndarray) -> None:
+    """Write the row numbers of both parts, as `np.load` reads them.
+
+    `np.savez` writes them too, but with the headers of a large archive, which differ between
+    versions of Python: stages that depend on the file would run again for nothing.
+    """
+    with replacing(path) as beside, zipfile.ZipFile(beside, "w") as archive:
+        for name, rows in (("train", train), ("validation", validation)):
+            content = io.BytesIO()
+            np.save(content, rows)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())
 
 
 def read_split(path: Path, num_rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -62,6 +62,8 @@ def load(path: Path) -> keras.Model:
         PipelineError: The file is damaged, or holds a Lambda or a custom object.
     """
     _use_repeatable_kernels()
+    if not zipfile.is_zipfile(path):  # of which Keras says that it is not there
+        raise PipelineError(f"{path}: cannot be loaded: no whole archive. Run `dvc repro`")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:

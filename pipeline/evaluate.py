@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
 
     if not args.model.is_file():
         raise PipelineError(f"{args.model}: no such file. Run `dvc repro`")
-    checkpoints.clean(args.model.stem)  # DVC has recorded it, or would not evaluate it
+    checkpoints.clean(args.model.stem)  # of trainings that DVC has recorded by now
     classes = read_json(args.arrays / "info.json")["classes"]
     images, labels = arrays.load(args.arrays / "test")
 

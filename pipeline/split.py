@@ -20,7 +20,7 @@ from sklearn.model_selection import train_test_split
 
 from pipeline import arrays
 from pipeline.errors import PipelineError, run
-from pipeline.files import read_json, replacing, write_json
+from pipeline.files import read_json, write_json
 from pipeline.params import load
 
 READ_VALUES = 2**20  # at a time: 4 MiB
@@ -115,8 +115,7 @@ def main(argv: list[str] | None = None) -> None:
             for label, name in enumerate(info["classes"])
         ],
     }
-    with replacing(args.split) as path, path.open("wb") as file:
-        np.savez(file, train=train, validation=validation)
+    arrays.write_split(args.split, train, validation)
     write_json(args.metrics, metrics)
     across = sum(found["across"].values())
     print(f"split: {len(train)} train, {len(validation)} validation rows -> {args.split}")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import sklearn.datasets
 from PIL import Image
@@ -405,6 +406,28 @@ def test_a_process_that_is_killed_is_one_line():
         decoding.mapper(8) as run_all,
     ):
         list(run_all(os._exit, range(8)))
+
+
+def test_processes_end_with_the_one_that_started_them():
+    code = """if True:
+        import time
+        from pipeline import decoding
+        if __name__ == "__main__":
+            with decoding.mapper(8) as run_all:
+                list(run_all(abs, range(8)))
+                print("ready", flush=True)
+                list(run_all(time.sleep, [300] * 8))
+    """
+    running = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    assert running.stdout
+    assert running.stdout.readline() == "ready\n"
+    left = psutil.Process(running.pid).children(recursive=True)
+    assert left
+    running.kill()
+    # they hold its standard output: it ends with the last of them
+    assert running.communicate(timeout=60)[0] == ""
 
 
 def test_stage_writes_info_and_tells_what_it_skipped(project, edit, stage):
