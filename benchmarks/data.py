@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import REPOSITORY, process, python
+from pipeline import arrays
 from pipeline.files import write_json
 
 PARTS = {"train": 50_000, "test": 10_000}
@@ -43,5 +44,6 @@ def _random(folder: Path) -> None:
         (folder / part).mkdir(parents=True)
         np.save(folder / part / "images.npy", random.random((count, 32, 32, 3), np.float32))
         np.save(folder / part / "labels.npy", random.integers(CLASSES, size=count))
+        arrays.seal(folder / part)
     classes = [str(label) for label in range(CLASSES)]
     write_json(folder / "info.json", {"classes": classes, "image_shape": [32, 32, 3]})

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import data, report
 from benchmarks.__main__ import RESULTS, main
 from benchmarks.harness import alternate, process, python, summarize
+from pipeline import arrays
 from pipeline.errors import PipelineError
 from tests.conftest import REPOSITORY
 
@@ -104,6 +105,14 @@ def test_report_writes_picture_and_readme(tmp_path: Path, monkeypatch, capsys):
     assert between == report.markdown([result()])
     assert "| repro | 1.25 s |  |  |  |  | 1 |" in between
     assert "1.88×" in capsys.readouterr().out
+
+
+def test_random_images_are_as_the_stages_expect_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "PARTS", {"train": 20, "test": 5})
+    assert data.prepare(tmp_path, quick=True) == "random images of CIFAR-10's shape"
+    images, labels = arrays.load(tmp_path / "data/arrays/train")
+    assert images.shape == (20, 32, 32, 3)
+    assert labels.max() < data.CLASSES
 
 
 def test_an_unknown_name_is_refused():
