@@ -8,6 +8,7 @@ import numpy as np
 from benchmarks.harness import REPOSITORY, process, python
 from pipeline import arrays
 from pipeline.files import write_json
+from pipeline.preprocessing import Preprocessing
 
 PARTS = {"train": 50_000, "test": 10_000}
 CLASSES = 10
@@ -46,4 +47,5 @@ def _random(folder: Path) -> None:
         np.save(folder / part / "labels.npy", random.integers(CLASSES, size=count))
         arrays.seal(folder / part)
     classes = [str(label) for label in range(CLASSES)]
-    write_json(folder / "info.json", {"classes": classes, "image_shape": [32, 32, 3]})
+    info = Preprocessing(classes, [32, 32, 3], "unit", [0.5] * 3, [0.5] * 3)
+    write_json(folder / "info.json", vars(info))

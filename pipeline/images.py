@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import PipelineError
+from pipeline.preprocessing import to_pixels
 from pipeline.raw import Example
 
 GREY_MODES = ("1", "L", "LA")
@@ -67,12 +68,9 @@ def decode(example: Example, shape: tuple[int, int, int], resize: bool) -> np.nd
     height, width, channels = shape
     if channels == 1 and image.mode not in GREY_MODES:
         raise ColourAmongGrey
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        if not resize:
-            raise PipelineError(
-                f"{example.id}: is {image.height}×{image.width} pixels, "
-                f"the first image {height}×{width}. Set preprocess.image_size: [height, width]"
-            )
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(shape)
+    if image.size != (width, height) and not resize:
+        raise PipelineError(
+            f"{example.id}: is {image.height}×{image.width} pixels, "
+            f"the first image {height}×{width}. Set preprocess.image_size: [height, width]"
+        )
+    return to_pixels(image, shape)

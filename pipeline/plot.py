@@ -25,19 +25,13 @@ from pipeline import arrays
 from pipeline.errors import PipelineError, run
 from pipeline.files import read_json, replacing
 from pipeline.params import load
+from pipeline.preprocessing import Preprocessing
 
 GRID = 5  # images a side
 READABLE = 20  # classes up to which every cell and tick is labelled
 WRONG = "#d62728"
 
 Rows = arrays.Images | np.ndarray
-
-
-def pixels(image: np.ndarray, info: dict) -> np.ndarray:
-    """Return an image `(h, w, c)` as it looked before it was normalized, in [0, 1]."""
-    if info["normalize"] == "standardize":
-        image = image * np.array(info["std"]) + np.array(info["mean"])
-    return np.clip(image, 0, 1)
 
 
 def draw_image(axes: Axes, image: np.ndarray, title: str, color: str = "black") -> None:
@@ -57,13 +51,13 @@ def pick(labels: np.ndarray, count: int) -> np.ndarray:
     return np.lexsort((labels, turn))[:count]
 
 
-def samples(images: Rows, labels: np.ndarray, info: dict) -> Figure:
+def samples(images: Rows, labels: np.ndarray, kept: Preprocessing) -> Figure:
     figure, grid = plt.subplots(GRID, GRID, figsize=(8, 8.4), layout="constrained")
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, row in zip(grid.flat, pick(labels, GRID * GRID), strict=False):
         axes.set_axis_on()
-        draw_image(axes, pixels(images[row], info), info["classes"][labels[row]])
+        draw_image(axes, kept.visible(images[row]), kept.classes[labels[row]])
     figure.suptitle("Training images")
     return figure
 
@@ -117,7 +111,7 @@ def confusion(predictions: pd.DataFrame, classes: list[str], name: str) -> Figur
     return figure
 
 
-def examples(images: Rows, predictions: pd.DataFrame, info: dict, name: str) -> Figure:
+def examples(images: Rows, predictions: pd.DataFrame, kept: Preprocessing, name: str) -> Figure:
     figure, grid = plt.subplots(GRID, GRID, figsize=(9, 10.5), layout="constrained")
     for axes in grid.flat:
         axes.set_axis_off()
@@ -130,7 +124,7 @@ def examples(images: Rows, predictions: pd.DataFrame, info: dict, name: str) -> 
         wrong = actual != predicted
         title = f"true {actual}\npredicted {predicted}" + (" ✗" if wrong else "")
         axes.set_axis_on()
-        draw_image(axes, pixels(images[row], info), title, WRONG if wrong else "black")
+        draw_image(axes, kept.visible(images[row]), title, WRONG if wrong else "black")
     mistakes = int((shown["actual"] != shown["predicted"]).sum())
     figure.suptitle(f"{name}: {len(rows)} test images, {mistakes} wrong (marked red)")
     return figure
@@ -181,17 +175,17 @@ def main(argv: list[str] | None = None) -> None:
 
     matplotlib.use("agg")
     matplotlib.rcParams["text.parse_math"] = False  # a class name may hold a $
-    info = read_json(args.arrays / "info.json")
+    kept = Preprocessing.of(read_json(args.arrays / "info.json"))
     histories = {name: read_table(args.history / f"{name}.csv") for name in params.all_models}
     predictions = {name: read_table(args.predictions / f"{name}.csv") for name in params.all_models}
     images, labels = arrays.load(args.arrays / "train")
-    save(samples(images, labels, info), args.samples)
+    save(samples(images, labels, kept), args.samples)
     save(learning_curves(histories), args.learning_curves)
-    save(class_accuracy(predictions, info["classes"]), args.class_accuracy)
+    save(class_accuracy(predictions, kept.classes), args.class_accuracy)
     images, _ = arrays.load(args.arrays / "test")
     for name, table in predictions.items():
-        save(confusion(table, info["classes"], name), args.confusion / f"{name}.png")
-        save(examples(images, table, info, name), args.examples / f"{name}.png")
+        save(confusion(table, kept.classes, name), args.confusion / f"{name}.png")
+        save(examples(images, table, kept, name), args.examples / f"{name}.png")
     print(f"plot: {3 + 2 * len(predictions)} pictures -> {args.samples.parent}")
 
 

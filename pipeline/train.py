@@ -1,7 +1,8 @@
 """Train: fit one model of params.yaml and keep its weights.
 
 Reads   data/arrays/train/{images,labels}.npy, data/arrays/info.json, data/split.npz
-Writes  models/MODEL.keras          stock Keras layers, from images to logits
+Writes  models/MODEL.keras          stock Keras layers, from images to logits; and what the
+                                    images were preprocessed by
         plots/history/MODEL.csv     loss and accuracy of each epoch
         metrics/train/MODEL.json    parameters, epochs, final and best epoch
         metrics/run/MODEL.json      seconds, versions, device: varies, nothing depends on it
@@ -20,7 +21,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import arrays, engine
+from pipeline import arrays, engine, preprocessing
 from pipeline.errors import PipelineError, run
 from pipeline.files import read_json, replacing, sha256, write_json
 from pipeline.params import load
@@ -79,6 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     settings = params.train_of(args.model)
     info = read_json(args.arrays / "info.json")
+    kept_with_model = preprocessing.Preprocessing.of(info)
     # of several processes, the first checks the arrays, below
     images, labels = arrays.load(args.arrays / "train", check=not args.distributed)
     train, validation = arrays.read_split(args.split, len(labels))
@@ -107,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
         parts = Part(images, labels, train), Part(images, labels, validation)
         history = fitting.fit(model, *parts, settings, classes, params.seed, checkpoints=kept)
         if hosts.first():
-            write(args, model, history, settings, len(train), made_on)
+            write(args, model, kept_with_model, history, settings, len(train), made_on)
             kept.finish(args.out)
 
 
@@ -121,6 +123,7 @@ def loaded_code() -> list[Path]:
 def write(
     args: argparse.Namespace,
     model: "keras.Model",
+    kept_with_model: preprocessing.Preprocessing,
     history: "History",
     settings: Train,
     num_images: int,
@@ -130,7 +133,9 @@ def write(
     from pipeline import backend
 
     rows, seconds = history.rows, history.seconds
-    backend.save(model, args.out)
+    with replacing(args.out) as path:
+        backend.save(model, path)
+        preprocessing.store(path, kept_with_model)
     with replacing(args.history) as path, path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, rows[0], lineterminator="\n")
         table.writeheader()

@@ -102,7 +102,8 @@ def prepared(project, edit):
     images, labels = task()
     write_arrays(project / "arrays/train", images, labels)
     (project / "arrays/info.json").write_text(
-        '{"classes": ["dark", "bright"], "image_shape": [8, 8, 1]}'
+        '{"classes": ["dark", "bright"], "image_shape": [8, 8, 1], "normalize": "unit", '
+        '"mean": [0.5], "std": [0.5]}'
     )
     np.savez(project / "split.npz", train=np.arange(48), validation=np.arange(48, 64))
     edit("epochs: 20", "epochs: 2")

@@ -54,7 +54,8 @@ LEAVES = {
     "augmentation": set(),
     "hosts": {"errors"},
     "batches": {"hosts"},
-    "images": {"errors", "raw"},
+    "preprocessing": {"errors"},
+    "images": {"errors", "preprocessing", "raw"},
     "decoding": {"arrays", "errors", "images", "raw"},
     "study_plot": {"files"},
     "study_report": {"study_plot"},
@@ -106,6 +107,7 @@ ALLOWED = {
         "fitting",
         "hosts",
         "engine",
+        "preprocessing",
         "schema",
         "speed",
     },
@@ -126,7 +128,7 @@ ALLOWED = {
     "compare": {"params", "errors", "files", "answers", "paired"},
     # no stage, and as little as one imported by a stage
     "gate": {"params", "errors", "files", "answers", "paired"},
-    "plot": {"params", "errors", "files", "arrays"},
+    "plot": {"params", "errors", "files", "arrays", "preprocessing"},
     "study": {
         "params",
         "reading",

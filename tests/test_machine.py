@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from pipeline import decoding, raw
+from pipeline.preprocessing import Preprocessing
 from tests.conftest import REPOSITORY, ROOT, arguments, grey, write_arrays
 
 NOBODY = 65534
@@ -215,7 +216,7 @@ def test_a_batch_that_memory_does_not_hold_is_one_line_that_names_batch_size(
     edit("batch_size: 32", "batch_size: 48")
     black = np.zeros((64, 256, 256, 1), np.float32)
     write_arrays(prepared / "arrays/train", black, np.arange(64) % 2)
-    info = {"classes": ["dark", "bright"], "image_shape": [256, 256, 1]}
+    info = vars(Preprocessing(["dark", "bright"], [256, 256, 1], "unit", [0.5], [0.5]))
     (prepared / "arrays/info.json").write_text(json.dumps(info))
     (prepared / "wide.py").write_text(WIDE)
     keep(prepared, "out/model.keras", "out/train.json")
