@@ -17,6 +17,7 @@ from pipeline.errors import PipelineError
 # modules found by name at run time, which the walk cannot see: as dvc.yaml has them
 BY_NAME = {
     "train": "pipeline/architectures/${item.architecture}.py",
+    "inspect": "pipeline/architectures/${item.architecture}.py",
     "study": "pipeline/architectures/${item}.py",
 }
 # the same, where any file of a folder may be it
@@ -103,8 +104,8 @@ def imports(path: Path, top: Path) -> Iterator[str]:
 
 def own_imports(path: Path, top: Path) -> set[str]:
     """Return the modules of pipeline/ that a file imports."""
-    names = {name.removeprefix("pipeline.") for name in imports(path, top) if name != "pipeline"}
-    return {name for name in names if (top / f"pipeline/{name}.py").is_file()}
+    parts = {name.split(".")[1] for name in imports(path, top) if name.startswith("pipeline.")}
+    return {name for name in parts if (top / f"pipeline/{name}.py").is_file()}
 
 
 def files_needed(script: str, top: Path) -> set[str]:

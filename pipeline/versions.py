@@ -24,12 +24,13 @@ PACKAGES = {
     "split": ("numpy", "scikit-learn"),
     "train": ("h5py", "keras", "ml-dtypes", "numpy"),
     "evaluate": ("keras", "numpy", "pandas", "scikit-learn", "scipy"),
+    "inspect": ("h5py", "keras", "matplotlib", "ml-dtypes", "numpy", "pandas"),
     "compare": ("numpy", "scipy"),
     "plot": ("matplotlib", "numpy", "pandas", "scikit-learn"),
 }
 # Of the stages that compute with Keras.
 BACKENDS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}
-WITH_KERAS = ("train", "evaluate")
+WITH_KERAS = ("train", "evaluate", "inspect")
 
 
 def locked(path: Path) -> dict[str, str]:

@@ -23,7 +23,11 @@ DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
 UNEXPANDED = DVC["stages"] | graph.read_stages(REPOSITORY / "studies/dvc.yaml")
 STAGES = {name: body(stage) for name, stage in UNEXPANDED.items()}
 # stages that run the script of another
-SCRIPT = {name: name for name in STAGES} | {"finetune": "train", "evaluate_finetuned": "evaluate"}
+SCRIPT = {name: name for name in STAGES} | {
+    "finetune": "train",
+    "evaluate_finetuned": "evaluate",
+    "inspect_finetuned": "inspect",
+}
 
 # who may import whom inside pipeline/; every stage is a column of its own
 LEAVES = {
@@ -77,6 +81,11 @@ KERAS = {
         "whitening",
     },
     "callbacks": {"checkpoints", "errors", "hosts"},
+    "layers": set(),
+    "grad_cam": {"layers", "measure"},
+    "ascent": {"layers", "preprocessing"},
+    "flow": {"layers", "measure"},
+    "inspect_plot": {"layers"},
     "measure": {"schema", "batches", "building", "callbacks", "fitting", "recipe", "speed"},
 }
 ALLOWED = {
@@ -110,6 +119,25 @@ ALLOWED = {
         "preprocessing",
         "schema",
         "speed",
+    },
+    "inspect": {
+        "params",
+        "errors",
+        "files",
+        "arrays",
+        "ascent",
+        "backend",
+        "batches",
+        "building",
+        "engine",
+        "flow",
+        "grad_cam",
+        "inspect_plot",
+        "layers",
+        "preprocessing",
+        "recipe",
+        "speed",
+        "whitening",
     },
     "versions": {"params", "errors", "files"},
     "evaluate": {

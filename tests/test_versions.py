@@ -12,7 +12,13 @@ from tests.conftest import REPOSITORY
 # the names of data sets; scikit-learn in raw.py, where it only sets a test part apart
 WITHOUT_INFLUENCE = {"annotated-types", "filelock", "psutil", "pydantic", "pyyaml", "requests",
                      "rich", "tensorflow-datasets", "tqdm"}  # fmt: skip
-UNUSED = {"preprocess": {"scikit-learn"}}
+# Pillow, where preprocessing.py only names its images
+UNUSED = {
+    "preprocess": {"scikit-learn"},
+    "train": {"pillow"},
+    "inspect": {"pillow"},
+    "plot": {"pillow"},
+}
 
 
 def imported(stage: str) -> set[str]:
@@ -42,8 +48,8 @@ LOCK = "".join(
 
 
 @pytest.mark.parametrize(("package", "stages"), [
-    ("matplotlib", {"plot"}),
-    ("tensorflow", {"train", "evaluate"}),
+    ("matplotlib", {"inspect", "plot"}),
+    ("tensorflow", {"train", "evaluate", "inspect"}),
     ("pillow", {"download", "preprocess"}),
     ("jax", set()),
     ("rich", set()),

@@ -1,0 +1,252 @@
+"""Inspect: gradients, responses and pictures of one trained network."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers as L
+from PIL import Image
+
+from pipeline import ascent, backend, flow, inspect, inspect_plot, preprocessing
+from pipeline.grad_cam import grad_cam
+from pipeline.layers import unnested
+from pipeline.preprocessing import Preprocessing
+from tests.conftest import write_arrays
+
+UNIT = Preprocessing(["dark", "bright"], [8, 8, 1], "unit", [0.5], [0.5])
+
+
+def edges() -> keras.Model:
+    """Two filters, which respond to brightness on the left and on the right half."""
+    images = keras.Input((8, 8, 1))
+    convolution = L.Conv2D(2, (8, 4), strides=(8, 4), use_bias=False)
+    x = convolution(images)  # (n, 1, 2, 2)
+    x = L.Flatten()(x)
+    model = keras.Model(images, L.Dense(2, use_bias=False)(x))
+    kernel = np.zeros((8, 4, 1, 2), np.float32)
+    kernel[..., 0] = 1
+    convolution.set_weights([kernel])
+    # class 0: brightness on the left; class 1: on the right
+    model.layers[-1].set_weights([np.array([[1, 0], [0, 0], [0, 1], [0, 0]], np.float32)])
+    return model
+
+
+def heat_of(model: keras.Model, images: np.ndarray, classes: list[int]) -> np.ndarray:
+    heat = grad_cam(model, images, np.array(classes))
+    assert heat is not None
+    return heat
+
+
+def test_grad_cam_finds_the_half_that_speaks_for_a_class():
+    model = edges()
+    images = np.ones((2, 8, 8, 1), np.float32)
+    heat = heat_of(model, images, [0, 1])
+    assert heat.shape == (2, 8, 8)
+    # the map is 1×2, and the gradient's mean over it says only which filter: both halves are
+    # bright for a bright image
+    assert heat.max() == 1
+    half = np.ones((1, 8, 8, 1), np.float32)
+    half[:, :, 4:] = 0
+    left = heat_of(model, half, [0])[0]
+    assert left[:, 0] == pytest.approx(np.ones(8))
+    assert left[:, -1] == pytest.approx(np.zeros(8))
+
+
+def test_grad_cam_of_what_speaks_against_a_class_is_empty():
+    model = edges()
+    model.layers[-1].set_weights([-model.layers[-1].get_weights()[0]])
+    heat = heat_of(model, np.ones((1, 8, 8, 1), np.float32), [0])
+    assert heat.max() == 0
+
+
+def test_grad_cam_needs_a_feature_map():
+    model = keras.Sequential([keras.Input((8, 8, 1)), L.Flatten(), L.Dense(2)])
+    assert grad_cam(model, np.ones((1, 8, 8, 1), np.float32), np.array([0])) is None
+
+
+def test_grad_cam_leaves_the_model_as_it_is():
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), L.Conv2D(2, 3), L.Flatten(), L.BatchNormalization(), L.Dense(2)]
+    )
+    before = model.get_weights()
+    grad_cam(model, np.ones((3, 8, 8, 1), np.float32), np.array([0, 1, 1]))
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert not model.compiled
+    assert len(model.trainable_weights) == 6  # none is frozen
+
+
+def test_what_is_painted_makes_its_filter_respond():
+    backend.make_repeatable(0)
+    model = edges()
+    images = np.random.default_rng(0).random((16, 8, 8, 1), np.float32)
+    every = ascent.convolutions(model, images)
+    assert [convolution.name for convolution in every] == [model.layers[1].name]
+    assert every[0].strongest.tolist() == [0, 1]  # the second has no weights
+    (pictures,) = ascent.paint(model, every, UNIT, seed=0)
+    assert pictures.shape == (2, 8, 8, 1)
+    assert pictures[0].mean() > 0.9  # it responds to white
+    assert pictures[1] == pytest.approx(0.5, abs=0.1)  # to nothing: the grey of the start
+
+
+def test_an_activation_does_not_hide_what_a_filter_responds_to():
+    backend.make_repeatable(0)
+    images = keras.Input((8, 8, 1))
+    convolution = L.Conv2D(1, 8, activation="relu")
+    model = keras.Model(images, L.Flatten()(convolution(images)))
+    # dark at a grey image, as ReLUs may be: no gradient would lead out of there
+    convolution.set_weights([np.ones((8, 8, 1, 1), np.float32), np.array([-60.0], np.float32)])
+    white = np.linspace(0, 1, 4, dtype=np.float32)[:, None, None, None] * np.ones((8, 8, 1))
+    (pictures,) = ascent.paint(model, ascent.convolutions(model, white), UNIT, seed=0)
+    assert pictures[0].mean() > 0.9
+
+
+def test_paintings_repeat_for_a_seed_and_differ_for_another():
+    model = edges()
+    images = np.random.default_rng(0).random((16, 8, 8, 1), np.float32)
+    every = ascent.convolutions(model, images)
+    painted = [
+        next(iter(ascent.paint(model, every, UNIT, seed)))
+        for seed in (0, 0, 1)
+    ]  # fmt: skip
+    assert np.array_equal(painted[0], painted[1])
+    assert not np.array_equal(painted[0], painted[2])
+
+
+def test_norms_of_gradients_and_weights():
+    model = keras.Sequential([keras.Input((2,)), L.Dense(2, use_bias=False)])
+    model.set_weights([np.array([[3, 0], [0, 4]], np.float32)])
+    loss = keras.losses.MeanSquaredError()
+    (row,) = flow.norms(model, np.array([[1.0, 0]]), np.array([[0.0, 0]]), loss)
+    # outputs 3 and 0; the loss is (9 + 0) / 2, its slope in the first weight 3
+    assert row == {"gradient": pytest.approx(3), "weights": pytest.approx(5)}
+
+
+def test_a_frozen_layer_has_no_gradient():
+    model = keras.Sequential(
+        [keras.Input((2,)), L.Dense(2, trainable=False, use_bias=False), L.Dense(1)]
+    )
+    loss = keras.losses.MeanSquaredError()
+    rows = flow.norms(model, np.array([[1.0, 2]]), np.array([[0.0]]), loss)
+    assert rows[0]["gradient"] is None
+    assert rows[0]["weights"] == pytest.approx(np.linalg.norm(model.layers[0].get_weights()[0]))
+    assert rows[1]["gradient"]
+
+
+def test_units_that_no_image_makes_positive_are_silent():
+    images = keras.Input((2,))
+    dense = L.Dense(4, activation="relu", name="dense")
+    model = keras.Model(images, L.LeakyReLU()(dense(images)))
+    weights = np.array([[1, -1, 0, 0], [0, 0, 1, -1]], np.float32)
+    dense.set_weights([weights, np.array([0, 0, 0, -1], np.float32)])
+    seen = np.array([[1.0, 1], [1, -0.5]], np.float32)
+    # of x, -x, y and -y - 1: the second, and the last at its best is -0.5
+    assert flow.silent(model, seen) == {"dense": 0.5}
+
+
+def test_moving_averages_against_the_batch():
+    layer = L.BatchNormalization(epsilon=0.0)
+    model = keras.Sequential([keras.Input((1,)), layer])
+    layer.set_weights([np.ones(1), np.zeros(1), np.array([2.0]), np.array([16.0])])
+    # mean 5, variance 4: the moving mean is 1.5 σ off, the moving variance 4 times as large
+    rows = flow.moving_against_batch(unnested(model), np.array([[3.0], [7.0]], np.float32))
+    assert rows == {
+        layer.name: {"mean": pytest.approx(1.5), "variance": pytest.approx(4)}
+    }  # fmt: skip
+
+
+def test_the_surest_are_chosen_right_ones_first():
+    table = pd.DataFrame(
+        {
+            "actual": ["a", "a", "b", "b", "a", "a", "a"],
+            "predicted": ["a", "b", "b", "a", "a", "a", "a"],
+            "confidence": [0.9, 0.6, 0.8, 0.7, 0.9, 0.3, 0.5],
+        }
+    )
+    assert inspect.surest(table).tolist() == [0, 4, 2, 6, 3, 1]
+
+
+def test_pictures_are_stitched_with_room_between_them():
+    sheet, corners = inspect_plot.stitched([np.zeros((4, 4, 1))] * 9)
+    # eight of 4 pixels and a gap of 1 a line, two lines
+    assert sheet.shape == (10, 40, 1)
+    assert (sheet == 0).sum() == 9 * 16
+    assert corners[8] == (-0.5, 5.5)
+
+
+@pytest.fixture
+def trained(project, edit):
+    """A small trained network, and what the stage reads beside it."""
+    images = np.random.default_rng(0).random((40, 8, 8, 1), np.float32)
+    labels = np.arange(40) % 2
+    for part in ("train", "test"):
+        write_arrays(project / "arrays" / part, images, labels)
+    (project / "arrays/info.json").write_text(json.dumps(vars(UNIT)))
+    np.savez(project / "split.npz", train=np.arange(30), validation=np.arange(30, 40))
+    names = np.array(UNIT.classes)
+    table = pd.DataFrame(
+        {"actual": names[labels], "predicted": "dark", "confidence": np.linspace(0.5, 1, 40)}
+    )
+    table.to_csv(project / "predictions.csv", index=False)
+    edit("  baseline:\n    architecture: baseline", "  baseline:\n    architecture: batchnorm")
+    edit("dropout: 0.0", "dense_dropout: 0.5")
+    from pipeline.architectures import batchnorm
+
+    backend.make_repeatable(0)
+    path = project / "models/baseline.keras"
+    backend.save(batchnorm.build((8, 8, 1), 2, dense_dropout=0.5), path)
+    preprocessing.store(path, UNIT)
+    return project
+
+
+ARGUMENTS = (
+    "models/baseline.keras --arrays arrays --split split.npz "
+    "--predictions predictions.csv --out out/baseline"
+).split()
+
+
+def test_stage_draws_the_same_pictures_twice(trained, stage):
+    written = []
+    for _ in range(2):
+        done = stage("pipeline.inspect", *ARGUMENTS)
+        said = "inspect: baseline: 24 layers, 12 pictures -> out/baseline\n"
+        assert (done.stdout, done.stderr) == (said, "")
+        paths = [path for path in (trained / "out").rglob("*") if path.is_file()]
+        written.append({str(path): path.read_bytes() for path in paths})
+    assert written[0] == written[1]
+    found = json.loads((trained / "out/baseline/inspect.json").read_text())
+    assert [picture["file"] for picture in found["pictures"]][:4] == [
+        "layers.png", "feature_maps_right.png", "feature_maps_wrong.png", "grad_cam.png",
+    ]  # fmt: skip
+    for picture in found["pictures"]:
+        assert picture["title"]
+        assert picture["alt"]
+        Image.open(trained / "out/baseline" / picture["file"]).verify()
+    rows = pd.read_csv(trained / "out/baseline/layers.csv")
+    assert rows["parameters"].sum() == found["total"]["parameters"]
+    norms = pd.read_csv(trained / "out/baseline/flow.csv", index_col="layer")
+    # nothing was trained: the weights are those of the start, and so are the gradients
+    assert norms["weights_end"].tolist() == norms["weights_start"].tolist()
+    assert norms["gradient_end"].tolist() == pytest.approx(norms["gradient_start"], rel=0.5)
+
+
+def test_the_table_needs_the_model_alone(trained, stage):
+    (trained / "params.yaml").unlink()
+    done = stage("pipeline.inspect", "models/baseline.keras", "--table")
+    assert done.stderr == ""
+    line = next(line for line in done.stdout.splitlines() if "Conv2D" in line)
+    assert re.split(r"\s*[│┃]\s*", line)[2:-1] == [
+        "Conv2D", "8×8×64", "1,088", "1,088", "65,536", "4×4", "1×1", "16,384",
+    ]  # fmt: skip
+    assert "total" in done.stdout
+
+
+def test_what_is_missing_is_said_in_a_line(trained, stage):
+    done = stage("pipeline.inspect", "models/gone.keras", "--table")
+    assert done.stderr == "error: models/gone.keras: no such file. Run `dvc repro`\n"
+    (trained / "predictions.csv").unlink()
+    done = stage("pipeline.inspect", *ARGUMENTS)
+    assert done.stderr == "error: predictions.csv: no such file. Run `dvc repro`\n"
+    assert not (trained / "out").exists()
