@@ -25,9 +25,18 @@ PACKAGES = {
     "train": ("h5py", "keras", "ml-dtypes", "numpy"),
     "evaluate": ("keras", "numpy", "pandas", "scikit-learn", "scipy"),
     "compare": ("numpy", "scipy"),
+    "export": (
+        "ai-edge-litert",
+        "keras",
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        "tensorflow",
+        "tf2onnx",
+    ),
     "plot": ("matplotlib", "numpy", "pandas", "scikit-learn"),
 }
-# Of the stages that compute with Keras.
+# Of the stages that compute with Keras on the backend of params.yaml.
 BACKENDS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}
 WITH_KERAS = ("train", "evaluate")
 
