@@ -26,9 +26,18 @@ PACKAGES = {
     "evaluate": ("keras", "numpy", "pandas", "scikit-learn", "scipy"),
     "inspect": ("h5py", "keras", "matplotlib", "ml-dtypes", "numpy", "pandas"),
     "compare": ("numpy", "scipy"),
+    "export": (
+        "ai-edge-litert",
+        "keras",
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        "tensorflow",
+        "tf2onnx",
+    ),
     "plot": ("matplotlib", "numpy", "pandas", "scikit-learn"),
 }
-# Of the stages that compute with Keras.
+# Of the stages that compute with Keras on the backend of params.yaml.
 BACKENDS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}
 WITH_KERAS = ("train", "evaluate", "inspect")
 

@@ -118,6 +118,13 @@ def arguments(model: str, out: str) -> list[str]:
     ]  # fmt: skip
 
 
+# of the stage export, in the working directory
+EXPORT = (
+    "--model champion.keras --arrays arrays --onnx champion.onnx --litert champion.tflite "
+    "--metrics export.json"
+).split()
+
+
 def png(pixels: np.ndarray) -> bytes:
     """Encode `(h, w)` grey or `(h, w, 3)` colour, uint8 or uint16, as PNG."""
     buffer = io.BytesIO()

@@ -1,5 +1,6 @@
 """Architectures: what every file of pipeline/architectures/ must keep to."""
 
+import json
 import math
 import socket
 from pathlib import Path
@@ -9,14 +10,15 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline import backend, building, fitting, speed
+from pipeline import backend, building, export, fitting, preprocessing, speed
 from pipeline.architectures import vgg16
 from pipeline.batches import Part
 from pipeline.errors import PipelineError
+from pipeline.preprocessing import Preprocessing
 from pipeline.schema import Finetuned, Model
 from pipeline.signature import ARCHITECTURES
 from pipeline.signature import settings as settings_of
-from tests.conftest import PLAIN, settings
+from tests.conftest import EXPORT, PLAIN, settings, write_arrays
 
 NAMES = sorted(path.stem for path in ARCHITECTURES.glob("*.py"))
 SHAPE = (32, 32, 3)
@@ -90,6 +92,36 @@ def test_is_the_same_after_saving(name, make, tmp_path):
     backend.save(model, tmp_path / "model.keras")
     again = backend.load(tmp_path / "model.keras")
     assert np.array_equal(model(images(model, 2)), again(images(model, 2)))
+
+
+# those that are exported in each run of the tests; the others in the slow ones
+EXPORTED = ("airnet", "baseline", "batchnorm")
+
+
+@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # of Keras 3.15
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in EXPORTED else pytest.mark.slow) for n in NAMES],
+)
+def test_answers_alike_as_onnx_and_as_litert(name, make, project, monkeypatch):
+    for variable in ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(variable, "")  # as before, once the test is over
+    model = make(name)
+    random = np.random.default_rng(0)
+    # as if trained: batch normalization that does nothing would hide in other layers
+    model.set_weights([w * random.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
+    shape = model.input_shape[1:]
+    kept = Preprocessing([str(i) for i in range(10)], [*shape], "standardize", [0.5, 0.4, 0.3],
+                         [0.2, 0.3, 0.25])  # fmt: skip
+    backend.save(model, project / "champion.keras")
+    preprocessing.store(project / "champion.keras", kept)
+    pixels = random.integers(0, 256, (40, *shape)).astype(np.uint8)
+    write_arrays(project / "arrays/test", kept.normalized(pixels), np.arange(40) % 10)
+    (project / "arrays/info.json").write_text(json.dumps(vars(kept)))
+    export.main(EXPORT)
+    metrics = json.loads((project / "export.json").read_text())
+    assert metrics["onnx"]["largest_difference"] < 1e-4
+    assert metrics["litert"]["largest_difference"] < 1e-4
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,190 @@
+"""Predict: what images show, of any size and kind, by a trained model.
+
+    python -m pipeline.predict IMAGE…           files, folders, or - for standard input
+    python -m pipeline.predict --json IMAGE…    a line of JSON each, in the order given:
+                                                {"file", "predictions": [{"class", "probability"}]}
+                                                or {"file", "error"}
+
+Not a stage. The model's own file says how its images were preprocessed; params.yaml is not read. A
+file that is no image is an error, the others are predicted, and the exit status is 1.
+
+Reads   models/champion.keras, or another as --model; the images
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from scipy.special import softmax
+
+from pipeline import engine, preprocessing
+from pipeline.errors import PipelineError, one_line, run
+from pipeline.images import BadImage, open_image
+from pipeline.preprocessing import Preprocessing
+
+CHAMPION = Path(__file__).parents[1] / "models/champion.keras"  # from any working directory
+STDIN = "-"
+# as evaluate; bounds memory, however many images there are
+BATCH_SIZE = 512
+BATCH_VALUES = 2**22
+UNBOUNDED = 10_000  # columns
+
+
+class Answer(NamedTuple):
+    file: str
+    probabilities: np.ndarray | None
+    """Of each class, `(k,)`; none where there is an error"""
+    error: str = ""
+
+
+def files(given: list[str]) -> list[str]:
+    """Return the files that are meant; of a folder all below it, sorted, but hidden ones.
+
+    Raises:
+        PipelineError: There is no such file or folder, or nothing in it.
+    """
+    found = []
+    for name in given:
+        path = Path(name)
+        if name == STDIN or (path.exists() and not path.is_dir()):
+            found.append(name)
+            continue
+        if not path.is_dir():
+            raise PipelineError(f"{name}: no such file or folder. Name another")
+        below = [
+            str(file)
+            for file in sorted(path.rglob("*"))
+            # a link to nothing is an error of its own; a pipe would be waited for
+            if (file.is_file() or not file.exists())
+            and not any(step.startswith(".") for step in file.relative_to(path).parts)
+        ]
+        if not below:
+            raise PipelineError(f"{name}: must hold images. Got an empty folder. Name another")
+        found += below
+    return found
+
+
+def read(file: str, kept: Preprocessing) -> np.ndarray:
+    """Return an image as the model takes it, `(h, w, c)` float32.
+
+    Raises:
+        BadImage: It cannot be read.
+    """
+    try:
+        encoded = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
+    except OSError as error:
+        raise BadImage(f"cannot be read ({error.strerror})") from None
+    return kept.apply(open_image(encoded))
+
+
+def answers(
+    files: list[str], kept: Preprocessing, logits: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[Answer]:
+    """Yield an answer to each file, in order; a batch of images is in memory at a time.
+
+    Args:
+        logits: From images `(b, h, w, c)` float32 to `(b, k)`.
+    """
+    size = max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(kept.image_shape)))
+    for start in range(0, len(files), size):
+        images, errors = {}, {}
+        for row, file in enumerate(files[start : start + size]):
+            try:
+                images[row] = read(file, kept)
+            except BadImage as error:
+                errors[row] = str(error)
+        odds = softmax(logits(np.stack(list(images.values()))), axis=1) if images else ()
+        answered = dict(zip(images, odds, strict=True))
+        for row, file in enumerate(files[start : start + size]):
+            yield Answer(file, answered.get(row), errors.get(row, ""))
+
+
+def best(probabilities: np.ndarray, classes: list[str], top: int) -> list[tuple[str, float]]:
+    """Return the most likely classes, the first of equals first."""
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return [(classes[i], round(float(probabilities[i]), 6)) for i in order]
+
+
+def as_json(answer: Answer, classes: list[str], top: int) -> str:
+    if answer.probabilities is None:
+        return json.dumps({"file": answer.file, "error": answer.error})
+    found = best(answer.probabilities, classes, top)
+    predictions = [{"class": name, "probability": probability} for name, probability in found]
+    return json.dumps({"file": answer.file, "predictions": predictions})
+
+
+def as_table(answers: list[Answer], classes: list[str], top: int) -> Table:
+    table = Table("file", "class", "probability", *(["then"] if top > 1 else []))
+    for answer in answers:
+        if answer.probabilities is None:
+            continue
+        ranked = best(answer.probabilities, classes, top)
+        found = [(one_line(name), f"{probability:.4f}") for name, probability in ranked]
+        cells = [one_line(answer.file), *found[0]]
+        if top > 1:
+            cells.append(", ".join(" ".join(other) for other in found[1:]))
+        table.add_row(*map(Text, cells))  # no markup: a file may be called [red]
+    return table
+
+
+def choose_engine() -> None:
+    """Choose TensorFlow, or what KERAS_BACKEND names."""
+    chosen = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if find_spec(chosen) is None:
+        raise PipelineError(
+            f"KERAS_BACKEND: must be tensorflow, or another that is installed. Got {chosen}. "
+            "Unset it"
+        )
+    engine.use(chosen)
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more. Got {text}")
+    return int(text)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, or - for stdin")
+    parser.add_argument("--model", type=Path, default=CHAMPION)
+    parser.add_argument("--top", type=positive, default=3, help="classes to name, of each image")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each image")
+    args = parser.parse_args(argv)
+
+    kept = preprocessing.read(args.model)
+    named = files(args.images)
+    choose_engine()
+    from pipeline import backend
+
+    model = backend.load(args.model)
+    top, answered, failed = min(args.top, len(kept.classes)), [], False
+    for answer in answers(named, kept, model.predict_on_batch):
+        if answer.error:
+            failed = True
+            print(f"error: {one_line(f'{answer.file}: {answer.error}')}", file=sys.stderr)
+        if args.json:
+            print(as_json(answer, kept.classes, top))
+        else:
+            answered.append(answer)
+    if any(answer.probabilities is not None for answer in answered):
+        # a pipe or a log has no width of its own, and a wrapped name is none
+        console = Console()
+        width = console.width if console.is_terminal else UNBOUNDED
+        Console(width=width).print(as_table(answered, kept.classes, top))
+    if failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,135 @@
+"""Export: the same answers without Keras, from raw pixels."""
+
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+from pipeline import export, preprocessing
+from pipeline.errors import PipelineError
+from pipeline.preprocessing import Preprocessing
+from tests.conftest import EXPORT, write_arrays
+
+# Keras 3.15 asks NumPy for a name that it has no more
+pytestmark = pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")
+
+CLASSES = ["Ελλάδα", "bright, white"]
+KEPT = Preprocessing(CLASSES, [2, 2, 1], "standardize", [0.5], [0.25])
+BLACK, WHITE = np.zeros((2, 2, 1), np.uint8), np.full((2, 2, 1), 255, np.uint8)
+
+
+def save(folder: Path, model: keras.Model) -> None:
+    """Save a model of 2×2 grey images with 300 of them, half black and half white, to test it."""
+    model.save(folder / "champion.keras")
+    preprocessing.store(folder / "champion.keras", KEPT)
+    labels = np.arange(300) % 2
+    images = KEPT.normalized(np.stack([BLACK, WHITE])[labels])
+    write_arrays(folder / "arrays/test", images, labels)
+    (folder / "arrays/info.json").write_text(json.dumps({**vars(KEPT), "skipped": {}}))
+
+
+@pytest.fixture
+def champion(project, monkeypatch):
+    """A model whose logit of the second class is the sum of its pixels, of the first 2."""
+    for variable in ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(variable, "")  # as before, once the test is over
+    images = keras.Input((2, 2, 1))
+    dense = keras.layers.Dense(2)
+    model = keras.Model(images, dense(keras.layers.Flatten()(images)))
+    dense.set_weights([np.array([[0.0, 1.0]] * 4), np.array([2.0, 0.0])])
+    save(project, model)
+    return project
+
+
+# standardized, black is -2 and white 2: logits (2, -8) and (2, 8); 1 / (1 + e^10), 1 / (1 + e^6)
+ANSWERS = np.array([[0.9999546, 0.0000454], [0.0024726, 0.9975274]])
+
+
+def test_both_formats_take_raw_pixels_and_name_the_classes(champion, capsys):
+    export.main(EXPORT)
+    said = "export: onnx, litert: as Keras on 256 test images -> export.json\n"
+    assert capsys.readouterr() == (said, "")
+    images = np.stack([BLACK, WHITE])
+
+    session = onnxruntime.InferenceSession(champion / "champion.onnx")
+    (answers,) = session.run(["probabilities"], {"images": images})
+    assert answers == pytest.approx(ANSWERS, abs=1e-6)
+    assert session.get_inputs()[0].shape == ["n", 2, 2, 1]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == CLASSES
+
+    runner = Interpreter(model_path=str(champion / "champion.tflite")).get_signature_runner()
+    assert runner(images=images)["probabilities"] == pytest.approx(ANSWERS, abs=1e-6)
+    with zipfile.ZipFile(champion / "champion.tflite") as archive:
+        assert archive.read("labels.txt").decode().splitlines() == CLASSES
+
+    metrics = json.loads((champion / "export.json").read_text())
+    assert metrics["images"] == 256
+    for name, file in (("onnx", "champion.onnx"), ("litert", "champion.tflite")):
+        assert 0 <= metrics[name]["largest_difference"] < 1e-6
+        assert metrics[name]["agreement"] == 1
+        assert metrics[name]["bytes"] == (champion / file).stat().st_size
+
+
+def test_the_same_bytes_twice_and_on_tensorflow_whatever_trained(project, stage):
+    images = keras.Input((2, 2, 1))
+    x = images
+    for _ in range(4):  # equal weights, of which the converter keeps one by chance
+        x = keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 1, activation="relu")(x))
+    save(project, keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(x))))
+    written = []
+    for seed, backend in (("1", "tensorflow"), ("2", "jax")):
+        done = stage("pipeline.export", *EXPORT, PYTHONHASHSEED=seed, KERAS_BACKEND=backend)
+        assert (done.returncode, done.stderr) == (0, "")
+        outputs = [project / name for name in ("champion.onnx", "champion.tflite", "export.json")]
+        written.append([path.read_bytes() for path in outputs])
+    assert written[0] == written[1]
+
+
+def test_probabilities_are_compared_with_those_of_keras():
+    expected = np.array([[0.5, 0.5], [0.2, 0.8]], np.float32)
+    near = expected + np.array([[-0.00012, 0.00012], [0, 0]], np.float32)
+    found = export.compare("onnx", Path("x.onnx"), near, expected)
+    # the first image is now the other class's, where Keras itself had no preference
+    assert found == {"largest_difference": 0.00012, "agreement": 0.5}
+    for wrong in (expected + 0.002, expected * np.nan):
+        with pytest.raises(PipelineError, match=r"x\.onnx: onnx must answer as Keras, to 0\.001"):
+            export.compare("onnx", Path("x.onnx"), wrong, expected)
+
+
+def test_a_format_that_cannot_be_run_here_is_named(champion, monkeypatch):
+    (champion / "champion.tflite").write_text("last good")
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    message = r"champion\.tflite: litert cannot be written and run on this machine: ModuleNotFound"
+    with pytest.raises(PipelineError, match=message):
+        export.main(EXPORT)
+    assert (champion / "champion.tflite").read_text() == "last good"
+    assert not (champion / "export.json").exists()
+
+
+def test_a_network_that_a_format_has_no_words_for_is_refused_by_name(champion, stage):
+    images = keras.Input((2, 2, 1))
+    x = keras.ops.erfinv(0.1 * keras.layers.Flatten()(images))
+    save(champion, keras.Model(images, keras.layers.Dense(2)(x)))
+    done = stage("pipeline.export", *EXPORT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: champion.onnx: onnx cannot be written and run on this")
+    assert done.stderr.count("\n") == 1
+    assert not (champion / "champion.onnx").exists()
+
+
+def test_a_full_disk_is_no_fault_of_a_format():
+    with pytest.raises(OSError, match="No space left"), export.naming("onnx", Path("x.onnx")):
+        raise OSError(28, "No space left on device")
+
+
+def test_images_made_in_another_way_are_refused(champion):
+    info = {**vars(KEPT), "normalize": "unit"}
+    (champion / "arrays/info.json").write_text(json.dumps(info))
+    with pytest.raises(PipelineError, match=r"champion\.keras: was trained on images made in ano"):
+        export.main(EXPORT)
