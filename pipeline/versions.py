@@ -26,6 +26,7 @@ PACKAGES = {
     "evaluate": ("keras", "numpy", "pandas", "scikit-learn", "scipy"),
     "compare": ("numpy", "scipy"),
     "plot": ("matplotlib", "numpy", "pandas", "scikit-learn"),
+    "report": ("altair", "jinja2", "numpy", "pandas", "pillow", "vl-convert-python"),
 }
 # Of the stages that compute with Keras.
 BACKENDS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}

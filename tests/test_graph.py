@@ -59,6 +59,8 @@ LEAVES = {
     "decoding": {"arrays", "errors", "images", "raw"},
     "study_plot": {"files"},
     "study_report": {"study_plot"},
+    "report_charts": set(),
+    "report_parts": {"errors", "files", "preprocessing"},
 }
 KERAS = {
     "knobs": {"schema"},
@@ -129,6 +131,16 @@ ALLOWED = {
     # no stage, and as little as one imported by a stage
     "gate": {"params", "errors", "files", "answers", "paired"},
     "plot": {"params", "errors", "files", "arrays", "preprocessing"},
+    "report": {
+        "params",
+        "errors",
+        "files",
+        "arrays",
+        "preprocessing",
+        "report_charts",
+        "report_parts",
+        "schema",
+    },
     "study": {
         "params",
         "reading",
@@ -248,7 +260,9 @@ def test_datasets_import_no_stage():
         assert own_imports(path, REPOSITORY) <= {"errors", "quiet", "raw"}, path
 
 
-@pytest.mark.parametrize("stage", ["preprocess", "split", "compare", "plot", "doctor", "gate"])
+@pytest.mark.parametrize(
+    "stage", ["preprocess", "split", "compare", "plot", "report", "doctor", "gate"]
+)
 def test_stage_without_need_of_keras_does_not_import_it(stage):
     code = f"import sys, pipeline.{stage}; print(*{{m.split('.')[0] for m in sys.modules}})"
     loaded = subprocess.run(
@@ -323,7 +337,7 @@ class Clone:
 EACH = {
     f"{stage}@{model}" for stage in ("train", "evaluate") for model in ("baseline", "batchnorm")
 }
-LAST = {"compare", "plot"}
+LAST = {"compare", "plot", "report"}
 # real photographs, train/{cats,dogs} and test/{cats,dogs}
 CATS_VS_DOGS = Path(os.environ.get("CATS_VS_DOGS_DIR", "none")).resolve()
 PARAMETERS = {"logistic_bn": 301_070, "wide_bn": 35_114, "deep_bn": 10_034}
@@ -339,7 +353,7 @@ def test_only_what_is_affected_reruns(tmp_path):
     lock = (tmp_path / "uv.lock").read_text()
     newer = re.sub(r'(name = "matplotlib"\nversion = )"[\d.]+"', r'\1"99.0"', lock)
     (tmp_path / "uv.lock").write_text(newer)
-    assert clone.repro() == {"versions", "plot"}
+    assert clone.repro() == {"versions", "plot", "report"}
 
     clone.edit(
         "params.yaml",
@@ -353,7 +367,7 @@ def test_only_what_is_affected_reruns(tmp_path):
     assert clone.repro() == own | LAST
 
     clone.edit("params.yaml", "champion: auto", "champion: baseline")
-    assert clone.repro() == {"compare"}
+    assert clone.repro() == {"compare", "report"}
 
     clone.edit("pipeline/plot.py", "GRID = 5", "GRID = 5  # a comment")
     assert clone.repro() == {"plot"}
