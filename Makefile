@@ -11,7 +11,7 @@ PARALLEL := -n logical --maxprocesses 4 --dist loadgroup  # a worker holds Tenso
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help repro doctor study test test-slow check format schema bench clean-checkpoints
+.PHONY: help repro doctor study test test-slow check format schema bench report clean-checkpoints
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -42,6 +42,10 @@ study: $(READY)  ## run one study of studies/, as in make study NAME=padding
 	@# said here too, for a study that was up to date and did not run
 	@python -c 'import json; print(json.load(open("studies/$(NAME).json"))["sentence"])'
 	@echo "studies/$(NAME).json, studies/$(NAME).png"
+
+report:  ## open the report of the last run in the browser
+	@test -f plots/report.html || { echo "error: no plots/report.html yet. Run make repro" >&2; exit 1; }
+	@python3 -m webbrowser -t "file://$(CURDIR)/plots/report.html"
 
 test: $(READY)  ## run the tests, without the slow ones
 	pytest $(PARALLEL)

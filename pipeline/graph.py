@@ -14,8 +14,9 @@ import yaml
 
 from pipeline.errors import PipelineError
 
-# modules found by name at run time, which the walk cannot see: as dvc.yaml has them
+# what is found by name at run time, which the walk cannot see: as dvc.yaml has it
 BY_NAME = {
+    "report": "pipeline/report.html.jinja",
     "train": "pipeline/architectures/${item.architecture}.py",
     "inspect": "pipeline/architectures/${item.architecture}.py",
     "study": "pipeline/architectures/${item}.py",

@@ -36,6 +36,7 @@ PACKAGES = {
         "tf2onnx",
     ),
     "plot": ("matplotlib", "numpy", "pandas", "scikit-learn"),
+    "report": ("altair", "jinja2", "numpy", "pandas", "pillow", "vl-convert-python"),
 }
 # Of the stages that compute with Keras on the backend of params.yaml.
 BACKENDS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}

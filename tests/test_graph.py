@@ -63,6 +63,8 @@ LEAVES = {
     "decoding": {"arrays", "errors", "images", "raw"},
     "study_plot": {"files"},
     "study_report": {"study_plot"},
+    "report_charts": set(),
+    "report_parts": {"errors", "files", "preprocessing"},
 }
 KERAS = {
     "knobs": {"schema"},
@@ -159,6 +161,16 @@ ALLOWED = {
     "predict": {"errors", "images", "preprocessing", "engine", "backend"},
     "export": {"errors", "files", "arrays", "preprocessing", "engine", "backend", "quiet"},
     "plot": {"params", "errors", "files", "arrays", "preprocessing"},
+    "report": {
+        "params",
+        "errors",
+        "files",
+        "arrays",
+        "preprocessing",
+        "report_charts",
+        "report_parts",
+        "schema",
+    },
     "study": {
         "params",
         "reading",
@@ -280,7 +292,8 @@ def test_datasets_import_no_stage():
 
 # predict and export: not before their arguments are known to be right
 @pytest.mark.parametrize(
-    "stage", ["preprocess", "split", "compare", "plot", "doctor", "gate", "predict", "export"]
+    "stage",
+    ["preprocess", "split", "compare", "plot", "report", "doctor", "gate", "predict", "export"],
 )
 def test_stage_without_need_of_keras_does_not_import_it(stage):
     code = f"import sys, pipeline.{stage}; print(*{{m.split('.')[0] for m in sys.modules}})"
@@ -353,11 +366,17 @@ class Clone:
         return {str(f.relative_to(self.folder)): f.read_bytes() for f in files}
 
 
-EACH = {
-    f"{stage}@{model}" for stage in ("train", "evaluate") for model in ("baseline", "batchnorm")
-}
+def of(model: str, training: str = "train") -> set[str]:
+    """Return the stages of one model."""
+    evaluate, inspect = ("evaluate", "inspect") if training == "train" else (
+        "evaluate_finetuned", "inspect_finetuned"
+    )  # fmt: skip
+    return {f"{stage}@{model}" for stage in (training, evaluate, inspect)}
+
+
+EACH = of("baseline") | of("batchnorm")
 # always; and export, where the champion's file is another one
-LAST = {"compare", "plot"}
+LAST = {"compare", "plot", "report"}
 # real photographs, train/{cats,dogs} and test/{cats,dogs}
 CATS_VS_DOGS = Path(os.environ.get("CATS_VS_DOGS_DIR", "none")).resolve()
 PARAMETERS = {"logistic_bn": 301_070, "wide_bn": 35_114, "deep_bn": 10_034}
@@ -376,21 +395,21 @@ def test_only_what_is_affected_reruns(tmp_path):
     lock = (tmp_path / "uv.lock").read_text()
     newer = re.sub(r'(name = "matplotlib"\nversion = )"[\d.]+"', r'\1"99.0"', lock)
     (tmp_path / "uv.lock").write_text(newer)
-    assert clone.repro() == {"versions", "plot"}
+    assert clone.repro() == {"versions", "plot", "report"}
 
     clone.edit(
         "params.yaml",
         "architecture: batchnorm",
         "architecture: batchnorm\n    build: {dense_dropout: 0.4}",
     )
-    own = {"train@batchnorm", "evaluate@batchnorm"}
+    own = of("batchnorm")
     assert clone.repro() == own | LAST
 
     clone.edit("pipeline/architectures/batchnorm.py", "layers.Dense(256", "layers.Dense(128")
     assert clone.repro() == own | LAST
 
     clone.edit("params.yaml", "champion: baseline", "champion: batchnorm")
-    assert clone.repro() == {"compare", "export"}
+    assert clone.repro() == {"compare", "export", "report"}
 
     clone.edit("pipeline/plot.py", "GRID = 5", "GRID = 5  # a comment")
     assert clone.repro() == {"plot"}
@@ -407,7 +426,7 @@ def test_only_what_is_affected_reruns(tmp_path):
     source = (tmp_path / "pipeline/architectures/baseline.py").read_text()
     (tmp_path / "pipeline/architectures/wider.py").write_text(source.replace("(16, 32", "(24, 32"))
     clone.edit("params.yaml", "models:\n", "models:\n  wider: {architecture: wider}\n")
-    assert clone.repro() == {"train@wider", "evaluate@wider"} | LAST
+    assert clone.repro() == of("wider") | LAST
 
 
 def write_digits(top: Path, digits: range, per_class: int) -> None:
@@ -443,9 +462,7 @@ def test_a_model_of_some_digits_is_fine_tuned_on_others(tmp_path):
         "  next: {architecture: transfer, from_model: models/baseline.keras, "
         "build: {drop_layers: 2, freeze: none}}",
     )
-    mine, following = (
-        {f"finetune@{name}", f"evaluate_finetuned@{name}"} for name in ("mine", "next")
-    )
+    mine, following = (of(name, "finetune") for name in ("mine", "next"))
     ran = clone.repro() - {"export"}
     assert ran == {"download", "preprocess", "split"} | EACH | mine | following | LAST
     metrics = json.loads((tmp_path / "metrics/test/mine.json").read_text())
@@ -462,7 +479,7 @@ def test_a_model_of_some_digits_is_fine_tuned_on_others(tmp_path):
     clone.edit("params.yaml", "architecture: baseline\n    build:", "architecture: baseline\n"
                "    train: {batch_size: 16}\n    build:")  # fmt: skip
     ran = clone.repro() - {"export"}
-    assert ran == {"train@baseline", "evaluate@baseline"} | following | LAST
+    assert ran == of("baseline") | following | LAST
 
 
 @pytest.mark.slow

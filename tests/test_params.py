@@ -8,7 +8,7 @@ import time
 import pytest
 import yaml
 
-from pipeline import params, signature
+from pipeline import params, report, signature
 from pipeline.errors import PipelineError
 from tests.conftest import REPOSITORY
 
@@ -279,6 +279,7 @@ def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
             for x in "arrays history predictions samples learning-curves class-accuracy".split()
         ]
         + ["--confusion=x", "--examples=x"],
+        "report": [f"--{x}=x" for x in (*report.INPUTS, "report", "libraries")],
     }
     graph = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
     # export reads no params

@@ -1,0 +1,129 @@
+"""Report parts: what the page says beside its charts."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from pipeline.errors import PipelineError
+from pipeline.files import read_json
+from pipeline.preprocessing import Preprocessing
+
+MISTAKES = 30  # of each model
+SIDE = 96  # pixels, of a thumbnail at most
+WORDS = {
+    "better": "is better than",
+    "worse": "is worse than",
+    "not distinguishable": "is not distinguishable from",
+}
+
+
+def points(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    return f"{100 * share:.{decimals}f}\N{NO-BREAK SPACE}%"
+
+
+def verdict(rows: list[dict], champion: str, level: float) -> str:
+    """Return the answer in a sentence: of the champion, against the reference.
+
+    Where the champion is the reference: of the best other one, by validation as the champion.
+    """
+    reference, *others = rows
+    interval = f"{percent(level, 0)} interval"
+    if not others:
+        return (
+            f"{reference['model']} gets {percent(reference['accuracy'])} of the test images right "
+            f"({interval} {percent(reference['accuracy_low'])} to "
+            f"{percent(reference['accuracy_high'])}); there is no other model to compare it with."
+        )
+    row = next(
+        (row for row in others if row["model"] == champion),
+        max(others, key=lambda row: row["val_accuracy"]),
+    )
+    return (
+        f"{row['model']} {WORDS[row['verdict']]} {reference['model']}: "
+        f"{points(row['difference'])} points of test accuracy, {interval} "
+        f"{points(row['difference_low'])} to {points(row['difference_high'])}."
+    )
+
+
+def read_table(path: Path, dtype: Any = None) -> pd.DataFrame:
+    if not path.is_file():
+        raise PipelineError(f"{path}: no such file. Run `dvc repro`")
+    return pd.read_csv(path, dtype=dtype, keep_default_na=False)  # a class may be called NA
+
+
+def data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def picture(path: Path) -> str:
+    if not path.is_file():
+        raise PipelineError(f"{path}: no such file. Run `dvc repro`")
+    return data_uri(path.read_bytes())
+
+
+def thumbnail(image: np.ndarray) -> str:
+    """Return an image `(h, w, c)` in [0, 1], c 1 or 3, as a small picture."""
+    pixels = np.rint(image * 255).astype(np.uint8)
+    small = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    small.thumbnail((SIDE, SIDE))  # one that is smaller is left as it is
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG", optimize=True)
+    return data_uri(buffer.getvalue())
+
+
+def mistakes(name: str, table: pd.DataFrame, images: Any, kept: Preprocessing) -> list[dict]:
+    """Return the wrong answers of a model that it was surest of, the surest first."""
+    wrong = table[table["actual"] != table["predicted"]]
+    worst = wrong.sort_values("confidence", ascending=False, kind="stable")[:MISTAKES]
+    return [
+        {
+            "model": name,
+            "row": int(row),
+            "actual": actual,
+            "predicted": predicted,
+            "confidence": confidence,
+            "picture": thumbnail(kept.visible(images[int(row)])),
+        }
+        for row, actual, predicted, confidence in zip(
+            worst.index, worst["actual"], worst["predicted"], worst["confidence"], strict=True
+        )
+    ]
+
+
+def inspected(folder: Path) -> dict[str, Any]:
+    """Return what inspect wrote of a model: its pictures in order, and its layers."""
+    pictures = [
+        {"title": each["title"], "alt": each["alt"], "picture": picture(folder / each["file"])}
+        for each in read_json(folder / "inspect.json")["pictures"]
+    ]
+    layers = read_table(folder / "layers.csv", dtype=str)
+    return {
+        "pictures": pictures,
+        "columns": [name.replace("_", " ") for name in layers.columns],
+        "rows": [[_grouped(cell) for cell in row] for row in layers.to_numpy().tolist()],
+    }
+
+
+def _grouped(cell: str) -> str:
+    return f"{int(cell):,}" if cell.isascii() and cell.isdigit() else cell
+
+
+def versions(folder: Path) -> list[dict[str, str]]:
+    """Return each package with its version and the stages whose result it decides."""
+    stages: dict[tuple[str, str], list[str]] = {}
+    for path in sorted(folder.glob("*.json")):
+        for package, version in read_json(path).items():
+            stages.setdefault((package, version), []).append(path.stem)
+    return [
+        {"package": package, "version": version, "stages": ", ".join(own)}
+        for (package, version), own in sorted(stages.items())
+    ]

@@ -1,0 +1,510 @@
+"""Report: what the page says, and that it works in a real browser without a network."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from axe_core_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Dialog,
+    Page,
+    Request,
+    ViewportSize,
+    sync_playwright,
+)
+
+from pipeline import report_charts, report_parts
+from pipeline.errors import PipelineError
+from pipeline.preprocessing import Preprocessing
+from tests.conftest import REPOSITORY, png, write_arrays
+
+pytestmark = pytest.mark.xdist_group("report")  # one page and one browser for all
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+in_browser = pytest.mark.skipif(not CHROMIUM, reason="neither chromium nor google-chrome")
+
+SCRIPT = "<script>alert(1)</script>"
+CLASSES = [SCRIPT, "NA", '7 "$x$" & co']
+KEPT = Preprocessing(CLASSES, [4, 4, 1], "unit", [0.5], [0.5])
+ACTUAL = [0, 0, 1, 1, 2, 2]
+PREDICTED = {
+    "baseline": ([0, 1, 1, 2, 2, 0], [0.9, 0.8, 0.7, 0.95, 0.6, 0.5]),
+    "batchnorm": ([0, 0, 1, 1, 2, 0], [0.9, 0.8, 0.7, 0.95, 0.6, 0.75]),
+    "plain": ([0, 0, 1, 1, 2, 2], [0.9, 0.8, 0.7, 0.95, 0.6, 0.5]),
+}
+PARAMETERS = {"baseline": 32_906, "batchnorm": 9_000, "plain": 100_000}
+ARGUMENTS = (
+    "--arrays arrays --versions versions --split split.json --comparison comparison.json "
+    "--champion champion.json --test test --history history --predictions predictions "
+    "--samples samples.png --class-accuracy classes.png --inspect inspect "
+    "--report plots/report.html --libraries plots/vega.js"
+).split()
+
+
+def compared(name: str, accuracy: float, **against: Any) -> dict:
+    return {
+        "model": name, "parameters": PARAMETERS[name], "val_accuracy": accuracy,
+        "accuracy": accuracy, "accuracy_low": accuracy - 0.1, "accuracy_high": accuracy + 0.1,
+        "loss": 0.5, "f1": accuracy, "calibration_error": 0.1, **against,
+    }  # fmt: skip
+
+
+def against(verdict: str, difference: float) -> dict:
+    return {
+        "difference": difference, "difference_low": difference - 0.01,
+        "difference_high": difference + 0.01, "mcnemar_p": 0.04, "verdict": verdict,
+    }  # fmt: skip
+
+
+ROWS = [
+    compared("baseline", 0.5),
+    compared("batchnorm", 0.83, **against("not distinguishable", 0.33)),
+    compared("plain", 0.8, **against("better", 0.3)),
+]
+
+
+def write_inspected(folder: Path) -> None:
+    """Write what inspect would: two pictures, the second named first, and two layers."""
+    (folder / "filters").mkdir(parents=True)
+    pictures = []
+    for name, value in (("z", 0), ("a", 255)):
+        (folder / f"filters/{name}.png").write_bytes(png(np.full((2, 3), value, np.uint8)))
+        pictures.append(
+            {"file": f"filters/{name}.png", "title": f"of {name}", "alt": f"alt {name}"}
+        )
+    (folder / "inspect.json").write_text(json.dumps({"pictures": pictures}))
+    (folder / "layers.csv").write_text(
+        "name,type,output_shape,parameters\nconv,Conv2D,8×8×16,14480\nNA,Dense,10,0\n", "utf-8"
+    )
+
+
+def predictions(name: str) -> pd.DataFrame:
+    predicted, confidence = PREDICTED[name]
+    columns = {"actual": ACTUAL, "predicted": predicted}
+    table = pd.DataFrame({key: np.array(CLASSES)[value] for key, value in columns.items()})
+    return table.assign(confidence=confidence)
+
+
+def write_outputs(top: Path) -> None:
+    """Write what the report reads, by hand."""
+    shutil.copy(REPOSITORY / "params.yaml", top)
+    images = np.arange(6 * 16, dtype=np.float32).reshape(6, 4, 4, 1) / 96
+    write_arrays(top / "arrays/test", images, np.array(ACTUAL))
+    write = {
+        "arrays/info.json": vars(KEPT),
+        "comparison.json": {"reference": "baseline", "level": 0.95, "models": ROWS},
+        "champion.json": {"model": "batchnorm"},
+        "split.json": {
+            "rows": {"train": 8, "validation": 3, "test": 6},
+            "skipped": {"train": 1, "test": 0},
+            "duplicates": {
+                "within": {"train": 1, "validation": 0, "test": 0},
+                "across": {"train_validation": 0, "train_test": 1, "validation_test": 0},
+                "groups": [["train 1", "train 3"], ["train 2", "test 4"]],
+            },
+            "classes": [{"class": c, "train": 3, "validation": 1, "test": 2} for c in CLASSES],
+        },
+        "versions/plot.json": {"matplotlib": "3.10", "numpy": "2.4"},
+        "versions/report.json": {"numpy": "2.4"},
+    }
+    for name in PREDICTED:
+        each = [{"class": c, "recall": 0.5, "images": 2} for c in CLASSES]
+        (row,) = (row for row in ROWS if row["model"] == name)
+        write[f"test/{name}.json"] = {**row, "classes": each}
+        write_inspected(top / "inspect" / name)
+        history = {"epoch": [1, 2], "accuracy": [0.5, 0.75], "loss": [1.0, 0.5]}
+        history |= {"val_accuracy": [0.25, 0.5], "val_loss": [2.0, 1.0]}
+        for kind, table in (("history", pd.DataFrame(history)), ("predictions", predictions(name))):
+            (top / kind).mkdir(exist_ok=True)
+            table.to_csv(top / kind / f"{name}.csv", index=False)
+    for path, content in write.items():
+        (top / path).parent.mkdir(exist_ok=True)
+        (top / path).write_text(json.dumps(content))
+    for path in ("samples.png", "classes.png"):
+        (top / path).write_bytes(png(np.zeros((4, 4), np.uint8)))
+
+
+def build(top: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.report", *ARGUMENTS],
+        cwd=top, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with outputs made up, and the report on them."""
+    top = tmp_path_factory.mktemp("report")
+    write_outputs(top)
+    done = build(top)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"report: 3 models, \d\.\d MB -> plots/report.html\n", done.stdout)
+    return top
+
+
+def test_verdict_is_on_the_champion_with_its_interval():
+    said = report_parts.verdict(ROWS, "batchnorm", 0.95).replace("\N{NO-BREAK SPACE}", " ")
+    assert said == (
+        "batchnorm is not distinguishable from baseline: +33.0 points of test accuracy, "
+        "95 % interval +32.0 to +34.0."
+    )
+
+
+def test_verdict_on_a_champion_that_is_the_reference_takes_the_best_other_by_validation():
+    rows = [
+        compared("baseline", 0.9),
+        compared("plain", 0.5, **against("worse", -0.4)),
+        compared("batchnorm", 0.6, **against("worse", -0.3)),
+    ]
+    said = report_parts.verdict(rows, "baseline", 0.95)
+    assert said.startswith("batchnorm is worse than baseline: −30.0 points of test accuracy")
+
+
+def test_verdict_on_a_single_model_is_its_accuracy():
+    said = report_parts.verdict(ROWS[:1], "baseline", 0.95).replace("\N{NO-BREAK SPACE}", " ")
+    assert said == (
+        "baseline gets 50.0 % of the test images right (95 % interval 40.0 % to 60.0 %); "
+        "there is no other model to compare it with."
+    )
+
+
+def decoded(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+
+
+def test_mistakes_come_surest_first_with_their_image(monkeypatch):
+    images = np.arange(6, dtype=np.float32)[:, None, None, None] * np.full((4, 4, 1), 0.2)
+    found = report_parts.mistakes("baseline", predictions("baseline"), images, KEPT)
+    assert [(each["row"], each["confidence"]) for each in found] == [(3, 0.95), (1, 0.8), (5, 0.5)]
+    assert (found[1]["actual"], found[1]["predicted"]) == (SCRIPT, "NA")
+    assert np.unique(np.asarray(decoded(found[1]["picture"]))).tolist() == [51]  # 0.2 of 255
+    monkeypatch.setattr(report_parts, "MISTAKES", 2)
+    assert len(report_parts.mistakes("baseline", predictions("baseline"), images, KEPT)) == 2
+
+
+def test_thumbnails_are_small_and_keep_their_colours():
+    red = np.zeros((200, 100, 3), np.float32)
+    red[..., 0] = 1
+    small = decoded(report_parts.thumbnail(red))
+    assert small.size == (48, 96)
+    assert small.getpixel((20, 20)) == (255, 0, 0)
+
+
+def test_bins_of_the_reliability_diagram_are_open_on_the_left():
+    table = pd.DataFrame(
+        # (5/15, 6/15] holds 0.4 and no more; (6/15, 7/15] what is just above
+        {"actual": list("aaaa"), "predicted": list("abaa"), "confidence": [0.4, 0.39, 0.41, 1.0]}
+    )
+    rows = report_charts.reliability_rows({"one": table})
+    assert [(row["over"] * 15, row["images"]) for row in rows] == [(5, 2), (6, 1), (14, 1)]
+    assert rows[0]["accuracy"] == 0.5
+    assert rows[0]["confidence"] == pytest.approx(0.395)
+
+
+def test_confusion_counts_pairs_and_their_share_of_the_actual_class():
+    rows = report_charts.confusion_rows({"baseline": predictions("baseline")})
+    assert {(row["actual"], row["predicted"]): (row["images"], row["share"]) for row in rows} == {
+        (CLASSES[actual], CLASSES[predicted]): (1, 0.5)
+        for actual, predicted in zip(ACTUAL, PREDICTED["baseline"][0], strict=True)
+    }
+
+
+def test_losses_have_a_logarithmic_axis_unless_one_is_zero():
+    axis, scale = report_charts.loss_axis([0.03, 4])
+    assert scale.to_dict()["type"] == "log"
+    assert {0.05, 0.1, 0.2, 0.5, 1, 2} <= set(axis.to_dict()["values"])
+    assert "type" not in report_charts.loss_axis([0, 4])[1].to_dict()
+
+
+def test_inspected_pictures_keep_the_order_of_their_list(tmp_path):
+    write_inspected(tmp_path)
+    own = report_parts.inspected(tmp_path)
+    assert [each["title"] for each in own["pictures"]] == ["of z", "of a"]
+    assert np.unique(np.asarray(decoded(own["pictures"][1]["picture"]))).tolist() == [255]
+    assert own["columns"] == ["name", "type", "output shape", "parameters"]
+    assert own["rows"] == [["conv", "Conv2D", "8×8×16", "14,480"], ["NA", "Dense", "10", "0"]]
+    (tmp_path / "filters/a.png").unlink()
+    with pytest.raises(PipelineError, match=r"filters/a\.png: no such file\. Run `dvc repro`"):
+        report_parts.inspected(tmp_path)
+
+
+def test_versions_name_the_stages_that_they_decide(built):
+    assert report_parts.versions(built / "versions") == [
+        {"package": "matplotlib", "version": "3.10", "stages": "plot"},
+        {"package": "numpy", "version": "2.4", "stages": "plot, report"},
+    ]
+
+
+def test_page_is_one_small_file_with_the_same_bytes_again(built):
+    page = built / "plots/report.html"
+    before = page.read_bytes()
+    assert len(before) < 2e6
+    assert build(built).returncode == 0
+    assert page.read_bytes() == before
+
+
+def test_a_missing_input_is_one_line(tmp_path):
+    write_outputs(tmp_path)
+    (tmp_path / "history/plain.csv").unlink()
+    done = build(tmp_path)
+    assert done.stderr == "error: history/plain.csv: no such file. Run `dvc repro`\n"
+
+
+def test_params_of_the_run_are_shown_without_the_gate(built):
+    text = (built / "plots/report.html").read_text("utf-8")
+    params = text[text.index("<pre>") : text.index("</pre>")]
+    assert "\n  epochs: 20\n" in params
+    assert "\n  batchnorm:\n    architecture: batchnorm\n" in params
+    assert "gate" not in params
+
+
+# In the browser. ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-background-networking"],  # as root, in CI
+        )
+        yield found
+        found.close()
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Open]:
+    """Open a file in a browser without a network, and fail on what it loads or complains of."""
+    contexts: list[BrowserContext] = []
+    faults: list[str] = []
+
+    def note(error: object) -> None:
+        faults.append(str(error))
+
+    def refuse(dialog: Dialog) -> None:
+        faults.append(dialog.message)
+        dialog.dismiss()
+
+    def note_error(said: ConsoleMessage) -> None:
+        if said.type == "error":
+            faults.append(said.text)
+
+    def note_request(request: Request) -> None:
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            faults.append(request.url)
+
+    def visit(path: Path, width: int = 1280, charts: int = 4, **options: Any) -> Page:
+        viewport: ViewportSize = {"width": width, "height": 900}
+        context = browser.new_context(offline=True, viewport=viewport, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", note)
+        page.on("dialog", refuse)
+        page.on("console", note_error)
+        page.on("request", note_request)
+        page.goto(path.as_uri())
+        if charts:
+            page.wait_for_function(
+                f"document.querySelectorAll('svg.marks, canvas.marks').length >= {charts}"
+            )
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+@pytest.fixture
+def page(built: Path, visit: Open) -> Page:
+    return visit(built / "plots/report.html")
+
+
+@in_browser
+def test_page_draws_its_charts_without_a_network(page):
+    assert "batchnorm is not distinguishable from baseline" in page.inner_text("h1")
+    # 2 epochs of 3 models in 2 parts
+    assert page.locator("[data-chart=accuracy] .mark-symbol path[aria-label]").count() == 12
+    assert page.evaluate("performance.getEntriesByType('resource').length") == 0
+
+
+@in_browser
+def test_every_image_has_an_alternative_text(page):
+    alts = page.eval_on_selector_all("img", "images => images.map((image) => image.alt)")
+    # samples, accuracy of each class, 4 mistakes, 2 pictures of each of 3 models
+    assert len(alts) == 12
+    assert all(alts)
+    assert f"Test image 1: true {SCRIPT}, predicted NA by baseline, 80.0\xa0%" in alts
+
+
+@in_browser
+def test_a_class_name_with_html_in_it_stays_text(page):
+    assert SCRIPT in page.inner_text(".mistakes li:nth-child(2)")
+    assert page.locator("[name=actual] option").all_inner_texts() == ["any", *CLASSES]
+    labels = page.locator("[data-chart=confusion] .role-axis-label text").all_text_contents()
+    assert set(labels) == set(CLASSES)
+    page.locator("[data-chart=confusion] .layer_1_marks text").first.hover()  # its tooltip
+    page.wait_for_selector("#vg-tooltip-element.visible")
+    assert page.locator("script").count() == 2
+
+
+def column(page: Page, number: int) -> list[str]:
+    return page.locator(f".sortable tbody tr > :nth-child({number})").all_inner_texts()
+
+
+@in_browser
+def test_table_is_sorted_by_number_with_mouse_or_keyboard(page):
+    assert column(page, 10) == ["32,906", "9,000", "100,000"]
+    page.get_by_role("button", name="parameters").click()
+    assert column(page, 10) == ["9,000", "32,906", "100,000"]
+    page.keyboard.press("Enter")  # on the button, which has the focus
+    assert column(page, 10) == ["100,000", "32,906", "9,000"]
+    heading = page.locator(".sortable th", has_text="parameters")
+    assert heading.get_attribute("aria-sort") == "descending"
+
+    difference = page.get_by_role("button", name="difference")
+    difference.focus()
+    page.keyboard.press("Space")
+    # the reference has none, and comes last either way
+    assert [text.split("\n")[0] for text in column(page, 3)] == ["+30.0", "+33.0", ""]
+    page.keyboard.press("Space")
+    assert [text.split("\n")[0] for text in column(page, 3)] == ["+33.0", "+30.0", ""]
+    assert page.locator("[aria-sort]").count() == 1
+
+
+@in_browser
+def test_mistakes_are_filtered_by_pair_of_classes_and_by_model(page):
+    form = page.locator("form[data-for=mistakes]")
+    count = form.locator("output")
+    assert count.inner_text() == "4 of 4"
+    form.locator("[name=actual]").select_option(CLASSES[2])
+    form.locator("[name=predicted]").select_option(SCRIPT)
+    assert count.inner_text() == "2 of 4"
+    form.locator("[name=model]").select_option("batchnorm")
+    assert count.inner_text() == "1 of 4"
+    (left,) = page.locator(".mistakes li:visible").all_inner_texts()
+    assert left.split("\n") == [
+        f"true {CLASSES[2]}", f"predicted {SCRIPT}", "75.0\xa0%, batchnorm",
+    ]  # fmt: skip
+    form.locator("[name=predicted]").select_option("NA")
+    assert count.inner_text() == "0 of 4"
+
+
+@in_browser
+def test_confusion_matrix_is_of_the_model_that_is_chosen(page):
+    cells = page.locator("[data-chart=confusion] .layer_1_marks text")
+    # of the champion at first: one of six is wrong
+    assert sorted(cells.all_text_contents()) == ["1", "1", "2", "2"]
+    page.locator("form[data-for=confusion] select").select_option("plain")
+    page.wait_for_function(
+        "document.querySelectorAll('[data-chart=confusion] .layer_1_marks text').length === 3"
+    )
+    assert cells.all_text_contents() == ["2", "2", "2"]
+
+
+@in_browser
+def test_tabs_are_operated_with_arrow_keys(page):
+    tabs = page.get_by_role("tab")
+    assert tabs.all_inner_texts() == ["baseline", "batchnorm", "plain"]
+    tabs.first.focus()
+    for key, name in (
+        ("ArrowRight", "batchnorm"), ("End", "plain"), ("ArrowRight", "baseline"),
+        ("ArrowLeft", "plain"), ("Home", "baseline"),
+    ):  # fmt: skip
+        page.keyboard.press(key)
+        assert page.evaluate("document.activeElement.textContent") == name
+        assert page.locator("[aria-selected=true]").all_inner_texts() == [name]
+        assert page.get_by_role("tabpanel").count() == 1
+        assert page.get_by_role("tabpanel", name=name).is_visible()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "tabpanel"
+
+
+@in_browser
+def test_charts_follow_the_colour_scheme(page):
+    label = "getComputedStyle(document.querySelector('.role-axis-label text')).fill"
+    assert page.evaluate(label) == "rgb(90, 97, 107)"
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"{label} === 'rgb(163, 171, 182)'")
+
+
+@in_browser
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_checker_finds_no_serious_fault(built, visit, scheme, width):
+    page = visit(built / "plots/report.html", width, color_scheme=scheme)
+    page.eval_on_selector_all("details", "all => all.forEach((each) => each.open = true)")
+    found = Axe().run(page)["violations"]
+    assert [
+        (fault["id"], node["html"])
+        for fault in found
+        for node in fault["nodes"]
+        if fault["impact"] in ("serious", "critical")
+    ] == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width  # scrolls one way only
+
+
+@in_browser
+def test_page_can_be_read_without_scripts(built, visit):
+    page = visit(built / "plots/report.html", charts=0, java_script_enabled=False)
+    assert page.locator(".mistakes li:visible").count() == 4
+    assert page.locator(".panel:visible").count() == 3
+    assert page.locator("form:visible").count() == 0
+
+
+@pytest.fixture
+def shown(project: Path, built: Path) -> Path:
+    """The page that `dvc plots show` writes with the repository's configuration."""
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "-q", "--no-scm"], check=True)
+    for name in ("config", "plots.html"):
+        shutil.copy(REPOSITORY / ".dvc" / name, project / ".dvc")
+    (project / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    (project / "plots").mkdir()
+    shutil.copy(built / "history/baseline.csv", project / "plots/history.csv")
+    (project / "plots/predictions.csv").write_text("actual,predicted\ncat,dog\ndog,dog\n")
+    (project / "dvc.yaml").write_text(
+        "plots:\n"
+        "  - plots/history.csv: {template: linear, x: epoch, y: accuracy}\n"
+        "  - plots/predictions.csv: {template: confusion, x: predicted, y: actual}\n"
+    )
+    subprocess.run([*dvc, "plots", "show"], check=True, capture_output=True)
+    return project / "dvc_plots/index.html"
+
+
+@in_browser
+def test_dvc_plots_draw_without_a_network(shown, built, visit):
+    shutil.copy(built / "plots/vega.js", shown.parents[1] / "plots")
+    page = visit(shown, charts=2)
+    assert not page.locator("#missing").is_visible()
+
+
+def test_dvc_plots_name_no_other_host(shown):
+    assert not re.findall(r'src="https?:', shown.read_text("utf-8"))
+
+
+@in_browser
+def test_dvc_plots_say_which_file_they_miss(shown, browser):
+    page = browser.new_page()
+    page.goto(shown.as_uri())
+    page.wait_for_selector("#missing:visible")
+    assert "dvc repro report writes it" in page.inner_text("#missing").replace("\n", " ")
+    page.close()
