@@ -57,7 +57,8 @@ def write_onnx(model: "keras.Model", path: Path, classes: list[str]) -> None:
 
     model.export(path, format="onnx", verbose=False)
     written = onnx.load(path)
-    _number_weights(written.graph)
+    _number(written.graph)
+    del written.graph.value_info[:]  # of the former names; runtimes infer it
     for tensor in (*written.graph.input, *written.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "n"
     onnx.helper.set_model_props(written, {"classes": json.dumps(classes, ensure_ascii=False)})
@@ -65,15 +66,24 @@ def write_onnx(model: "keras.Model", path: Path, classes: list[str]) -> None:
     path.write_bytes(written.SerializeToString(deterministic=True))
 
 
-def _number_weights(graph) -> None:
-    """Order and name weights by their first use, which tf2onnx leaves to a set's chance."""
+def _number(graph) -> None:
+    """Order weights by first use, and name them and all nodes by number.
+
+    tf2onnx leaves these to chance, which would write other bytes for an equal model.
+    """
     used = list(dict.fromkeys(name for node in graph.node for name in node.input))
     graph.initializer.sort(key=lambda weight: used.index(weight.name))
-    names = {weight.name: f"weight_{number}" for number, weight in enumerate(graph.initializer)}
+    names = {"": ""}  # an input that is left out
+    names |= {weight.name: f"weight_{number}" for number, weight in enumerate(graph.initializer)}
+    for number, node in enumerate(graph.node):
+        node.name = f"{node.op_type}_{number}"
+        names |= {name: f"{node.name}:{i}" for i, name in enumerate(node.output)}
+    names |= {tensor.name: tensor.name for tensor in (*graph.input, *graph.output)}
     for weight in graph.initializer:
         weight.name = names[weight.name]
     for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
+        node.input[:] = [names[name] for name in node.input]
+        node.output[:] = [names[name] for name in node.output]
 
 
 def open_onnx(path: Path) -> Answer:
@@ -130,6 +140,29 @@ def compare(name: str, path: Path, answers: np.ndarray, expected: np.ndarray) ->
     return {"largest_difference": float(f"{difference:.1e}"), "agreement": agreement}
 
 
+def write(
+    name: str, path: Path, model: "keras.Model", classes: list[str], pixels: np.ndarray,
+    expected: np.ndarray,
+) -> dict[str, float]:  # fmt: skip
+    """Write a format, run it, and return how it compares; nothing is written if it fails.
+
+    Args:
+        name: One of FORMATS.
+        model: From `serving`.
+        pixels: `(n, h, w, c)` uint8.
+        expected: Keras's probabilities, `(n, k)`.
+    """
+    save, load = FORMATS[name]
+    with replacing(path) as beside:
+        with naming(name, path):
+            save(model, beside, classes)
+            answer = load(beside)
+            starts = range(0, len(pixels), BATCH_SIZE)
+            answers = [answer(pixels[start : start + BATCH_SIZE]) for start in starts]
+        compared = compare(name, path, np.concatenate(answers), expected)
+        return compared | {"bytes": beside.stat().st_size}
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for path in ("model", "arrays", *FORMATS, "metrics"):
@@ -143,8 +176,7 @@ def main(argv: list[str] | None = None) -> None:
             "Run `dvc repro`"
         )
     images, _ = arrays.load(args.arrays / "test")
-    rows = np.unique(np.linspace(0, len(images) - 1, IMAGES).astype(int))
-    normalized = images[rows]
+    normalized = images[np.unique(np.linspace(0, len(images) - 1, IMAGES).astype(int))]
     pixels = np.rint(kept.visible(normalized) * 255).astype(np.uint8)  # exact: they were 8 bits
 
     # whatever the model was trained on: the converters of both formats are TensorFlow's. No GPU,
@@ -153,26 +185,19 @@ def main(argv: list[str] | None = None) -> None:
     engine.use("tensorflow")
     from pipeline import backend, quiet
 
-    with quiet.imports():
+    with quiet.imports():  # converters and runtimes talk, too
         import keras
 
         model = backend.load(args.model)
         logits = model.predict(normalized, batch_size=BATCH_SIZE, verbose=0)
         expected = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
         served = serving(model, kept)
-        metrics: dict[str, object] = {"images": len(rows)}
-        for name, (write, opened) in FORMATS.items():
+        metrics: dict[str, object] = {"images": len(pixels)}
+        for name in FORMATS:
             path = getattr(args, name)
-            with replacing(path) as beside:
-                with naming(name, path):
-                    write(served, beside, kept.classes)
-                    answer = opened(beside)
-                    starts = range(0, len(pixels), BATCH_SIZE)
-                    answers = [answer(pixels[start : start + BATCH_SIZE]) for start in starts]
-                own = compare(name, path, np.concatenate(answers), expected)
-                metrics[name] = own | {"bytes": beside.stat().st_size}
+            metrics[name] = write(name, path, served, kept.classes, pixels, expected)
     write_json(args.metrics, metrics)
-    print(f"export: {', '.join(FORMATS)}: as Keras on {len(rows)} test images -> {args.metrics}")
+    print(f"export: {', '.join(FORMATS)}: as Keras on {len(pixels)} test images -> {args.metrics}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from PIL import Image
 from pipeline import download, evaluate, predict, preprocess, preprocessing
 from pipeline.errors import PipelineError
 from pipeline.preprocessing import Preprocessing
-from tests.conftest import png
+from tests.conftest import REPOSITORY, png
 
 
 @pytest.fixture
@@ -132,6 +135,18 @@ def test_the_table_shows_names_and_does_not_obey_them(model, capsys):
         predict.main(["--model", "model.keras", "bad\x1b[31m.png"])
     expected = "error: bad\\x1b[31m.png: is no image, or of an unknown kind\n"
     assert capsys.readouterr() == ("", expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGPIPE")
+def test_who_reads_no_further_ends_it_without_a_word(model):
+    (model / "white.png").write_bytes(white())
+    argv = [sys.executable, "-m", "pipeline.predict", "--model", "model.keras", "white.png"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, env={
+        **os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPOSITORY)})  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
 
 
 @pytest.mark.parametrize(("argv", "message"), [
