@@ -176,10 +176,27 @@ def flow(table: pd.DataFrame, name: str) -> Figure:
         table: Indexed by layer: gradient_start, gradient_end, weights_start, weights_end,
             silent, mean, variance; NaN where a layer has none.
     """
-    figure, (above, middle, below) = plt.subplots(
-        3, 1, figsize=(max(7.0, 0.5 * len(table) + 3), 8.5), sharex=True, layout="constrained"
+    parts = [_norms]
+    parts += [_silent] if table["silent"].notna().any() else []
+    parts += [_moving] if table["mean"].notna().any() else []
+    figure, panels = plt.subplots(
+        len(parts),
+        1,
+        figsize=(max(7.0, 0.5 * len(table) + 3), 1 + 2.6 * len(parts)),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
     )
     x = np.arange(len(table))
+    for axes, part in zip(panels[:, 0], parts, strict=True):
+        part(axes, x, table)
+        axes.grid(axis="y", alpha=0.3)
+    figure.suptitle(f"{name}: where it learns")
+    panels[-1, 0].set_xticks(x, table.index, rotation=60, ha="right", fontsize=8)
+    return figure
+
+
+def _norms(axes: Axes, x: np.ndarray, table: pd.DataFrame) -> None:
     kernels = table["mean"].isna()  # not of batch normalization, whose few weights do another job
     for column, style, label in (
         ("gradient_start", "o:C0", "gradient, at the start"),
@@ -189,21 +206,23 @@ def flow(table: pd.DataFrame, name: str) -> Figure:
     ):
         values = table[column].to_numpy(float)
         there = np.isfinite(values) & kernels
-        above.plot(x[there], values[there], style, label=label, markersize=4)
-    above.set(yscale="log", ylabel="L2 norm", title=f"{name}: gradients and weights")
+        axes.plot(x[there], values[there], style, label=label, markersize=4)
+    axes.set(yscale="log", ylabel="L2 norm", title="Gradients and weights")
     # plain numbers: with parse_math off, those of a log axis would show as TeX
-    above.yaxis.set_major_formatter("{x:g}")
-    above.yaxis.set_minor_formatter(NullFormatter())
-    middle.bar(x, table["silent"].fillna(0), color="C3")
-    top = max(0.05, 1.15 * table["silent"].max()) if table["silent"].notna().any() else 1
-    middle.set(ylim=(0, min(top, 1.05)), ylabel="share", title="ReLUs that no image makes positive")
-    below.bar(x - 0.2, table["mean"].fillna(0), 0.4, color="C2", label="mean: distance in σ")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _silent(axes: Axes, x: np.ndarray, table: pd.DataFrame) -> None:
+    axes.bar(x, table["silent"].fillna(0), color="C3")
+    top = min(max(0.05, 1.15 * table["silent"].max()), 1.05)
+    axes.set(ylim=(0, top), ylabel="share", title="ReLUs that no image makes positive")
+
+
+def _moving(axes: Axes, x: np.ndarray, table: pd.DataFrame) -> None:
+    axes.bar(x - 0.2, table["mean"].fillna(0), 0.4, color="C2", label="mean: distance in σ")
     ratio = np.nan_to_num(np.abs(np.log2(table["variance"].to_numpy(float))))
-    below.bar(x + 0.2, ratio, 0.4, color="C4", label="variance: factors of 2")
-    below.set(ylabel="moving against batch", title="Batch normalization, 0: as in training")
-    for axes in (above, below):
-        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    for axes in (above, middle, below):
-        axes.grid(axis="y", alpha=0.3)
-    below.set_xticks(x, table.index, rotation=60, ha="right", fontsize=8)
-    return figure
+    axes.bar(x + 0.2, ratio, 0.4, color="C4", label="variance: factors of 2")
+    axes.set(ylabel="moving against batch", title="Batch normalization, 0: as in training")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))

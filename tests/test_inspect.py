@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from keras import layers as L
+from matplotlib import pyplot as plt
 from PIL import Image
 
 from pipeline import ascent, backend, flow, inspect, inspect_plot, preprocessing
@@ -174,6 +175,16 @@ def test_pictures_are_stitched_with_room_between_them():
     assert sheet.shape == (10, 40, 1)
     assert (sheet == 0).sum() == 9 * 16
     assert corners[8] == (-0.5, 5.5)
+
+
+@pytest.mark.parametrize(("silent", "moving", "panels"), [(0.5, 1.0, 3), (np.nan, np.nan, 1)])
+def test_only_what_a_network_has_is_drawn(silent, moving, panels):
+    columns = [f"{kind}_{when}" for kind in ("gradient", "weights") for when in ("start", "end")]
+    table = pd.DataFrame({column: [1.0, 2.0] for column in columns}, index=["a", "b"])
+    figure = inspect_plot.flow(table.assign(silent=silent, mean=moving, variance=moving), "x")
+    assert len(figure.axes) == panels
+    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["a", "b"]
+    plt.close(figure)
 
 
 @pytest.fixture
