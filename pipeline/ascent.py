@@ -134,7 +134,7 @@ def _paint(
     responses.trainable = False
     count = sum(len(convolution.strongest) for convolution in some)
     canvas = Canvas(count, preprocessing, seed)
-    rows = keras.Input((), dtype="int32")
+    rows = keras.Input(batch_shape=(count,), dtype="int32")  # each layer has its own part of them
     starts = np.cumsum([0] + [len(convolution.strongest) for convolution in some])
     given = keras.tree.flatten(InUse(responses)(canvas(rows)))
     outputs = [

@@ -243,6 +243,14 @@ def test_stage_draws_the_same_pictures_twice(trained, stage):
     assert norms["gradient_end"].tolist() == pytest.approx(norms["gradient_start"], rel=0.5)
 
 
+@pytest.mark.slow
+def test_it_runs_on_jax(trained, edit, stage):
+    edit("backend: tensorflow", "backend: jax")
+    done = stage("pipeline.inspect", *ARGUMENTS)
+    said = "inspect: baseline: 24 layers, 12 pictures -> out/baseline\n"
+    assert (done.stdout, done.stderr) == (said, "")
+
+
 def test_the_table_needs_the_model_alone(trained, stage):
     (trained / "params.yaml").unlink()
     done = stage("pipeline.inspect", "models/baseline.keras", "--table")
