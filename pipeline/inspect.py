@@ -215,18 +215,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    kept = preprocessing.read(args.model)
     if args.table:
+        preprocessing.read(args.model)  # says what is wrong with a file, before Keras is imported
         engine.use(os.environ.get("KERAS_BACKEND", "tensorflow"))
         from pipeline import backend, layers
 
         show(layers.table(layers.unnested(backend.load(args.model))), args.model.stem)
         return
-    inspect(args, kept)
+    inspect(args)
 
 
-def inspect(args: argparse.Namespace, kept: preprocessing.Preprocessing) -> None:
+def inspect(args: argparse.Namespace) -> None:
     params, name = load(), args.model.stem
+    kept = preprocessing.read(args.model)
     if name not in params.all_models:
         raise PipelineError(
             f"inspect: {name} must be one of {', '.join(params.all_models)} in params.yaml"

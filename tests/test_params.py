@@ -279,11 +279,13 @@ def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
             for x in "arrays history predictions samples learning-curves class-accuracy".split()
         ]
         + ["--confusion=x", "--examples=x"],
+        "inspect": ["x"] + [f"--{x}=x" for x in "arrays split predictions out".split()],
         "report": [f"--{x}=x" for x in (*report.INPUTS, "report", "libraries")],
     }
     graph = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
     # export reads no params
-    assert set(options) | {"finetune", "evaluate_finetuned", "export"} == set(graph["stages"])
+    others = {"finetune", "evaluate_finetuned", "inspect_finetuned", "export"}
+    assert set(options) | others == set(graph["stages"])
     for name, argv in options.items():
         done = stage(f"pipeline.{name}", *argv)
         assert (done.returncode, done.stdout) == (1, "")

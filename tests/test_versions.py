@@ -87,7 +87,7 @@ def test_the_backend_that_is_not_used_does_not_count():
 @pytest.mark.parametrize(("text", "message"), [
     ("[[package]", "must be uv's lock file"),
     ("", "must be uv's lock file"),
-    ('[[package]]\nname = "keras"\nversion = "3"\n', "uv.lock: must lock altair, h5py, "),
+    ('[[package]]\nname = "keras"\nversion = "3"\n', "uv.lock: must lock .*altair, h5py, "),
 ])  # fmt: skip
 def test_what_is_no_lock_file_is_refused(tmp_path, text, message):
     path = tmp_path / "uv.lock"
