@@ -76,6 +76,7 @@ def test_both_formats_take_raw_pixels_and_name_the_classes(champion, capsys):
         assert metrics[name]["bytes"] == (champion / file).stat().st_size
 
 
+@pytest.mark.slow
 def test_the_same_bytes_twice_and_on_tensorflow_whatever_trained(project, stage):
     images = keras.Input((2, 2, 1))
     x = images

@@ -395,7 +395,8 @@ def test_only_what_is_affected_reruns(tmp_path):
     lock = (tmp_path / "uv.lock").read_text()
     newer = re.sub(r'(name = "matplotlib"\nversion = )"[\d.]+"', r'\1"99.0"', lock)
     (tmp_path / "uv.lock").write_text(newer)
-    assert clone.repro() == {"versions", "plot", "report"}
+    drawn = {f"inspect@{model}" for model in ("baseline", "batchnorm")}
+    assert clone.repro() == {"versions", "plot", "report"} | drawn
 
     clone.edit(
         "params.yaml",

@@ -218,15 +218,11 @@ ARGUMENTS = (
 ).split()
 
 
-def test_stage_draws_the_same_pictures_twice(trained, stage):
-    written = []
-    for _ in range(2):
-        done = stage("pipeline.inspect", *ARGUMENTS)
-        said = "inspect: baseline: 24 layers, 12 pictures -> out/baseline\n"
-        assert (done.stdout, done.stderr) == (said, "")
-        paths = [path for path in (trained / "out").rglob("*") if path.is_file()]
-        written.append({str(path): path.read_bytes() for path in paths})
-    assert written[0] == written[1]
+# that it draws the same a second time: `dvc repro -f` in tests/test_graph.py
+def test_stage_draws_and_lists_its_pictures(trained, stage):
+    done = stage("pipeline.inspect", *ARGUMENTS)
+    said = "inspect: baseline: 24 layers, 12 pictures -> out/baseline\n"
+    assert (done.stdout, done.stderr) == (said, "")
     found = json.loads((trained / "out/baseline/inspect.json").read_text())
     assert [picture["file"] for picture in found["pictures"]][:4] == [
         "layers.png", "feature_maps_right.png", "feature_maps_wrong.png", "grad_cam.png",
