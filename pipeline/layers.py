@@ -62,13 +62,15 @@ def unnested(model: keras.Model) -> keras.Model:
     """Return the same layers as a network of one level, whose every tensor can be asked for.
 
     Args:
-        model: Functional or Sequential, which may hold others of these as layers.
+        model: Functional or Sequential, which may hold others of these as layers. The layers of
+            these are called `body.dense` from then on: both networks may have a `dense`.
     """
     images = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype)
-    return keras.Model(images, _replay(model, images), name=model.name)
+    return keras.Model(images, _replay("", model, images), name=model.name)
 
 
-def _replay(operation: Any, *args: Any, **kwargs: Any) -> Any:
+def _replay(prefix: str, operation: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call an operation; of a network, its layers one by one, their names behind the prefix."""
     if isinstance(operation, keras.Sequential):
         operation = operation._functional
     if not isinstance(operation, keras.Model):
@@ -76,7 +78,9 @@ def _replay(operation: Any, *args: Any, **kwargs: Any) -> Any:
     inputs = args[0] if len(args) == 1 else args
 
     def replay(inner: Any) -> Any:
-        return lambda *args, **kwargs: _replay(inner, *args, **kwargs)
+        if prefix and not inner.name.startswith(prefix):
+            inner.name = prefix + inner.name
+        return lambda *args, **kwargs: _replay(f"{inner.name}.", inner, *args, **kwargs)
 
     return operation._run_through_graph(inputs, operation_fn=replay)
 
