@@ -133,4 +133,4 @@ def test_second_clone_pulls_what_the_first_pushed_and_runs_nothing(first, kind, 
     assert [name for name in made if made[name] != pulled.get(name)] == []
     # and what it then changes reruns what follows, as in the first
     second.edit("params.yaml", "champion: auto", "champion: baseline")
-    assert second.repro() == {"compare"}
+    assert second.repro() == {"compare", "report"}
