@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from pipeline.layers import CONVOLUTIONS, InUse, nodes, values_of
+from pipeline.network import CONVOLUTIONS, InUse, nodes, values_of
 from pipeline.preprocessing import Preprocessing
 
 FILTERS = 16  # of each layer: the strongest

@@ -7,9 +7,11 @@ https://proceedings.mlr.press/v9/glorot10a.html).
 
 import keras
 import numpy as np
+import pandas as pd
 
-from pipeline.layers import nodes, values_of
+from pipeline import speed
 from pipeline.measure import KeepGradients
+from pipeline.network import nodes, unnested, values_of
 
 
 def weighted(model: keras.Model) -> list[keras.Layer]:
@@ -123,3 +125,34 @@ def moving_against_batch(model: keras.Model, images: np.ndarray) -> dict[str, di
             "variance": float(np.exp(ratio.mean())),
         }
     return rows
+
+
+def table(
+    model: keras.Model,
+    start: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    loss: keras.Loss,
+) -> pd.DataFrame:
+    """Return a row a layer: norms at the start and at the end, silent ReLUs, moving averages.
+
+    Args:
+        model: Trained.
+        start: The same network before its training.
+        images: `(b, h, w, c)`, one batch.
+        labels: `(b, k)` one-hot.
+        loss: As trained with.
+    """
+    flat = unnested(model)
+    others = pd.DataFrame({"silent": pd.Series(silent(flat, images), dtype=float)})
+    moving = pd.DataFrame.from_dict(moving_against_batch(flat, images), orient="index")
+    moving = moving.reindex(columns=["mean", "variance"])
+    names = [layer.name for layer in weighted(model)]
+    rows = pd.DataFrame(index=names)
+    for when, network in (("start", start), ("end", model)):
+        # the kernels of training, since Keras's own batch normalization does not repeat to the bit
+        twin = speed.faster(network, "float32")
+        found = pd.DataFrame(norms(twin, images, labels, loss), index=names)
+        rows[[f"{kind}_{when}" for kind in found]] = found.astype(float)
+    order = [layer.name for layer in flat.layers if layer.name in {*names, *others.index}]
+    return rows.join(others, how="outer").join(moving).loc[order].rename_axis("layer")

@@ -7,8 +7,8 @@ Reference: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks v
 import keras
 import numpy as np
 
-from pipeline.layers import InUse, nodes, unnested, values_of
 from pipeline.measure import KeepGradients
+from pipeline.network import InUse, nodes, unnested, values_of
 
 
 class Held(keras.Layer):

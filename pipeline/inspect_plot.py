@@ -31,6 +31,10 @@ class Shown(NamedTuple):
         return f"true {self.actual}\npredicted {self.predicted}, {self.confidence:.0%}"
 
     @property
+    def words(self) -> str:
+        return self.title.replace("\n", ", ")
+
+    @property
     def color(self) -> str:
         return "black" if self.actual == self.predicted else WRONG
 
@@ -133,7 +137,7 @@ def feature_maps(shown: Shown, maps: dict[str, np.ndarray]) -> Figure:
     figure, lines = plt.subplots(
         lines_count, 1, figsize=(9, 0.4 + lines_count), squeeze=False, layout="constrained"
     )
-    figure.suptitle(shown.title.replace("\n", ", "), fontsize=10, color=shown.color)
+    figure.suptitle(shown.words, fontsize=10, color=shown.color)
     _sheet(lines[0, 0], [shown.image])
     for axes, (name, values) in zip(lines[1:, 0], maps.items(), strict=True):
         order = np.argsort(-np.abs(values).mean(axis=(0, 1)), kind="stable")[:COLUMNS]

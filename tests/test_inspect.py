@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline import ascent, backend, flow, inspect, inspect_plot, preprocessing
 from pipeline.grad_cam import grad_cam
-from pipeline.layers import unnested
+from pipeline.network import unnested
 from pipeline.preprocessing import Preprocessing
 from tests.conftest import write_arrays
 

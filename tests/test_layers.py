@@ -7,6 +7,7 @@ from keras import layers as L
 
 from pipeline import layers
 from pipeline.architectures import baseline, batchnorm, tutorial
+from pipeline.network import unnested
 
 
 def network(shape, *stack):
@@ -14,7 +15,7 @@ def network(shape, *stack):
 
 
 def table(model):
-    return layers.table(layers.unnested(model))
+    return layers.table(unnested(model))
 
 
 def total(*arguments):
@@ -117,10 +118,10 @@ def test_a_network_within_a_network_is_shown_layer_by_layer():
     images = keras.Input((8, 8, 1), name="images")
     features = L.Flatten(name="flatten")(body(images))
     model = keras.Model(images, L.Dense(3, name="dense")(features))
-    flat = layers.unnested(model)
+    flat = unnested(model)
     names = [row.name for row in layers.table(flat)]
     assert names[1:] == ["body.dense", "body.relu", "flatten", "dense"]
-    assert [row.name for row in layers.table(layers.unnested(model))][1:] == names[1:]
+    assert [row.name for row in layers.table(unnested(model))][1:] == names[1:]
     values = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
     assert np.array_equal(flat(values), model(values))
 
