@@ -22,7 +22,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import arrays, engine, preprocessing
+from pipeline import arrays, engine, preprocessing, tables
 from pipeline.errors import PipelineError, run
 from pipeline.files import replacing, write_json
 from pipeline.params import load
@@ -108,11 +108,7 @@ def inspect(args: argparse.Namespace) -> None:
         raise PipelineError(
             f"inspect: {name} must be one of {', '.join(params.all_models)} in params.yaml"
         )
-    if not args.predictions.is_file():
-        raise PipelineError(f"{args.predictions}: no such file. Run `dvc repro`")
-    # a class may be called NA, or 7
-    text = {"actual": str, "predicted": str}
-    predictions = pd.read_csv(args.predictions, dtype=text, keep_default_na=False)
+    predictions = tables.read(args.predictions)
     images, labels = arrays.load(args.arrays / "train")
     train, _ = arrays.read_split(args.split, len(labels))
     tested, _ = arrays.load(args.arrays / "test")

@@ -21,8 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
-from pipeline import arrays
-from pipeline.errors import PipelineError, run
+from pipeline import arrays, tables
+from pipeline.errors import run
 from pipeline.files import read_json, replacing
 from pipeline.params import load
 from pipeline.preprocessing import Preprocessing
@@ -157,13 +157,6 @@ def save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise PipelineError(f"{path}: no such file. Run `dvc repro`")
-    # a class may be called NA, or 7
-    return pd.read_csv(path, dtype={"actual": str, "predicted": str}, keep_default_na=False)
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     inputs = ("arrays", "history", "predictions")
@@ -176,8 +169,10 @@ def main(argv: list[str] | None = None) -> None:
     matplotlib.use("agg")
     matplotlib.rcParams["text.parse_math"] = False  # a class name may hold a $
     kept = Preprocessing.of(read_json(args.arrays / "info.json"))
-    histories = {name: read_table(args.history / f"{name}.csv") for name in params.all_models}
-    predictions = {name: read_table(args.predictions / f"{name}.csv") for name in params.all_models}
+    histories = {name: tables.read(args.history / f"{name}.csv") for name in params.all_models}
+    predictions = {
+        name: tables.read(args.predictions / f"{name}.csv") for name in params.all_models
+    }
     images, labels = arrays.load(args.arrays / "train")
     save(samples(images, labels, kept), args.samples)
     save(learning_curves(histories), args.learning_curves)

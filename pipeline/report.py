@@ -18,7 +18,7 @@ import vl_convert
 import yaml
 from pydantic import BaseModel
 
-from pipeline import arrays
+from pipeline import arrays, tables
 from pipeline import report_charts as charts
 from pipeline import report_parts as parts
 from pipeline.errors import run
@@ -28,7 +28,6 @@ from pipeline.preprocessing import Preprocessing
 from pipeline.schema import Params
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-TEXT = {"actual": str, "predicted": str}  # a class may be called 7
 INPUTS = (
     "arrays", "versions", "split", "comparison", "champion", "test", "history", "predictions",
     "samples", "class-accuracy", "inspect",
@@ -108,8 +107,8 @@ def gather(args: argparse.Namespace) -> dict[str, Any]:
     rows = comparison["models"]
     names = [row["model"] for row in rows]
     kept = Preprocessing.of(read_json(args.arrays / "info.json"))
-    histories = {name: parts.read_table(args.history / f"{name}.csv") for name in names}
-    predictions = {name: parts.read_table(args.predictions / f"{name}.csv", TEXT) for name in names}
+    histories = {name: tables.read(args.history / f"{name}.csv") for name in names}
+    predictions = {name: tables.read(args.predictions / f"{name}.csv") for name in names}
     images, _ = arrays.load(args.arrays / "test")
     mistakes = [parts.mistakes(name, predictions[name], images, kept) for name in names]
     return {

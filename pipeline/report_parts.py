@@ -54,12 +54,6 @@ def verdict(rows: list[dict], champion: str, level: float) -> str:
     )
 
 
-def read_table(path: Path, dtype: Any = None) -> pd.DataFrame:
-    if not path.is_file():
-        raise PipelineError(f"{path}: no such file. Run `dvc repro`")
-    return pd.read_csv(path, dtype=dtype, keep_default_na=False)  # a class may be called NA
-
-
 def data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
@@ -105,7 +99,7 @@ def inspected(folder: Path) -> dict[str, Any]:
         {"title": each["title"], "alt": each["alt"], "picture": picture(folder / each["file"])}
         for each in read_json(folder / "inspect.json")["pictures"]
     ]
-    layers = read_table(folder / "layers.csv", dtype=str)
+    layers = pd.read_csv(folder / "layers.csv", dtype=str, keep_default_na=False)
     return {
         "pictures": pictures,
         "columns": [name.replace("_", " ") for name in layers.columns],

@@ -59,6 +59,7 @@ LEAVES = {
     "hosts": {"errors"},
     "batches": {"hosts"},
     "preprocessing": {"errors"},
+    "tables": {"errors"},
     "images": {"errors", "preprocessing", "raw"},
     "decoding": {"arrays", "errors", "images", "raw"},
     "study_plot": {"files"},
@@ -146,6 +147,7 @@ ALLOWED = {
         "network",
         "preprocessing",
         "recipe",
+        "tables",
         "whitening",
     },
     "versions": {"params", "errors", "files"},
@@ -167,7 +169,7 @@ ALLOWED = {
     "gate": {"params", "errors", "files", "answers", "paired"},
     "predict": {"errors", "images", "preprocessing", "engine", "backend"},
     "export": {"errors", "files", "arrays", "preprocessing", "engine", "backend", "quiet"},
-    "plot": {"params", "errors", "files", "arrays", "preprocessing"},
+    "plot": {"params", "errors", "files", "arrays", "preprocessing", "tables"},
     "report": {
         "params",
         "errors",
@@ -177,6 +179,7 @@ ALLOWED = {
         "report_charts",
         "report_parts",
         "schema",
+        "tables",
     },
     "study": {
         "params",
