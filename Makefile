@@ -11,7 +11,7 @@ PARALLEL := -n logical --maxprocesses 4 --dist loadgroup  # a worker holds Tenso
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help repro doctor study test test-slow check format schema bench report clean-checkpoints
+.PHONY: help repro doctor study test test-slow check format schema bench report demo clean-checkpoints
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -46,6 +46,9 @@ study: $(READY)  ## run one study of studies/, as in make study NAME=padding
 report:  ## open the report of the last run in the browser
 	@test -f plots/report.html || { echo "error: no plots/report.html yet. Run make repro" >&2; exit 1; }
 	@python3 -m webbrowser -t "file://$(CURDIR)/plots/report.html"
+
+demo: $(READY)  ## a page on this machine: drop an image, see its classes and where a model looks
+	@python -m pipeline.demo
 
 test: $(READY)  ## run the tests, without the slow ones
 	pytest $(PARALLEL)

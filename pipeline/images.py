@@ -20,7 +20,7 @@ DAMAGED = (
 
 
 class BadImage(Exception):
-    """A file that is no image, damaged, or of a kind with more than 8 bits; says which."""
+    """A file that is no image, damaged, or of a kind whose white is not known; says which."""
 
 
 class ColourAmongGrey(Exception):
@@ -28,7 +28,7 @@ class ColourAmongGrey(Exception):
 
 
 def open_image(encoded: bytes) -> Image.Image:
-    """Open an encoded image, turned the way its camera was held.
+    """Open an encoded image, turned the way its camera was held, with 8 bits a channel.
 
     Raises:
         BadImage: It cannot be.
@@ -36,15 +36,17 @@ def open_image(encoded: bytes) -> Image.Image:
     if not encoded:
         raise BadImage("is empty")
     try:
-        image = Image.open(io.BytesIO(encoded))
+        image: Image.Image = Image.open(io.BytesIO(encoded))
         ImageOps.exif_transpose(image, in_place=True)
         image.load()
     except UnidentifiedImageError:
         raise BadImage("is no image, or of an unknown kind") from None
     except DAMAGED as error:
         raise BadImage(f"is damaged ({error})") from None
+    if image.mode.startswith("I;16"):  # grey; by the high byte, as Pillow reads colour of 16 bits
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode not in GREY_MODES + COLOUR_MODES:
-        raise BadImage(f"must have 8 bits a channel (has mode {image.mode})")
+        raise BadImage(f"must have 8 or 16 bits a channel (has mode {image.mode})")
     return image
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 from pipeline import arrays
 from pipeline.raw import Example
@@ -22,6 +23,20 @@ ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the stages, before Keras is imported
 if "TFDS_DATA_DIR" in os.environ:  # stages run in folders of their own
     os.environ["TFDS_DATA_DIR"] = str(Path(os.environ["TFDS_DATA_DIR"]).resolve())
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+in_browser = pytest.mark.skipif(not CHROMIUM, reason="neither chromium nor google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-background-networking"],  # as root, in CI
+        )
+        yield found
+        found.close()
 
 
 @pytest.fixture
@@ -126,7 +141,7 @@ EXPORT = (
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Encode `(h, w)` grey or `(h, w, 3)` colour, uint8 or uint16, as PNG."""
+    """Encode `(h, w)` grey or `(h, w, 3)` colour, uint8, as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()

@@ -168,6 +168,16 @@ ALLOWED = {
     # no stage, and as little as one imported by a stage
     "gate": {"params", "errors", "files", "answers", "paired"},
     "predict": {"errors", "images", "preprocessing", "engine", "backend"},
+    "demo": {
+        "errors",
+        "files",
+        "arrays",
+        "preprocessing",
+        "images",
+        "backend",
+        "grad_cam",
+        "predict",
+    },
     "export": {"errors", "files", "arrays", "preprocessing", "engine", "backend", "quiet"},
     "plot": {"params", "errors", "files", "arrays", "preprocessing", "tables"},
     "report": {
@@ -300,10 +310,21 @@ def test_datasets_import_no_stage():
         assert own_imports(path, REPOSITORY) <= {"errors", "quiet", "raw"}, path
 
 
-# predict and export: not before their arguments are known to be right
+# predict, demo and export: not before their arguments are known to be right
 @pytest.mark.parametrize(
     "stage",
-    ["preprocess", "split", "compare", "plot", "report", "doctor", "gate", "predict", "export"],
+    [
+        "preprocess",
+        "split",
+        "compare",
+        "plot",
+        "report",
+        "doctor",
+        "gate",
+        "predict",
+        "demo",
+        "export",
+    ],
 )
 def test_stage_without_need_of_keras_does_not_import_it(stage):
     code = f"import sys, pipeline.{stage}; print(*{{m.split('.')[0] for m in sys.modules}})"

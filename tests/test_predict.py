@@ -100,15 +100,15 @@ def test_what_is_no_image_is_named_and_the_others_are_predicted(model, stage):
     (model / "a.png").write_bytes(white())
     (model / "b.txt").write_text("no image")
     (model / "c.png").write_bytes(white(size=(64, 64))[:70])
-    (model / "d.png").write_bytes(png(np.zeros((2, 2), np.uint16)))  # training refuses it too
+    Image.new("F", (2, 2)).save(model / "d.tiff")  # training refuses it too
     (model / "e.png").write_bytes(white())
-    names = ["a.png", "b.txt", "c.png", "d.png", "e.png"]
+    names = ["a.png", "b.txt", "c.png", "d.tiff", "e.png"]
     done = stage("pipeline.predict", "--model", "model.keras", "--json", *names)
     assert done.returncode == 1
     errors = done.stderr.splitlines()
     assert errors[0] == "error: b.txt: is no image, or of an unknown kind"
     assert errors[1].startswith("error: c.png: is damaged (")
-    assert errors[2:] == ["error: d.png: must have 8 bits a channel (has mode I;16)"]
+    assert errors[2:] == ["error: d.tiff: must have 8 or 16 bits a channel (has mode F)"]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["file"] for row in rows] == names
     assert [row.get("error", "")[:5] for row in rows] == ["", "is no", "is da", "must ", ""]

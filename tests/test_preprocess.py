@@ -185,6 +185,13 @@ def test_photographs_are_turned_the_way_the_camera_was_held(kind, orientation, e
     assert images.open_image(photo).size == ((4, 2) if orientation < 5 else (2, 4))
 
 
+def test_grey_of_16_bits_is_read_by_its_high_byte_as_colour_is():
+    deep = np.array([[0, 255], [256, 65535]], np.uint16)
+    for kind in ("PNG", "TIFF"):
+        image = images.open_image(encode(Image.fromarray(deep), kind))
+        assert np.asarray(image).tolist() == [[0, 0], [1, 255]]
+
+
 WHOLE = encode(Image.effect_noise((40, 40), 50), "JPEG")
 NOISE = png(np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8))
 BAD = {
@@ -193,8 +200,8 @@ BAD = {
     "half.jpg": (WHOLE[: len(WHOLE) // 2], "is damaged (image file is truncated"),
     "half.png": (NOISE[: len(NOISE) // 2], "is damaged (image file is truncated"),
     "head.png": (NOISE[:20], "is damaged ("),
-    "deep.png": (
-        png(np.zeros((2, 3), np.uint16)), "must have 8 bits a channel (has mode I;16)",
+    "real.tiff": (
+        encode(Image.new("F", (3, 2)), "TIFF"), "must have 8 or 16 bits a channel (has mode F)",
     ),
 }  # fmt: skip
 

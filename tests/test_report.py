@@ -25,17 +25,14 @@ from playwright.sync_api import (
     Page,
     Request,
     ViewportSize,
-    sync_playwright,
 )
 
 from pipeline import report_charts, report_parts
 from pipeline.errors import PipelineError
 from pipeline.preprocessing import Preprocessing
-from tests.conftest import REPOSITORY, png, write_arrays
+from tests.conftest import REPOSITORY, in_browser, png, write_arrays
 
 pytestmark = pytest.mark.xdist_group("report")  # one page and one browser for all
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-in_browser = pytest.mark.skipif(not CHROMIUM, reason="neither chromium nor google-chrome")
 
 SCRIPT = "<script>alert(1)</script>"
 CLASSES = [SCRIPT, "NA", '7 "$x$" & co']
@@ -274,17 +271,6 @@ def test_params_of_the_run_are_shown_without_the_gate(built):
 
 
 # In the browser. ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-background-networking"],  # as root, in CI
-        )
-        yield found
-        found.close()
 
 
 Open = Callable[..., Page]
