@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import gradio
     import keras
 
+HOST = "127.0.0.1"  # nobody else's
 CHAMPION = "champion"
 TOP = 5  # classes to name
 EXAMPLES = 8  # test images to begin with
@@ -185,12 +186,15 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError("gradio is not installed. Run `uv sync --group demo`")
     choose_engine()
     trained(next(iter(found.values())))  # before anyone waits for it
+    # Gradio asks itself whether it answers, which a company's proxy would be sent
+    spared = os.environ.get("no_proxy", os.environ.get("NO_PROXY"))
+    os.environ["no_proxy"] = f"{spared},{HOST}" if spared else HOST
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # uploads go with it
         (Path(folder) / "examples").mkdir()
         blocks = page(found, examples(args.arrays, Path(folder) / "examples"))
         _, url, _ = blocks.launch(
-            server_name="127.0.0.1",
+            server_name=HOST,
             share=False,
             inbrowser=True,
             quiet=True,

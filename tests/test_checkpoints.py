@@ -167,9 +167,10 @@ def learn(architecture: str, build: dict, own: dict, **more: Any) -> tuple[list,
 
 RANDOM = {"flip": "both", "shift": 0.1, "crop": 1, "crop_fill": "zeros", "rotation": 10.0,
           "cutout": 0.1}  # fmt: skip
+SMALL = {"depth": 2, "filters": 8, "dropout": 0.3, "batch_norm": True}
 EVERYTHING = [
     # dropout, batch normalization's averages, Adam's moments, random augmentation
-    ("batchnorm", {}, {"epochs": 4, "augment": RANDOM, "schedule": "one_cycle"}),
+    ("plain", SMALL, {"epochs": 4, "augment": RANDOM, "schedule": "one_cycle"}),
     # each image mirrored in every other epoch, a frozen whitened layer, averaged weights
     ("airnet", {"widths": [4, 4]},
      {"epochs": 4, "optimizer": "sgd", "momentum": 0.9, "schedule": "triangular", "whiten": True,

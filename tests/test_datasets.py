@@ -496,6 +496,7 @@ PREPARE = """if True:
 """
 
 
+@pytest.mark.slow
 def test_any_prepared_data_set_of_tfds_works_without_network(project, edit, stage):
     """A small `mnist` written by TFDS itself, once with a train part only."""
     edit("dataset: digits", "dataset: mnist")
@@ -559,6 +560,7 @@ def test_a_damaged_tfrecord_is_one_line_and_the_last_good_files_stay(project, ed
     assert not (project / ".raw.part").exists()
 
 
+@pytest.mark.slow
 @needs_cifar10
 def test_cifar10_comes_from_the_prepared_copy_as_it_is(project, edit, stage):
     edit("dataset: digits", "dataset: cifar10")

@@ -347,10 +347,19 @@ def test_plots_name_outputs_of_the_graph():
         assert any(re.fullmatch(p, path) or re.match(path + "/", p) for p in pattern), path
 
 
-class Clone:
-    """A copy of the repository with Git and DVC of its own, and a shorter training."""
+BATCHNORM = "  batchnorm:\n    architecture: batchnorm\n    train: {batch_size: 32}\n"
 
-    def __init__(self, folder: Path):
+
+class Clone:
+    """A copy of the repository with Git and DVC of its own, and a shorter training.
+
+    Args:
+        folder: Where to; it exists.
+        alone: Leave the model batchnorm out, where one is enough.
+        epochs: Of every model.
+    """
+
+    def __init__(self, folder: Path, alone: bool = False, epochs: int = 20):
         self.folder = folder
         tracked = subprocess.run(
             ["git", "ls-files", "-co", "--exclude-standard"],
@@ -361,6 +370,9 @@ class Clone:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(REPOSITORY / name, folder / name)
         (folder / "dvc.lock").unlink(missing_ok=True)
+        self.edit("params.yaml", "epochs: 20", f"epochs: {epochs}")
+        if alone:
+            self.edit("params.yaml", BATCHNORM, "")
         self.run("git", "init", "-q", "-b", "main")
         self.run("git", "config", "user.email", "test@example.org")
         self.run("git", "config", "user.name", "test")
@@ -415,8 +427,7 @@ PARAMETERS = {"logistic_bn": 301_070, "wide_bn": 35_114, "deep_bn": 10_034}
 
 @pytest.mark.slow
 def test_only_what_is_affected_reruns(tmp_path):
-    clone = Clone(tmp_path)
-    clone.edit("params.yaml", "epochs: 20", "epochs: 1")
+    clone = Clone(tmp_path, epochs=1)
     # by name: what follows the champion must not depend on luck
     clone.edit("params.yaml", "champion: auto", "champion: baseline")
     everything = {"versions", "download", "preprocess", "split", "export"} | EACH | LAST
@@ -434,11 +445,7 @@ def test_only_what_is_affected_reruns(tmp_path):
         "architecture: batchnorm",
         "architecture: batchnorm\n    build: {dense_dropout: 0.4}",
     )
-    own = of("batchnorm")
-    assert clone.repro() == own | LAST
-
-    clone.edit("pipeline/architectures/batchnorm.py", "layers.Dense(256", "layers.Dense(128")
-    assert clone.repro() == own | LAST
+    assert clone.repro() == of("batchnorm") | LAST
 
     clone.edit("params.yaml", "champion: baseline", "champion: batchnorm")
     assert clone.repro() == {"compare", "export", "report"}
@@ -446,19 +453,27 @@ def test_only_what_is_affected_reruns(tmp_path):
     clone.edit("pipeline/plot.py", "GRID = 5", "GRID = 5  # a comment")
     assert clone.repro() == {"plot"}
 
+    # from here on less than all, which takes less time
+    def compared(*models: str) -> set[str]:
+        return {f"{stage}@{m}" for stage in ("train", "evaluate") for m in models} | {"compare"}
+
+    clone.edit("pipeline/architectures/batchnorm.py", "layers.Dense(256", "layers.Dense(128")
+    assert clone.repro("compare") == compared("batchnorm")
+
     clone.edit("params.yaml", "epochs: 1\n", "epochs: 2\n")
-    assert clone.repro() == EACH | LAST | {"export"}
+    assert clone.repro("compare") == compared("baseline", "batchnorm")
 
     clone.edit("params.yaml", "validation: 0.2", "validation: 0.3")
-    assert clone.repro() == {"split"} | EACH | LAST | {"export"}
+    assert clone.repro("compare") == {"split"} | compared("baseline", "batchnorm")
 
     clone.edit("params.yaml", "normalize: unit", "normalize: standardize")
-    assert clone.repro() == {"preprocess", "split"} | EACH | LAST | {"export"}
+    again = {"preprocess", "split"} | compared("baseline", "batchnorm")
+    assert clone.repro("compare") == again
 
     source = (tmp_path / "pipeline/architectures/baseline.py").read_text()
     (tmp_path / "pipeline/architectures/wider.py").write_text(source.replace("(16, 32", "(24, 32"))
     clone.edit("params.yaml", "models:\n", "models:\n  wider: {architecture: wider}\n")
-    assert clone.repro() == of("wider") | LAST
+    assert clone.repro("compare", "inspect@wider") == of("wider") | {"compare"}
 
 
 def write_digits(top: Path, digits: range, per_class: int) -> None:
@@ -475,12 +490,11 @@ def write_digits(top: Path, digits: range, per_class: int) -> None:
 
 @pytest.mark.slow
 def test_a_model_of_some_digits_is_fine_tuned_on_others(tmp_path):
-    clone = Clone(tmp_path)
+    clone = Clone(tmp_path, alone=True, epochs=10)
     write_digits(tmp_path / "low", range(5), 100)
     write_digits(tmp_path / "high", range(5, 10), 20)
     clone.edit("params.yaml", "dataset: digits", "dataset: folder")
     clone.edit("params.yaml", "folder: data/folder", "folder: low")
-    clone.edit("params.yaml", "epochs: 20", "epochs: 10")
     clone.repro("train@baseline")
     shutil.copy(tmp_path / "models/baseline.keras", tmp_path / "models/kept.keras")
 
@@ -496,7 +510,7 @@ def test_a_model_of_some_digits_is_fine_tuned_on_others(tmp_path):
     )
     mine, following = (of(name, "finetune") for name in ("mine", "next"))
     ran = clone.repro() - {"export"}
-    assert ran == {"download", "preprocess", "split"} | EACH | mine | following | LAST
+    assert ran == {"download", "preprocess", "split"} | of("baseline") | mine | following | LAST
     metrics = json.loads((tmp_path / "metrics/test/mine.json").read_text())
     # five classes of which the kept layers have seen no image, 16 to learn from of each. Guesses
     # are right once in 5, and for 20 of these 50 once in a thousand; measured: 0.62
@@ -506,23 +520,23 @@ def test_a_model_of_some_digits_is_fine_tuned_on_others(tmp_path):
 
     # another file: what starts from it, and nothing else
     shutil.copy(tmp_path / "models/baseline.keras", tmp_path / "models/kept.keras")
-    assert clone.repro() - {"export"} == mine | LAST
+    tuned = {"finetune@mine", "evaluate_finetuned@mine", "compare"}
+    assert clone.repro("compare") == tuned
     # a source of the graph itself: what changes it comes first
     clone.edit("params.yaml", "architecture: baseline\n    build:", "architecture: baseline\n"
                "    train: {batch_size: 16}\n    build:")  # fmt: skip
-    ran = clone.repro() - {"export"}
-    assert ran == of("baseline") | following | LAST
+    following = {"finetune@next", "evaluate_finetuned@next", "compare"}
+    assert clone.repro("compare") == {"train@baseline", "evaluate@baseline"} | following
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CATS_VS_DOGS.is_dir(), reason="CATS_VS_DOGS_DIR names no folder")
 def test_photographs_train_the_batch_normalized_classifiers(tmp_path):
-    clone = Clone(tmp_path)
+    clone = Clone(tmp_path, epochs=2)
     for old, new in (
         ("dataset: digits", "dataset: folder"),
         ("folder: data/folder", f"folder: {CATS_VS_DOGS}"),
         ("image_size: null", "image_size: [224, 224]"),
-        ("epochs: 20", "epochs: 2"),
         ("batch_size: 32", "batch_size: 10"),
         ("reference: baseline", "reference: logistic_bn"),
     ):
@@ -535,7 +549,7 @@ def test_photographs_train_the_batch_normalized_classifiers(tmp_path):
     )
     text = re.sub(r"(?s)\nmodels:\n.*?\n\n", f"\nmodels:\n{models}\n", text)
     (tmp_path / "params.yaml").write_text(text)
-    clone.repro()
+    clone.repro("compare", "plot", "inspect@deep_bn")
     rows = json.loads((tmp_path / "metrics/comparison.json").read_text())["models"]
     assert {row["model"]: row["parameters"] for row in rows} == PARAMETERS
     split = json.loads((tmp_path / "metrics/split.json").read_text())

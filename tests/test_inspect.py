@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from pipeline import ascent, backend, flow, inspect, inspect_plot, preprocessing
+from pipeline.architectures import batchnorm, plain
 from pipeline.grad_cam import grad_cam
 from pipeline.network import unnested
 from pipeline.preprocessing import Preprocessing
@@ -203,8 +204,6 @@ def trained(project, edit):
     table.to_csv(project / "predictions.csv", index=False)
     edit("  baseline:\n    architecture: baseline", "  baseline:\n    architecture: batchnorm")
     edit("dropout: 0.0", "dense_dropout: 0.5")
-    from pipeline.architectures import batchnorm
-
     backend.make_repeatable(0)
     path = project / "models/baseline.keras"
     backend.save(batchnorm.build((8, 8, 1), 2, dense_dropout=0.5), path)
@@ -242,8 +241,13 @@ def test_stage_draws_and_lists_its_pictures(trained, stage):
 @pytest.mark.slow
 def test_it_runs_on_jax(trained, edit, stage):
     edit("backend: tensorflow", "backend: jax")
+    edit("  baseline:\n    architecture: batchnorm", "  baseline:\n    architecture: plain")
+    edit("dense_dropout: 0.5", "depth: 2")
+    path = trained / "models/baseline.keras"
+    backend.save(plain.build((8, 8, 1), 2, depth=2), path)
+    preprocessing.store(path, UNIT)
     done = stage("pipeline.inspect", *ARGUMENTS)
-    said = "inspect: baseline: 24 layers, 12 pictures -> out/baseline\n"
+    said = "inspect: baseline: 5 layers, 8 pictures -> out/baseline\n"
     assert (done.stdout, done.stderr) == (said, "")
 
 

@@ -61,16 +61,14 @@ class Repro:
         return False
 
 
-def prepare(folder: Path) -> Clone:
+def prepare(folder: Path, alone: bool = False) -> Clone:
     folder.mkdir()
-    clone = Clone(folder)
-    clone.edit("params.yaml", "epochs: 20", "epochs: 4")
-    return clone
+    return Clone(folder, alone, epochs=4)
 
 
 @pytest.mark.slow
 def test_killed_in_every_stage_the_results_are_the_same_to_the_bit(tmp_path):
-    whole, killed = prepare(tmp_path / "whole"), prepare(tmp_path / "killed")
+    whole, killed = (prepare(tmp_path / name, alone=True) for name in ("whole", "killed"))
     began: dict[str, float] = {}
     for line in (run := Repro(whole.folder)).lines():
         if found := RUNNING.search(line):

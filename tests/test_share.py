@@ -18,7 +18,6 @@ from tests.test_graph import Clone
 # one worker runs both: the graph runs once
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("share")]
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
-BATCHNORM = "  batchnorm:\n    architecture: batchnorm\n    train: {batch_size: 32}\n"
 UP_TO_DATE = "Data and pipelines are up to date."
 
 
@@ -49,9 +48,7 @@ def outputs(clone: Clone) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def first(tmp_path_factory) -> Clone:
     """A clone whose graph has run, with one model and one epoch, and is committed."""
-    clone = Clone(tmp_path_factory.mktemp("first"))
-    clone.edit("params.yaml", "epochs: 20", "epochs: 1")
-    clone.edit("params.yaml", BATCHNORM, "")
+    clone = Clone(tmp_path_factory.mktemp("first"), alone=True, epochs=1)
     clone.repro()
     clone.commit("run")
     return clone

@@ -88,6 +88,7 @@ def test_training_from_float16_is_the_same_to_the_bit(prepared, stage):
         assert one == other
 
 
+@pytest.mark.slow
 def test_read_from_disk_ten_times_the_images_need_no_more_memory(prepared, stage, edit):
     edit("epochs: 2", "epochs: 1")
     program = """if True:
