@@ -45,7 +45,7 @@ study: $(READY)  ## run one study of studies/, as in make study NAME=padding
 
 report:  ## open the report of the last run in the browser
 	@test -f plots/report.html || { echo "error: no plots/report.html yet. Run make repro" >&2; exit 1; }
-	@python3 -m webbrowser -t "file://$(CURDIR)/plots/report.html"
+	@python3 -c 'import pathlib, webbrowser; webbrowser.open_new_tab(pathlib.Path("plots/report.html").resolve().as_uri())'
 
 demo: $(READY)  ## a page on this machine: drop an image, see its classes and where a model looks
 	@python -m pipeline.demo

@@ -3,23 +3,25 @@
     make demo       Ctrl-C ends it
 
 Not a stage. It answers at 127.0.0.1 alone, and loads nothing from elsewhere; images that are
-dropped on it are deleted when it ends.
+dropped on it are deleted when it is ended, by Ctrl-C or by closing the terminal.
 
 Reads   models/*.keras; data/arrays/test, for images to begin with
 """
 
 import argparse
 import os
+import signal
 import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy.special import softmax
 
 from pipeline import arrays, preprocessing
@@ -37,7 +39,7 @@ HOST = "127.0.0.1"  # nobody else's
 CHAMPION = "champion"
 TOP = 5  # classes to name
 EXAMPLES = 8  # test images to begin with
-SHOWN = (480, 480)  # at most so many pixels are shown of an image
+SHOWN = 480  # pixels, the longer side of a heat map
 UPLOAD = "100mb"
 GIVEN = "The image"
 ENLARGED = f'img[alt="{GIVEN}"] {{object-fit: contain !important}}'  # also one of 8×8 pixels
@@ -50,18 +52,30 @@ def models(folder: Path) -> dict[str, Path]:
     Raises:
         PipelineError: There is none.
     """
-    found = {path.stem: path for path in sorted(folder.glob("*.keras"))}
+    # not those that train is writing
+    named = (path for path in sorted(folder.glob("*.keras")) if not path.name.startswith("."))
+    found = {path.stem: path for path in named}
     if not found:
         raise PipelineError(f"{folder}: must hold a .keras file. Got none. Run `make repro`")
     return dict(sorted(found.items(), key=lambda item: item[0] != CHAMPION))
 
 
-@cache
 def trained(path: Path) -> tuple["keras.Model", Preprocessing]:
+    """Return a model of one level and what it takes, as its file is now.
+
+    Raises:
+        PipelineError: The file is no longer there, or damaged.
+    """
+    return _trained(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@lru_cache(maxsize=4)
+def _trained(path: Path, written: int) -> tuple["keras.Model", Preprocessing]:
     from pipeline import backend
+    from pipeline.network import unnested
 
     kept = preprocessing.read(path)
-    return backend.load(path), kept
+    return unnested(backend.load(path)), kept
 
 
 def answer(path: Path, encoded: bytes) -> dict[str, float]:
@@ -77,13 +91,17 @@ def answer(path: Path, encoded: bytes) -> dict[str, float]:
 
 
 def looks(path: Path, encoded: bytes, name: str) -> Image.Image | None:
-    """Draw on an image where a model looks for a class; None if it has no feature map.
+    """Draw on an image where a model looks for a class.
+
+    None if it does not know the class, or has no feature map.
 
     Raises: As `answer`.
     """
     from pipeline.grad_cam import grad_cam
 
     model, kept = trained(path)
+    if name not in kept.classes:  # chosen while another model was asked
+        return None
     image = open_image(encoded)
     heat = grad_cam(model, kept.apply(image)[None], np.array([kept.classes.index(name)]))
     return None if heat is None else overlaid(image, heat[0])
@@ -91,7 +109,9 @@ def looks(path: Path, encoded: bytes, name: str) -> Image.Image | None:
 
 def overlaid(image: Image.Image, heat: np.ndarray) -> Image.Image:
     """Lay a heat map `(h, w)` in [0, 1] over an image of any size and mode; bright is 1."""
-    below = ImageOps.contain(image.convert("L").convert("RGB"), SHOWN)
+    scale = SHOWN / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    below = image.convert("L").convert("RGB").resize((width, height))
     colours = matplotlib.colormaps["inferno"](heat, bytes=True)[..., :3]  # (h, w, 3) uint8
     above = Image.fromarray(colours).resize(below.size, Image.Resampling.BILINEAR)
     return Image.blend(below, above, 0.6)
@@ -125,13 +145,14 @@ def page(found: dict[str, Path], tests: list[tuple[str, str]]) -> "gradio.Blocks
         try:
             return function(*args)
         except (BadImage, PipelineError) as error:
-            raise gr.Error(one_line(str(error)), print_exception=False) from None
+            # the page takes it for HTML
+            raise gr.Error(escape(one_line(str(error))), print_exception=False) from None
 
     def look(name: str, file: str | None, label: str | None) -> Any:
         if file is None or label is None:
             return gr.Image(None, label=UNSEEN, alt_text=UNSEEN)
         drawn = told(looks, found[name], Path(file).read_bytes(), label)
-        said = f"Where {name} looks for {label}" if drawn else f"{name} has no feature map to show"
+        said = f"Where {name} looks for {label}" if drawn else f"{name} has nothing to show"
         return gr.Image(drawn, label=said, alt_text=said)
 
     def show(name: str, file: str | None) -> tuple[Any, Any]:
@@ -181,6 +202,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--arrays", type=Path, default=Path("data/arrays"))
     args = parser.parse_args(argv)
 
+    if hasattr(signal, "SIGHUP"):  # a terminal that is closed ends it as Ctrl-C does
+        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     found = models(args.models)
     if find_spec("gradio") is None:
         raise PipelineError("gradio is not installed. Run `uv sync --group demo`")

@@ -4,6 +4,8 @@ Reference: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks v
     Localization" (2017), https://arxiv.org/abs/1610.02391
 """
 
+from collections import Counter
+
 import keras
 import numpy as np
 
@@ -27,11 +29,22 @@ class Held(keras.Layer):
 def last_map(model: keras.Model) -> keras.KerasTensor | None:
     """Return the last feature map `(None, h, w, c)` of a network of one level, if it has one.
 
-    Of more than one place: a single one looks everywhere.
+    Of those that all paths from input to output go through: past one inside of a branch, the
+    image has another way. Of more than one place: a single one looks everywhere.
     """
-    outputs = [node.output_tensors[0] for node in nodes(model) if node.input_tensors]
-    maps = [x for x in outputs if len(x.shape) == 4 and max(x.shape[1:3]) > 1]
-    return maps[-1] if maps else None
+    uses = Counter(id(x) for node in nodes(model) for x in node.input_tensors)
+    found, wanted = None, set()  # what later layers still take
+    for node in nodes(model):
+        for x in node.input_tensors:
+            uses[id(x)] -= 1
+            if not uses[id(x)]:
+                wanted.discard(id(x))
+        wanted.update(id(x) for x in node.output_tensors if uses[id(x)])
+        output = node.output_tensors[0]
+        is_map = len(output.shape) == 4 and max(output.shape[1:3]) > 1
+        if node.input_tensors and wanted == {id(output)} and is_map:
+            found = output
+    return found
 
 
 def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray | None:

@@ -21,9 +21,10 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import arrays, engine, preprocessing, tables
-from pipeline.errors import PipelineError, run
+from pipeline.errors import PipelineError, one_line, run
 from pipeline.files import replacing, write_json
 from pipeline.params import load
 
@@ -51,7 +52,8 @@ def show(rows: "list[Row]", name: str) -> None:
     """Print the layers as a table."""
     from pipeline.layers import total
 
-    table = Table(title=f"{name}: one image", title_style="bold")
+    # no markup and no codes: a foreign model's layers may have any name
+    table = Table(title=Text(one_line(f"{name}: one image")), title_style="bold")
     names = ["layer", "type", "output", "parameters", "trained", "MACs", "sees", "stride", "bytes"]
     for number, heading in enumerate(names):
         table.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)
@@ -60,7 +62,8 @@ def show(rows: "list[Row]", name: str) -> None:
         output = "×".join(map(str, row.output_shape))
         cells = [f"{number:,}" if number else "" for number in numbers]
         tail = (row.receptive_field, row.stride, f"{row.activation_bytes:,}")
-        table.add_row(row.name, row.type, output, *cells, *tail)
+        named = (Text(one_line(text)) for text in (row.name, row.type))
+        table.add_row(*named, output, *cells, *tail)
     sums = total(rows)
     table.add_section()
     sums_of = [f"{sums[key]:,}" for key in ("parameters", "trainable", "macs")]

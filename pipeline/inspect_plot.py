@@ -100,8 +100,8 @@ def layers(rows: Sequence[Row], name: str) -> Figure:
     panels[0].invert_yaxis()
     panels[0].tick_params(axis="y", length=0, labelsize=9)
     last = [row for row in rows if row.stride][-1]
-    seen = f"{last.name} sees {last.receptive_field} pixels of the image"
-    figure.suptitle(f"{name}: layers of one image; {seen}")
+    seen = f"; {last.name} sees {last.receptive_field} pixels of the image"
+    figure.suptitle(f"{name}: layers of one image{seen if last is not rows[0] else ''}")
     return figure
 
 

@@ -14,6 +14,7 @@ import keras
 from pipeline.network import CONVOLUTIONS, nodes
 
 POOLINGS = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
+WHOLE = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
 BYTES = 4  # of a float32
 
 
@@ -180,7 +181,7 @@ def _sight(layer: keras.Layer, inputs: list[tuple[Sight, tuple]], output: tuple)
         window, stride, dilation = moved
         span = tuple(d * (w - 1) + 1 for w, d in zip(window, dilation, strict=True))
         return widest.through(span, stride)
-    if len(shape) == 4 and len(output) != 4:  # flattened, or pooled as a whole
+    if len(shape) == 4 and (len(output) != 4 or isinstance(layer, WHOLE)):  # or flattened
         every = widest.through(shape[1:3], (1, 1))
         return Sight(every.field, every.step, flat=True)
     return widest

@@ -16,10 +16,15 @@ CONVOLUTIONS = (
 def unnested(model: keras.Model) -> keras.Model:
     """Return the same layers as a network of one level, whose every tensor can be asked for.
 
+    One that is of one level comes back as it is.
+
     Args:
         model: Functional or Sequential, which may hold others of these as layers. The layers of
             these are called `body.dense` from then on: both networks may have a `dense`.
     """
+    nested = any(isinstance(layer, keras.Model) for layer in model.layers)
+    if not nested and not isinstance(model, keras.Sequential):
+        return model
     images = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype)
     return keras.Model(images, _replay("", model, images), name=model.name)
 

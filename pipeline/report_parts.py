@@ -95,15 +95,17 @@ def mistakes(name: str, table: pd.DataFrame, images: Any, kept: Preprocessing) -
 
 def inspected(folder: Path) -> dict[str, Any]:
     """Return what inspect wrote of a model: its pictures in order, and its layers."""
+    found = read_json(folder / "inspect.json")
     pictures = [
         {"title": each["title"], "alt": each["alt"], "picture": picture(folder / each["file"])}
-        for each in read_json(folder / "inspect.json")["pictures"]
+        for each in found["pictures"]
     ]
     layers = pd.read_csv(folder / "layers.csv", dtype=str, keep_default_na=False)
     return {
         "pictures": pictures,
         "columns": [name.replace("_", " ") for name in layers.columns],
         "rows": [[_grouped(cell) for cell in row] for row in layers.to_numpy().tolist()],
+        "total": [_grouped(str(found["total"].get(name, ""))) for name in layers.columns],
     }
 
 

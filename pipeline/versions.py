@@ -17,14 +17,15 @@ from pipeline.files import replacing, write_json
 from pipeline.params import load
 
 # What each stage imports, and what writes or computes for that: h5py the weights in a .keras
-# file, SciPy and joblib for scikit-learn. Not what only checks, prints or shows progress.
+# file, SciPy for scikit-learn, Pillow the PNGs of matplotlib. Not what only checks, prints or
+# shows progress.
 PACKAGES = {
     "download": ("numpy", "pillow", "pyarrow", "scikit-learn", "tensorflow-datasets"),
     "preprocess": ("numpy", "pillow", "pyarrow"),
     "split": ("numpy", "scikit-learn"),
     "train": ("h5py", "keras", "ml-dtypes", "numpy"),
     "evaluate": ("keras", "numpy", "pandas", "scikit-learn", "scipy"),
-    "inspect": ("h5py", "keras", "matplotlib", "ml-dtypes", "numpy", "pandas"),
+    "inspect": ("h5py", "keras", "matplotlib", "ml-dtypes", "numpy", "pandas", "pillow"),
     "compare": ("numpy", "scipy"),
     "export": (
         "ai-edge-litert",
@@ -35,7 +36,7 @@ PACKAGES = {
         "tensorflow",
         "tf2onnx",
     ),
-    "plot": ("matplotlib", "numpy", "pandas", "scikit-learn"),
+    "plot": ("matplotlib", "numpy", "pandas", "pillow"),
     "report": ("altair", "jinja2", "numpy", "pandas", "pillow", "vl-convert-python"),
 }
 # Of the stages that compute with Keras on the backend of params.yaml.

@@ -176,6 +176,7 @@ ALLOWED = {
         "images",
         "backend",
         "grad_cam",
+        "network",
         "predict",
     },
     "export": {"errors", "files", "arrays", "preprocessing", "engine", "backend", "quiet"},

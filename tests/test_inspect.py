@@ -11,9 +11,9 @@ from keras import layers as L
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from pipeline import ascent, backend, flow, inspect, inspect_plot, preprocessing
+from pipeline import ascent, backend, flow, inspect, inspect_plot, layers, preprocessing
 from pipeline.architectures import batchnorm, plain
-from pipeline.grad_cam import grad_cam
+from pipeline.grad_cam import grad_cam, last_map
 from pipeline.network import unnested
 from pipeline.preprocessing import Preprocessing
 from tests.conftest import write_arrays
@@ -42,6 +42,12 @@ def heat_of(model: keras.Model, images: np.ndarray, classes: list[int]) -> np.nd
     return heat
 
 
+def map_of(model: keras.Model) -> tuple:
+    found = last_map(unnested(model))
+    assert found is not None
+    return found.shape
+
+
 def test_grad_cam_finds_the_half_that_speaks_for_a_class():
     model = edges()
     images = np.ones((2, 8, 8, 1), np.float32)
@@ -62,6 +68,23 @@ def test_grad_cam_of_what_speaks_against_a_class_is_empty():
     model.layers[-1].set_weights([-model.layers[-1].get_weights()[0]])
     heat = heat_of(model, np.ones((1, 8, 8, 1), np.float32), [0])
     assert heat.max() == 0
+
+
+def test_grad_cam_takes_the_last_map_that_no_branch_goes_round():
+    images = keras.Input((8, 8, 1))
+    whole = L.MaxPooling2D(2)(images)  # (n, 4, 4, 1)
+    inside = L.Conv2D(1, 3, strides=3)(L.ZeroPadding2D(1)(whole))  # by way of 6×6 to 2×2
+    joined = L.Add()([L.MaxPooling2D(1, strides=2)(whole), inside])
+    head = L.Conv2D(1, 2)(joined)  # one place
+    model = keras.Model(images, L.Dense(2)(L.Flatten()(head)))
+    assert map_of(model) == (None, 2, 2, 1)  # joined
+    assert heat_of(model, np.ones((1, 8, 8, 1), np.float32), [0]).shape == (1, 8, 8)
+    branch = L.Conv2D(1, 3)(L.ZeroPadding2D(1)(L.MaxPooling2D(4)(whole)))  # by way of 3×3
+    model = keras.Model(
+        images, L.Dense(2)(L.Flatten()(L.Add()([L.MaxPooling2D(4)(whole), branch])))
+    )
+    assert map_of(model) == (None, 4, 4, 1)  # whole
+    assert heat_of(model, np.ones((1, 8, 8, 1), np.float32), [0]).shape == (1, 8, 8)
 
 
 def test_grad_cam_needs_a_feature_map():
@@ -260,6 +283,15 @@ def test_the_table_needs_the_model_alone(trained, stage):
         "Conv2D", "8×8×64", "1,088", "1,088", "65,536", "4×4", "1×1", "16,384",
     ]  # fmt: skip
     assert "total" in done.stdout
+
+
+def test_the_table_shows_names_and_does_not_obey_them(capsys):
+    row = layers.Row("[/b]\x1b[2J", "[red]Dense", (2,), 6, 6, 4, "8×8", "", 8)
+    inspect.show([row], "[/i]x")
+    said = capsys.readouterr().out
+    assert "[/i]x: one image" in said
+    assert r"[/b]\x1b[2J" in said
+    assert "[red]Dense" in said
 
 
 def test_what_is_missing_is_said_in_a_line(trained, stage):

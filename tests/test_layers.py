@@ -80,6 +80,13 @@ def test_a_receptive_field_grows_by_strides():
     assert [row.stride for row in rows] == ["1×1", "1×1", "2×2", "2×2", "2×2", ""]
 
 
+def test_a_map_pooled_as_a_whole_is_flat_whether_it_keeps_its_axes_or_not():
+    stack = [L.Conv2D(1, 3), L.GlobalMaxPooling2D(keepdims=True), L.Conv2D(4, 1)]
+    rows = table(network((8, 8, 1), *stack))
+    assert [row.receptive_field for row in rows[1:]] == ["3×3", "8×8", "8×8"]
+    assert [row.stride for row in rows[1:]] == ["1×1", "", ""]
+
+
 def test_what_is_added_sees_as_much_as_its_widest_branch():
     images = keras.Input((8, 8, 1))
     narrow, wide = L.Conv2D(1, 1)(images), L.Conv2D(1, 5, padding="same")(images)

@@ -83,7 +83,9 @@ def write_inspected(folder: Path) -> None:
         pictures.append(
             {"file": f"filters/{name}.png", "title": f"of {name}", "alt": f"alt {name}"}
         )
-    (folder / "inspect.json").write_text(json.dumps({"pictures": pictures}))
+    (folder / "inspect.json").write_text(
+        json.dumps({"pictures": pictures, "total": {"parameters": 14480}})
+    )
     (folder / "layers.csv").write_text(
         "name,type,output_shape,parameters\nconv,Conv2D,8×8×16,14480\nNA,Dense,10,0\n", "utf-8"
     )
@@ -234,6 +236,7 @@ def test_inspected_pictures_keep_the_order_of_their_list(tmp_path):
     assert [each["title"] for each in own["pictures"]] == ["of z", "of a"]
     assert np.unique(np.asarray(decoded(own["pictures"][1]["picture"]))).tolist() == [255]
     assert own["columns"] == ["name", "type", "output shape", "parameters"]
+    assert own["total"] == ["", "", "", "14,480"]
     assert own["rows"] == [["conv", "Conv2D", "8×8×16", "14,480"], ["NA", "Dense", "10", "0"]]
     (tmp_path / "filters/a.png").unlink()
     with pytest.raises(PipelineError, match=r"filters/a\.png: no such file\. Run `dvc repro`"):
