@@ -276,7 +276,9 @@ def changed(before: dict[str, np.ndarray], model: keras.Model) -> set[str]:
     return {path for path in after if not np.array_equal(after[path], before[path])}
 
 
-@pytest.mark.parametrize("base", ["vgg16", "mobilenet_v2", "EfficientNetB0"])
+@pytest.mark.parametrize(
+    "base", ["vgg16", "mobilenet_v2", pytest.param("EfficientNetB0", marks=pytest.mark.slow)]
+)
 def test_frozen_weights_of_a_pretrained_base_stay_to_the_last_bit(base, make):
     model = speed.faster(make("pretrained", base=base, freeze="all"), "float32")
     before = weights(model)

@@ -172,9 +172,10 @@ EVERYTHING = [
     # dropout, batch normalization's averages, Adam's moments, random augmentation
     ("plain", SMALL, {"epochs": 4, "augment": RANDOM, "schedule": "one_cycle"}),
     # each image mirrored in every other epoch, a frozen whitened layer, averaged weights
-    ("airnet", {"widths": [4, 4]},
+    pytest.param("airnet", {"widths": [4, 4]},
      {"epochs": 4, "optimizer": "sgd", "momentum": 0.9, "schedule": "triangular", "whiten": True,
-      "ema_momentum": 0.9, "augment": PLAIN | {"flip": "alternating"}}),
+      "ema_momentum": 0.9, "augment": PLAIN | {"flip": "alternating"}},
+     marks=pytest.mark.slow),
     # the best weights, and how long none were better
     ("baseline", {}, {"epochs": 12, "early_stopping": 2, "learning_rate": 0.003}),
 ]  # fmt: skip

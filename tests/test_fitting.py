@@ -299,6 +299,7 @@ print(len(history), all(np.isfinite(list(epoch.values())).all() for epoch in his
 """
 
 
+@pytest.mark.slow
 def test_what_works_on_the_graph_works_on_jax():
     """Whitening, the average of the weights, mirroring and shifting, for three epochs."""
     done = subprocess.run(

@@ -11,11 +11,11 @@ from keras import layers as L
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from pipeline import ascent, backend, flow, inspect, inspect_plot, layers, preprocessing
-from pipeline.architectures import batchnorm, plain
+from pipeline import ascent, backend, building, flow, inspect, inspect_plot, layers, preprocessing
 from pipeline.grad_cam import grad_cam, last_map
 from pipeline.network import unnested
 from pipeline.preprocessing import Preprocessing
+from pipeline.schema import Model
 from tests.conftest import write_arrays
 
 UNIT = Preprocessing(["dark", "bright"], [8, 8, 1], "unit", [0.5], [0.5])
@@ -225,11 +225,13 @@ def trained(project, edit):
         {"actual": names[labels], "predicted": "dark", "confidence": np.linspace(0.5, 1, 40)}
     )
     table.to_csv(project / "predictions.csv", index=False)
-    edit("  baseline:\n    architecture: baseline", "  baseline:\n    architecture: batchnorm")
-    edit("dropout: 0.0", "dense_dropout: 0.5")
-    backend.make_repeatable(0)
+    edit("  baseline:\n    architecture: baseline", "  baseline:\n    architecture: plain")
+    edit("dropout: 0.0", "dropout: 0.5\n      depth: 2")
+    edit("batch_norm: null", "batch_norm: true")
+    build = {"dropout": 0.5, "depth": 2, "batch_norm": True}
+    network = building.build(Model(architecture="plain", build=build), (8, 8, 1), 2, seed=0)
     path = project / "models/baseline.keras"
-    backend.save(batchnorm.build((8, 8, 1), 2, dense_dropout=0.5), path)
+    backend.save(network, path)
     preprocessing.store(path, UNIT)
     return project
 
@@ -243,7 +245,7 @@ ARGUMENTS = (
 # that it draws the same a second time: `dvc repro -f` in tests/test_graph.py
 def test_stage_draws_and_lists_its_pictures(trained, stage):
     done = stage("pipeline.inspect", *ARGUMENTS)
-    said = "inspect: baseline: 24 layers, 12 pictures -> out/baseline\n"
+    said = "inspect: baseline: 10 layers, 8 pictures -> out/baseline\n"
     assert (done.stdout, done.stderr) == (said, "")
     found = json.loads((trained / "out/baseline/inspect.json").read_text())
     assert [picture["file"] for picture in found["pictures"]][:4] == [
@@ -264,13 +266,8 @@ def test_stage_draws_and_lists_its_pictures(trained, stage):
 @pytest.mark.slow
 def test_it_runs_on_jax(trained, edit, stage):
     edit("backend: tensorflow", "backend: jax")
-    edit("  baseline:\n    architecture: batchnorm", "  baseline:\n    architecture: plain")
-    edit("dense_dropout: 0.5", "depth: 2")
-    path = trained / "models/baseline.keras"
-    backend.save(plain.build((8, 8, 1), 2, depth=2), path)
-    preprocessing.store(path, UNIT)
     done = stage("pipeline.inspect", *ARGUMENTS)
-    said = "inspect: baseline: 5 layers, 8 pictures -> out/baseline\n"
+    said = "inspect: baseline: 10 layers, 8 pictures -> out/baseline\n"
     assert (done.stdout, done.stderr) == (said, "")
 
 
@@ -280,7 +277,7 @@ def test_the_table_needs_the_model_alone(trained, stage):
     assert done.stderr == ""
     line = next(line for line in done.stdout.splitlines() if "Conv2D" in line)
     assert re.split(r"\s*[│┃]\s*", line)[2:-1] == [
-        "Conv2D", "8×8×64", "1,088", "1,088", "65,536", "4×4", "1×1", "16,384",
+        "Conv2D", "8×8×16", "160", "160", "9,216", "3×3", "1×1", "4,096",
     ]  # fmt: skip
     assert "total" in done.stdout
 

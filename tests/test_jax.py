@@ -34,6 +34,7 @@ def weights(path: Path) -> list[np.ndarray]:
     return keras.saving.load_model(path).get_weights()
 
 
+@pytest.mark.slow
 def test_a_model_trained_on_jax_is_one_that_tensorflow_loads(small, stage):
     images, labels = task(20)
     write_arrays(small / "arrays/test", images, labels)

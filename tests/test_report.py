@@ -436,8 +436,7 @@ def test_charts_follow_the_colour_scheme(page):
 
 
 @in_browser
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_checker_finds_no_serious_fault(built, visit, scheme, width):
     page = visit(built / "plots/report.html", width, color_scheme=scheme)
     page.eval_on_selector_all("details", "all => all.forEach((each) => each.open = true)")

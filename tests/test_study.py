@@ -179,6 +179,7 @@ def prepared(project) -> Path:
 ARGUMENTS = "--arrays arrays --split split.npz --table out/mine.json --picture out/mine.png".split()
 
 
+@pytest.mark.slow
 def test_a_study_runs_without_test_images_and_outlives_a_divergence(prepared, stage):
     done = stage("pipeline.study", "mine.yaml", *ARGUMENTS)
     assert (done.returncode, done.stderr) == (0, "")
