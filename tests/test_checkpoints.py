@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_finite_names_the_batch_and_leaves_the_epochs_before(
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_told_to_stop_a_stage_says_how_to_go_on(prepared, stage, edit, signum):
-    edit("epochs: 2", "epochs: 200")
+    edit("epochs: 2", "epochs: 60")
     stage("pipeline.train", *arguments("baseline", "whole"))
     argv = [sys.executable, "-m", "pipeline.train", *arguments("baseline", "out")]
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"}
