@@ -65,7 +65,7 @@ format: $(READY)  ## format the code and mend what ruff can
 	ruff check --fix
 	ruff format
 
-schema: $(READY)  ## write params.schema.json anew from the classes in pipeline/schema.py
+schema: $(READY)  ## write params.schema.json anew from the classes in pipeline/schema*.py
 	python -m pipeline.params schema > params.schema.json
 
 bench: $(READY)  ## measure speed against plain Keras and PyTorch; QUICK=1: less of it

@@ -20,7 +20,7 @@ QUICK = 2  # times fewer images
 BUILD = """
 from pathlib import Path
 from pipeline import backend, building
-from pipeline.schema import Model
+from pipeline.schema_model import Model
 for name in ("batchnorm", "baseline"):
     model = building.build(Model(architecture=name), (32, 32, 3), 10, seed=0)
     backend.save(model, Path(name).with_suffix(".keras"))

@@ -11,7 +11,7 @@ import keras
 from pipeline import backend
 from pipeline.errors import PipelineError
 from pipeline.knobs import turn
-from pipeline.schema import Finetuned, Model
+from pipeline.schema_model import Finetuned, Model
 from pipeline.signature import split_build
 
 SECONDS_TO_ANSWER = 10

@@ -24,11 +24,11 @@ import numpy as np
 from PIL import Image
 from scipy.special import softmax
 
-from pipeline import arrays, preprocessing
+from pipeline import arrays, engine, preprocessing
 from pipeline.errors import PipelineError, one_line, run
 from pipeline.files import read_json
 from pipeline.images import BadImage, open_image
-from pipeline.predict import best, choose_engine
+from pipeline.predict import best
 from pipeline.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -128,9 +128,8 @@ def examples(folder: Path, out: Path) -> list[tuple[str, str]]:
     kept = Preprocessing.of(read_json(folder / "info.json"))
     images, labels = arrays.load(folder / "test")
     rows = np.unique(np.linspace(0, len(images) - 1, EXAMPLES).astype(int))
-    pixels = np.rint(kept.visible(images[rows]) * 255).astype(np.uint8)  # exact: they were 8 bits
     found = []
-    for row, image in zip(rows, pixels, strict=True):
+    for row, image in zip(rows, kept.pixels(images[rows]), strict=True):
         path = out / f"test {row + 1}.png"
         Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
         found.append((str(path), kept.classes[labels[row]]))
@@ -202,12 +201,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--arrays", type=Path, default=Path("data/arrays"))
     args = parser.parse_args(argv)
 
-    if hasattr(signal, "SIGHUP"):  # a terminal that is closed ends it as Ctrl-C does
+    # a terminal that is closed ends it as Ctrl-C does, but under nohup
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     found = models(args.models)
     if find_spec("gradio") is None:
         raise PipelineError("gradio is not installed. Run `uv sync --group demo`")
-    choose_engine()
+    engine.choose()
     trained(next(iter(found.values())))  # before anyone waits for it
     # Gradio asks itself whether it answers, which a company's proxy would be sent
     spared = os.environ.get("no_proxy", os.environ.get("NO_PROXY"))

@@ -7,6 +7,21 @@ from importlib.util import find_spec
 from pipeline.errors import PipelineError
 
 
+def choose() -> None:
+    """Choose TensorFlow, or what KERAS_BACKEND names: for what reads no params.yaml.
+
+    Raises:
+        PipelineError: It is not installed.
+    """
+    chosen = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if find_spec(chosen) is None:
+        raise PipelineError(
+            f"KERAS_BACKEND: must be tensorflow, or another that is installed. Got {chosen}. "
+            "Unset it"
+        )
+    use(chosen)
+
+
 def use(backend: str) -> None:
     """Choose what Keras computes with, before it is imported.
 

@@ -18,7 +18,7 @@ from pipeline.callbacks import (
     StopWhenNotFinite,
 )
 from pipeline.checkpoints import Checkpoints
-from pipeline.schema import Augment, Train
+from pipeline.schema_train import Augment, Train
 
 
 def fit(

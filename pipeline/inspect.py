@@ -12,7 +12,6 @@ trained here, and writes nothing.
 import argparse
 import dataclasses
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     if args.table:
         preprocessing.read(args.model)  # says what is wrong with a file, before Keras is imported
-        engine.use(os.environ.get("KERAS_BACKEND", "tensorflow"))
+        engine.choose()
         from pipeline import backend, layers
         from pipeline.network import unnested
 

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from pipeline.schema import Knobs
+from pipeline.schema_model import Knobs
 
 POOLINGS = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}
 REGULARIZERS = {

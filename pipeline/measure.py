@@ -9,7 +9,8 @@ import numpy as np
 from pipeline import building, fitting, recipe, speed
 from pipeline.batches import Batches, Part
 from pipeline.callbacks import Diverged
-from pipeline.schema import Model, Train
+from pipeline.schema_model import Model
+from pipeline.schema_train import Train
 
 
 class KeepGradients(keras.optimizers.Optimizer):

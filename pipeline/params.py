@@ -14,7 +14,9 @@ import pydantic
 
 from pipeline.errors import CONTROL, PipelineError, run
 from pipeline.reading import explain, read, reading, unfit, validate
-from pipeline.schema import Finetuned, Params, Train
+from pipeline.schema import Params
+from pipeline.schema_model import Finetuned
+from pipeline.schema_train import Train
 from pipeline.signature import arguments, settings, wanted_normalization
 
 PARAMS = Path("params.yaml")

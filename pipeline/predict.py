@@ -14,11 +14,9 @@ Reads   models/champion.keras, or another as --model; the images
 import argparse
 import json
 import math
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,17 +136,6 @@ def as_table(answers: list[Answer], classes: list[str], top: int) -> Table:
     return table
 
 
-def choose_engine() -> None:
-    """Choose TensorFlow, or what KERAS_BACKEND names."""
-    chosen = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if find_spec(chosen) is None:
-        raise PipelineError(
-            f"KERAS_BACKEND: must be tensorflow, or another that is installed. Got {chosen}. "
-            "Unset it"
-        )
-    engine.use(chosen)
-
-
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more. Got {text}")
@@ -165,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
 
     kept = preprocessing.read(args.model)
     named = files(args.images)
-    choose_engine()
+    engine.choose()
     from pipeline import backend
 
     model = backend.load(args.model)

@@ -62,6 +62,10 @@ class Preprocessing:
         shift, scale = self.shift_and_scale()
         return np.clip(images * scale + shift, 0, 1)
 
+    def pixels(self, images: np.ndarray) -> np.ndarray:
+        """Return the uint8 pixels that images `(…, c)` as the model takes them were made of."""
+        return np.rint(self.visible(images) * 255).astype(np.uint8)
+
 
 def to_pixels(image: "Image.Image", shape: tuple[int, int, int]) -> np.ndarray:
     """Return an image as `(h, w, c)` uint8, resized from another size (antialiased bilinear).

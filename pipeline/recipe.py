@@ -9,7 +9,7 @@ from keras import ops
 
 from pipeline.augmentation import Crop
 from pipeline.errors import PipelineError
-from pipeline.schema import Augment, Train
+from pipeline.schema_train import Augment, Train
 
 # One-cycle: where the climb begins, as a share of the peak, and how long it takes (Smith 2018,
 # in the numbers of fastai and PyTorch).

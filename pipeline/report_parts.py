@@ -64,9 +64,8 @@ def picture(path: Path) -> str:
     return data_uri(path.read_bytes())
 
 
-def thumbnail(image: np.ndarray) -> str:
-    """Return an image `(h, w, c)` in [0, 1], c 1 or 3, as a small picture."""
-    pixels = np.rint(image * 255).astype(np.uint8)
+def thumbnail(pixels: np.ndarray) -> str:
+    """Return pixels `(h, w, c)` uint8, c 1 or 3, as a small picture."""
     small = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     small.thumbnail((SIDE, SIDE))  # one that is smaller is left as it is
     buffer = io.BytesIO()
@@ -85,7 +84,7 @@ def mistakes(name: str, table: pd.DataFrame, images: Any, kept: Preprocessing) -
             "actual": actual,
             "predicted": predicted,
             "confidence": confidence,
-            "picture": thumbnail(kept.visible(images[int(row)])),
+            "picture": thumbnail(kept.pixels(images[int(row)])),
         }
         for row, actual, predicted, confidence in zip(
             worst.index, worst["actual"], worst["predicted"], worst["confidence"], strict=True

@@ -1,66 +1,14 @@
 """Schema: the classes that params.yaml must fit. What each value means stands there."""
 
-import inspect
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import pydantic
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    WithJsonSchema,
-)
+from pydantic import Field
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+from pipeline.schema_model import Finetuned, Model
+from pipeline.schema_section import Name, Precision, Section
+from pipeline.schema_train import Train
+
 Pixels = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-Initializer = Literal[
-    "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform",
-    "lecun_normal", "random_uniform", "random_normal", "truncated_normal", "orthogonal",
-    "zeros", "ones",
-]  # fmt: skip
-WITH_STDDEV = ("random_normal", "truncated_normal")
-Precision = Literal["auto", "float32", "bfloat16"]
-Activation = Literal[
-    "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus", "tanh", "sigmoid"
-]
-
-
-def _text_keys(weights: dict[Any, Any]) -> dict[str, Any]:
-    return {str(name): weight for name, weight in weights.items()}
-
-
-# told apart by the kind of value, so that an error is about the one that was meant; tags in
-# brackets do not show in it
-ClassWeights = Annotated[
-    Annotated[Literal["balanced"], Tag("[word]")]
-    # a class called 7 is a number to YAML
-    | Annotated[dict[str, Positive], BeforeValidator(_text_keys), Tag("[weights]")],
-    Discriminator(lambda value: "[weights]" if isinstance(value, dict) else "[word]"),
-]
-
-
-class Section(BaseModel):
-    # strict: `epochs: "20"` and `seed: true` are mistakes, not numbers
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-def partial(section: type[Section]) -> type[Section]:
-    """Return a section of the same keys, each of which may be left out, at every depth."""
-    fields: dict[str, Any] = {}
-    for name, field in section.model_fields.items():
-        kind: Any = field.annotation
-        nested = inspect.isclass(kind) and issubclass(kind, Section)
-        fields[name] = (partial(kind) if nested else field.rebuild_annotation(), None)
-    return pydantic.create_model(f"Partial{section.__name__}", __base__=Section, **fields)
 
 
 class Preprocess(Section):
@@ -79,149 +27,11 @@ class Split(Section):
     """Share of the training images held out for validation"""
 
 
-class Augment(Section):
-    """Random changes of the training images, drawn anew each time an image is shown."""
-
-    flip: Literal["horizontal", "vertical", "both", "alternating"] | None
-    """Mirror half of the images left to right, upside down, or either way; alternating: each
-    left to right in every other epoch"""
-    shift: Share
-    """Move by up to this share of height and width; what comes in repeats the edge"""
-    crop: Annotated[int, Field(ge=0)]
-    """Pad by this many pixels a side and cut the old size out at random"""
-    crop_fill: Literal["zeros", "reflect"]
-    """What crop pads with"""
-    rotation: Annotated[float, Field(ge=0, le=180)]
-    """Turn by up to this many degrees either way"""
-    cutout: Share
-    """Erase a rectangle of this share of the area"""
-
-    @property
-    def alternates(self) -> bool:
-        """Whether batches must say which images to mirror."""
-        return self.flip == "alternating"
-
-
-class Train(Section):
-    epochs: Annotated[int, Field(ge=1)]
-    """Passes over the training images"""
-    batch_size: Annotated[int, Field(ge=1)]
-    """Images per step"""
-    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"]
-    learning_rate: Positive
-    """Step size, at the peak of the schedule"""
-    momentum: Share
-    """Of sgd and rmsprop"""
-    nesterov: bool
-    """Of sgd: the gradient where momentum leads to, and not where it comes from"""
-    weight_decay: NotNegative | None
-    """Decoupled, of kernels alone; null: the optimizer's own"""
-    schedule: Literal["constant", "cosine", "one_cycle", "triangular"]
-    warmup_epochs: NotNegative
-    """Epochs in which the learning rate climbs from 0"""
-    gradient_clip: Literal["norm", "global_norm", "value"] | None
-    gradient_clip_at: Positive
-    """The largest norm or value"""
-    loss: Literal["cross_entropy", "focal"]
-    label_smoothing: Share
-    """Share of the target spread evenly over the classes"""
-    class_weights: ClassWeights | None
-    """balanced, or a weight by class name; null: every image counts alike"""
-    precision: Precision
-    """What to compute in; auto: bfloat16 where GPU or processor do it well"""
-    ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None
-    """Share kept at each step of the moving average of the weights; null: the weights alone"""
-    whiten: bool
-    """Set the first convolution to whitening filters of the training images, and freeze it"""
-    early_stopping: Annotated[int, Field(ge=1)] | None
-    """Epochs without a better validation accuracy before stopping; null: off"""
-    augment: Augment
-
-    def under(self, own: Section) -> "Train":
-        """Return these settings with those on top that a partial section has set."""
-        common, on_top = self.model_dump(), own.model_dump(exclude_unset=True)
-        augment = {**common["augment"], **on_top.pop("augment", {})}
-        return Train.model_validate({**common, **on_top, "augment": augment})
-
-    @pydantic.model_validator(mode="after")
-    def _fits_together(self) -> "Train":
-        if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
-            raise ValueError(f"has a momentum, which {self.optimizer} does not take: set it to 0")
-        if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
-            raise ValueError("has nesterov, which needs sgd with a momentum: set it to false")
-        if self.warmup_epochs and self.schedule in ("one_cycle", "triangular"):
-            raise ValueError(f"has warmup_epochs, and {self.schedule} its own: set it to 0")
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError("must have fewer warmup_epochs than epochs")
-        return self
-
-
 class Evaluate(Section):
     mirror: bool
     """Average the logits of each image and of its mirror image, left to right"""
     precision: Precision
     """What to predict in; auto: bfloat16 where GPU or processor do it well"""
-
-
-class Knobs(Section):
-    """Settings under `build:` that every architecture takes; None: as its file has it."""
-
-    padding: Literal["valid", "same"] | None = None
-    """Of convolutions"""
-    pooling: Literal["max", "average"] | None = None
-    activation: Activation | None = None
-    """Of hidden layers"""
-    kernel_initializer: Literal[Initializer, "dirac"] | None = None
-    """Of convolutions and dense layers; dirac: of convolutions"""
-    kernel_stddev: Positive | None = None
-    """Of random_normal and truncated_normal; Keras's is 0.05"""
-    bias_initializer: Initializer | None = None
-    kernel_regularizer: Literal["l1", "l2", "l1_l2"] | None = None
-    kernel_regularizer_factor: NotNegative | None = None
-    """null: 0.01, as in Keras"""
-    max_norm: Positive | None = None
-    """Largest norm of the weights into one filter or unit"""
-    batch_norm: bool | None = None
-    """true: one beside each hidden activation; false: none"""
-    batch_norm_position: Literal["before", "after"] | None = None
-    """Of the activation; null: before"""
-    batch_norm_momentum: Share | None = None
-    batch_norm_epsilon: Positive | None = None
-    batch_norm_beta_initializer: Initializer | None = None
-    batch_norm_gamma_initializer: Initializer | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _fits_together(self) -> "Knobs":
-        if self.kernel_stddev and self.kernel_initializer not in WITH_STDDEV:
-            raise ValueError(
-                f"has kernel_stddev, which needs kernel_initializer {' or '.join(WITH_STDDEV)}"
-            )
-        if self.kernel_regularizer_factor is not None and not self.kernel_regularizer:
-            raise ValueError("has kernel_regularizer_factor, which needs kernel_regularizer")
-        if self.batch_norm_position and not self.batch_norm:
-            raise ValueError("has batch_norm_position, which needs batch_norm: true")
-        return self
-
-
-PartialTrain: Any = partial(Train)
-
-
-class Model(Section):
-    architecture: Name
-    """A file of pipeline/architectures/, without .py"""
-    # any key: the architecture's own settings are checked when its file is known
-    build: Annotated[
-        dict[str, Any],
-        WithJsonSchema({**Knobs.model_json_schema(), "additionalProperties": True}),
-    ] = {}
-    """The architecture's own settings, and those that every architecture takes"""
-    train: PartialTrain = PartialTrain()
-    """Training settings that differ from the common ones"""
-
-
-class Finetuned(Model):
-    from_model: Annotated[str, Field(min_length=1)]
-    """A file of weights, or a saved model, to start from"""
 
 
 class Gate(Section):

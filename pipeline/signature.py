@@ -11,7 +11,7 @@ import pydantic
 from pydantic import BaseModel
 
 from pipeline.errors import PipelineError
-from pipeline.schema import Finetuned, Knobs, Model
+from pipeline.schema_model import Finetuned, Knobs, Model
 
 ARCHITECTURES = Path(__file__).parent / "architectures"
 

@@ -20,7 +20,10 @@ from tqdm import tqdm
 from pipeline import arrays, engine, params, reading, study_plot, study_report
 from pipeline.errors import PipelineError, run
 from pipeline.files import read_json, write_json
-from pipeline.schema import Model, Name, Params, PartialTrain, Section
+from pipeline.schema import Params
+from pipeline.schema_model import Model
+from pipeline.schema_section import Name, Section
+from pipeline.schema_train import PartialTrain
 
 
 class Study(Section):

@@ -25,7 +25,8 @@ from pipeline import arrays, engine, preprocessing
 from pipeline.errors import PipelineError, run
 from pipeline.files import read_json, replacing, sha256, write_json
 from pipeline.params import load
-from pipeline.schema import Finetuned, Train
+from pipeline.schema_model import Finetuned
+from pipeline.schema_train import Train
 
 if TYPE_CHECKING:
     import keras

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from pipeline import arrays
 from pipeline.raw import Example
-from pipeline.schema import Train
+from pipeline.schema_train import Train
 
 REPOSITORY = Path(__file__).parents[1]
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0

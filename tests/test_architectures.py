@@ -15,7 +15,7 @@ from pipeline.architectures import vgg16
 from pipeline.batches import Part
 from pipeline.errors import PipelineError
 from pipeline.preprocessing import Preprocessing
-from pipeline.schema import Finetuned, Model
+from pipeline.schema_model import Finetuned, Model
 from pipeline.signature import ARCHITECTURES
 from pipeline.signature import settings as settings_of
 from tests.conftest import EXPORT, PLAIN, settings, write_arrays
@@ -352,7 +352,7 @@ def test_imagenet_weights_that_cannot_be_fetched_are_one_line(project, stage):
     code = """if True:
         from pipeline import building
         from pipeline.errors import PipelineError, run
-        from pipeline.schema import Model
+        from pipeline.schema_model import Model
         for size in (32, 8):
             model = Model(architecture="pretrained")
             try:

@@ -18,7 +18,7 @@ from pipeline.batches import Part
 from pipeline.callbacks import Diverged
 from pipeline.checkpoints import Checkpoints, State
 from pipeline.errors import INTERRUPTED
-from pipeline.schema import Model
+from pipeline.schema_model import Model
 from tests.conftest import PLAIN, REPOSITORY, arguments, settings, task
 
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline import building, fitting, speed, whitening
 from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
-from pipeline.schema import Model
+from pipeline.schema_model import Model
 from tests.conftest import PLAIN, REPOSITORY, settings
 
 CLASSES = ["dark", "bright"]
@@ -284,7 +284,7 @@ ON_JAX = """
 import numpy as np
 from pipeline import building, fitting
 from pipeline.batches import Part
-from pipeline.schema import Model
+from pipeline.schema_model import Model
 from tests.conftest import PLAIN, settings
 
 images = np.random.default_rng(0).random((16, 9, 9, 3), dtype=np.float32)

@@ -15,7 +15,7 @@ from pipeline import ascent, backend, building, flow, inspect, inspect_plot, lay
 from pipeline.grad_cam import grad_cam, last_map
 from pipeline.network import unnested
 from pipeline.preprocessing import Preprocessing
-from pipeline.schema import Model
+from pipeline.schema_model import Model
 from tests.conftest import write_arrays
 
 UNIT = Preprocessing(["dark", "bright"], [8, 8, 1], "unit", [0.5], [0.5])
@@ -290,6 +290,11 @@ def test_the_table_shows_names_and_does_not_obey_them(capsys):
     assert "[/i]x: one image" in said
     assert r"[/b]\x1b[2J" in said
     assert "[red]Dense" in said
+
+
+def test_an_engine_that_is_not_installed_is_no_fault_of_params(trained, stage):
+    done = stage("pipeline.inspect", "models/baseline.keras", "--table", KERAS_BACKEND="abacus")
+    assert done.stderr.startswith("error: KERAS_BACKEND: must be tensorflow, or another that is")
 
 
 def test_what_is_missing_is_said_in_a_line(trained, stage):

@@ -9,7 +9,7 @@ from keras import layers
 
 from pipeline import backend, building
 from pipeline.errors import PipelineError
-from pipeline.schema import Knobs, Model
+from pipeline.schema_model import Knobs, Model
 
 SHAPE = (32, 32, 3)
 # every architecture that is built layer by layer from scratch, at its smallest

@@ -15,7 +15,7 @@ import sys
 import numpy as np
 from pipeline import backend, building, fitting
 from pipeline.batches import Batches, Part
-from pipeline.schema import Model
+from pipeline.schema_model import Model
 from tests.conftest import settings
 
 model = building.build(Model(architecture="baseline"), (8, 8, 1), 2, 0)

@@ -27,6 +27,14 @@ def test_pixels_are_normalized_as_in_training():
     assert STANDARDIZED.normalized(pixels).dtype == np.float32
 
 
+@pytest.mark.parametrize("kept", [UNIT, STANDARDIZED], ids=["unit", "standardize"])
+def test_every_pixel_comes_back_as_it_was(kept):
+    pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    again = kept.pixels(kept.normalized(pixels))
+    assert again.dtype == np.uint8
+    assert np.array_equal(again, pixels)
+
+
 def test_a_channel_without_contrast_is_only_shifted():
     flat = Preprocessing(["a"], [1, 1, 1], "standardize", [0.2], [0.0])
     assert flat.normalized(np.array([[[255]]], np.uint8)) == pytest.approx(np.array([[[0.8]]]))

@@ -9,7 +9,7 @@ import pytest
 from pipeline import recipe
 from pipeline.augmentation import mirror
 from pipeline.errors import PipelineError
-from pipeline.schema import Augment
+from pipeline.schema_train import Augment
 from tests.conftest import PLAIN, settings
 
 CLASSES = ["dark", "bright"]

@@ -197,8 +197,8 @@ def test_mistakes_come_surest_first_with_their_image(monkeypatch):
 
 
 def test_thumbnails_are_small_and_keep_their_colours():
-    red = np.zeros((200, 100, 3), np.float32)
-    red[..., 0] = 1
+    red = np.zeros((200, 100, 3), np.uint8)
+    red[..., 0] = 255
     small = decoded(report_parts.thumbnail(red))
     assert small.size == (48, 96)
     assert small.getpixel((20, 20)) == (255, 0, 0)

@@ -13,7 +13,7 @@ from keras import layers
 from pipeline import building, fitting, speed
 from pipeline.batches import Batches, Part
 from pipeline.errors import PipelineError
-from pipeline.schema import Model
+from pipeline.schema_model import Model
 from tests.conftest import PLAIN, settings
 
 IMAGES = np.random.default_rng(0).normal(3, 2, (16, 4, 4, 3)).astype(np.float32)

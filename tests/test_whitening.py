@@ -7,7 +7,7 @@ import pytest
 from pipeline import building, whitening
 from pipeline.batches import Part
 from pipeline.errors import PipelineError
-from pipeline.schema import Model
+from pipeline.schema_model import Model
 
 
 def photographs(count: int = 50, shape: tuple[int, int, int] = (12, 10, 3)) -> Part:
