@@ -485,6 +485,9 @@ def test_only_what_is_affected_reruns(tmp_path):
     clone.edit("params.yaml", "normalize: unit", "normalize: standardize")
     again = {"preprocess", "split"} | compared("baseline", "small")
     assert clone.repro("compare") == again
+    # what was left out is known to be stale
+    left = {"inspect@baseline", "inspect@small", "export", "plot", "report"}
+    assert set(json.loads(clone.run("dvc", "status", "--json"))) == left
 
     source = (tmp_path / "pipeline/architectures/baseline.py").read_text()
     (tmp_path / "pipeline/architectures/wider.py").write_text(source.replace("(16, 32", "(24, 32"))

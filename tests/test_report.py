@@ -265,6 +265,19 @@ def test_a_missing_input_is_one_line(tmp_path):
     assert done.stderr == "error: history/plain.csv: no such file. Run `dvc repro`\n"
 
 
+def test_layers_of_each_model_end_with_their_total(built):
+    text = (built / "plots/report.html").read_text("utf-8")
+    ends = re.findall(r"<tfoot>(.*?)</tfoot>", text)
+    assert [re.findall(r">([^<>]+)<", end) for end in ends] == [["total", "14,480"]] * 3
+
+
+def test_pairs_of_each_model_are_listed_the_most_frequent_first(built):
+    text = (built / "plots/report.html").read_text("utf-8")
+    table = text[text.index("as a table: the 300") : text.index("Accuracy of each class, as a")]
+    # of three wrong answers and of one; plain makes none
+    assert re.findall(r"<tr><td>(\w+)</td>", table) == ["baseline"] * 3 + ["batchnorm"]
+
+
 def test_params_of_the_run_are_shown_without_the_gate(built):
     text = (built / "plots/report.html").read_text("utf-8")
     params = text[text.index("<pre>") : text.index("</pre>")]
@@ -436,7 +449,8 @@ def test_charts_follow_the_colour_scheme(page):
 
 
 @in_browser
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_checker_finds_no_serious_fault(built, visit, scheme, width):
     page = visit(built / "plots/report.html", width, color_scheme=scheme)
     page.eval_on_selector_all("details", "all => all.forEach((each) => each.open = true)")
