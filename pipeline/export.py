@@ -57,6 +57,7 @@ def write_onnx(model: "keras.Model", path: Path, classes: list[str]) -> None:
 
     model.export(path, format="onnx", verbose=False)
     written = onnx.load(path)
+    _fold_shapes(written)
     _number(written.graph)
     del written.graph.value_info[:]  # of the former names; runtimes infer it
     for tensor in (*written.graph.input, *written.graph.output):
@@ -64,6 +65,37 @@ def write_onnx(model: "keras.Model", path: Path, classes: list[str]) -> None:
     onnx.helper.set_model_props(written, {"classes": json.dumps(classes, ensure_ascii=False)})
     onnx.checker.check_model(written, full_check=True)
     path.write_bytes(written.SerializeToString(deterministic=True))
+
+
+def _fold_shapes(model) -> None:
+    """Give each Reshape its target as a constant, -1 for the images.
+
+    tf2onnx mostly does, and where its sets of nodes come in another order leaves some to be
+    computed from the input's shape.
+    """
+    import onnx
+
+    graph = model.graph
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    known = {value.name: value.type.tensor_type.shape.dim for value in inferred.value_info}
+    weights = {weight.name for weight in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Reshape" and node.input[1] not in weights:
+            target = [dim.dim_value or -1 for dim in known.get(node.output[0], [])]
+            if target.count(-1) == 1:
+                name = f"{node.output[0]}_target"
+                values = np.array(target, np.int64)
+                graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+                node.input[1] = name
+    wanted = {tensor.name for tensor in graph.output}
+    for node in reversed(list(graph.node)):  # from output to input
+        if wanted.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            wanted.update(node.input)
+    for weight in list(graph.initializer):
+        if weight.name not in wanted:
+            graph.initializer.remove(weight)
 
 
 def _number(graph) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from ai_edge_litert.interpreter import Interpreter
@@ -90,6 +91,32 @@ def test_the_same_bytes_twice_and_on_tensorflow_whatever_trained(project, stage)
         outputs = [project / name for name in ("champion.onnx", "champion.tflite", "export.json")]
         written.append([path.read_bytes() for path in outputs])
     assert written[0] == written[1]
+
+
+def test_a_target_that_is_computed_from_the_input_becomes_a_constant():
+    def weight(name: str, values: list[int]) -> onnx.TensorProto:
+        return onnx.numpy_helper.from_array(np.array(values, np.int64), name)
+
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [
+            node("Shape", ["images"], ["shape"]),
+            node("Slice", ["shape", "zero", "one"], ["count"]),
+            node("Concat", ["count", "four"], ["target"], axis=0),
+            node("Reshape", ["images", "target"], ["flat"]),
+            node("Relu", ["flat"], ["out"]),
+        ],
+        "g",
+        [value("images", onnx.TensorProto.FLOAT, ["n", 2, 2])],
+        [value("out", onnx.TensorProto.FLOAT, ["n", 4])],
+        [weight("zero", [0]), weight("one", [1]), weight("four", [4])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    export._fold_shapes(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Reshape", "Relu"]
+    (target,) = model.graph.initializer
+    assert onnx.numpy_helper.to_array(target).tolist() == [-1, 4]
 
 
 def test_probabilities_are_compared_with_those_of_keras():
