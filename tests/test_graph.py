@@ -487,7 +487,7 @@ def test_only_what_is_affected_reruns(tmp_path):
     assert clone.repro("compare") == again
     # what was left out is known to be stale
     left = {"inspect@baseline", "inspect@small", "export", "plot", "report"}
-    assert set(json.loads(clone.run("dvc", "status", "--json"))) == left
+    assert set(json.loads(clone.run("dvc", "status", "--json", "dvc.yaml"))) == left
 
     source = (tmp_path / "pipeline/architectures/baseline.py").read_text()
     (tmp_path / "pipeline/architectures/wider.py").write_text(source.replace("(16, 32", "(24, 32"))
