@@ -1,14 +1,17 @@
-"""Locks: those of DVC and Git, and who holds them.
+"""Locks: those of DVC and Git, who holds them, and what of them a killed process has left.
 
     .dvc/tmp/lock      held for the moments in which DVC changes something; the file itself stays,
                        and the kernel lets go of it when its process ends
     .dvc/tmp/rwlock    JSON: the files that a running stage reads and writes, with pid and command
     .git/index.lock    there while Git changes its index
+    dvc.lock           what stages have run with. No lock, but DVC writes it in place, a fifth of a
+                       second after every stage: killed (or stopped by Ctrl-C) at that, it is cut
+                       short
 
-A process that was killed leaves the last two behind.
+A process that was killed leaves the last three behind.
 
-    python -m pipeline.locks        takes rwlock away where it would stop every other DVC; part of
-                                    `make repro`
+    python -m pipeline.locks        mends rwlock and dvc.lock where they would stop every other DVC;
+                                    part of `make repro`
 """
 
 import fcntl
@@ -21,6 +24,9 @@ from typing import Literal
 
 import psutil
 import pydantic
+import voluptuous
+import yaml
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import run
@@ -29,6 +35,9 @@ from pipeline.finding import Finding
 RWLOCK = Path(".dvc/tmp/rwlock")
 # of the repository, and of rwlock while it is written
 FLOCKS = (Path(".dvc/tmp/lock"), Path(".dvc/tmp/rwlock.lock"))
+LOCK_FILES = (Path("dvc.lock"), Path("studies/dvc.lock"))
+SINCE = "what was trained since is in DVC's run cache, and is not trained again"
+CONFLICT = b"<<<<<<< "  # a merge's, for its author to resolve
 
 
 class Entry(BaseModel):
@@ -48,16 +57,21 @@ class Entries(BaseModel):
 
 
 def release(top: Path) -> None:
-    """Remove a rwlock that a killed DVC left so that others stop at it, if none works here."""
-    stops = [finding for finding in _rwlock(top) if finding.mend]
-    if stops and not any(_is_dvc(words) for words in _processes(top)):
-        (top / RWLOCK).unlink(missing_ok=True)
-        print(f"locks: {RWLOCK} of a dvc that was killed is removed")
+    """Mend what a killed DVC left so that others stop at it, if none works here."""
+    stops = [finding for finding in (*_rwlock(top), *_lock_files(top)) if finding.mend]
+    if not stops or any(_is_dvc(words) for words in _processes(top)):
+        return
+    for where in dict.fromkeys(finding.where for finding in stops):
+        if where == str(RWLOCK):
+            (top / RWLOCK).unlink(missing_ok=True)
+            print(f"locks: {RWLOCK} of a dvc that was killed is removed")
+        else:
+            _restore(Path(where), top)
 
 
 def left_behind(top: Path) -> list[Finding]:
     flocks = [finding for path in FLOCKS for finding in _flock(top / path, top)]
-    return [*flocks, *_rwlock(top), *_index_lock(top)]
+    return [*flocks, *_rwlock(top), *_lock_files(top), *_index_lock(top)]
 
 
 def _flock(path: Path, top: Path) -> Iterator[Finding]:
@@ -137,6 +151,39 @@ def _state(entry: Entry) -> Literal["at work", "gone", "another"]:
     # what DVC wrote is sys.argv: of a notebook, say, that uses DVC from Python
     known = _is_dvc(words) or " ".join(words).endswith(entry.cmd)
     return "at work" if known else "another"
+
+
+def _lock_files(top: Path) -> Iterator[Finding]:
+    for path in LOCK_FILES:
+        if _cut_short(top / path):
+            what = "not as DVC writes it: dvc was killed at that, and stops at it from now on"
+            way = f"`git checkout {path}`: {SINCE}"
+            yield Finding(str(path), what, way)
+
+
+def _cut_short(path: Path) -> bool:
+    for _ in range(3):
+        try:
+            text = path.read_bytes()
+            if CONFLICT not in text:
+                COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(text) or {})
+        except FileNotFoundError:
+            return False
+        except (yaml.YAMLError, voluptuous.Invalid):
+            time.sleep(0.1)  # a dvc may be writing it right now
+        else:
+            return False
+    return True
+
+
+def _restore(path: Path, top: Path) -> None:
+    """Take dvc.lock from Git, or none; what is left of the one there goes to .dvc/tmp."""
+    (top / path).replace(top / ".dvc/tmp" / str(path).replace("/", "-"))
+    done = subprocess.run(["git", "checkout", "--", str(path)], cwd=top, capture_output=True)
+    what = "begins anew" if done.returncode else "is Git's again"
+    print(
+        f"locks: {path} of a dvc that was killed {what}; DVC's run cache has what was trained since"
+    )
 
 
 def _index_lock(top: Path) -> Iterator[Finding]:

@@ -272,6 +272,39 @@ def test_rwlock_that_was_cut_short_is_to_delete(repository, text):
     assert run(repository, "dvc", "repro", "-f", "count@a").returncode == 0
 
 
+# the end of what was written: nothing, in a key, behind a stage's name and in one. (Elsewhere, as
+# in a hash, what is left is valid: DVC reads it, and asks its run cache.)
+@pytest.mark.parametrize("cut", [None, "schem", "  count@a:\n", "  count@b"])
+@pytest.mark.parametrize("tracked", [True, False])
+def test_dvc_lock_that_was_cut_short_is_gits_again(repository, capsys, cut, tracked):
+    lock = Path("dvc.lock")
+    whole = lock.read_text()
+    left = whole[: whole.index(cut) + len(cut)] if cut else ""
+    if not tracked:
+        run(repository, "git", "rm", "-q", "--cached", "dvc.lock")
+    lock.write_text(left)
+    assert run(repository, "dvc", "repro").returncode != 0
+    assert lines("locks") == [
+        "mend dvc.lock: not as DVC writes it: dvc was killed at that, and stops at it from now on. "
+        f"`git checkout dvc.lock`: {locks.SINCE}"
+    ]
+    locks.release(repository)
+    what = "is Git's again" if tracked else "begins anew"
+    assert f"locks: dvc.lock of a dvc that was killed {what}" in capsys.readouterr().out
+    assert (repository / ".dvc/tmp/dvc.lock").read_text() == left
+    done = run(repository, "dvc", "repro")
+    assert done.returncode == 0
+    assert "Running stage" not in done.stdout
+    assert lock.read_text() == whole
+
+
+def test_dvc_lock_in_which_a_merge_stopped_is_its_authors(repository):
+    conflict = "<<<<<<< HEAD\nschema: '2.0'\n=======\nschema: '3.0'\n>>>>>>> theirs\n"
+    Path("dvc.lock").write_text(conflict)
+    locks.release(repository)
+    assert Path("dvc.lock").read_text() == conflict
+
+
 def test_lock_that_no_dvc_holds_names_who_holds_it(repository, start):
     lock = repository / ".dvc/tmp/lock"
     process = start(sys.executable, "-c", HOLD, str(lock))
