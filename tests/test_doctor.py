@@ -274,8 +274,10 @@ def test_rwlock_that_was_cut_short_is_to_delete(repository, text):
 
 # the end of what was written: nothing, in a key, behind a stage's name and in one. (Elsewhere, as
 # in a hash, what is left is valid: DVC reads it, and asks its run cache.)
-@pytest.mark.parametrize("cut", [None, "schem", "  count@a:\n", "  count@b"])
-@pytest.mark.parametrize("tracked", [True, False])
+@pytest.mark.parametrize(
+    ("cut", "tracked"),
+    [(None, True), ("schem", True), ("  count@a:\n", True), ("  count@b", False)],
+)
 def test_dvc_lock_that_was_cut_short_is_gits_again(repository, capsys, cut, tracked):
     lock = Path("dvc.lock")
     whole = lock.read_text()
