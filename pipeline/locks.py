@@ -58,15 +58,19 @@ class Entries(BaseModel):
 
 def release(top: Path) -> None:
     """Mend what a killed DVC left so that others stop at it, if none works here."""
-    stops = [finding for finding in (*_rwlock(top), *_lock_files(top)) if finding.mend]
-    if not stops or any(_is_dvc(words) for words in _processes(top)):
+    if not _stops(top) or any(_is_dvc(words) for words in _processes(top)):
         return
-    for where in dict.fromkeys(finding.where for finding in stops):
+    for where in _stops(top):  # looked at again: one that was at work may have ended since
         if where == str(RWLOCK):
             (top / RWLOCK).unlink(missing_ok=True)
             print(f"locks: {RWLOCK} of a dvc that was killed is removed")
         else:
             _restore(Path(where), top)
+
+
+def _stops(top: Path) -> list[str]:
+    found = [finding for finding in (*_rwlock(top), *_lock_files(top)) if finding.mend]
+    return list(dict.fromkeys(finding.where for finding in found))
 
 
 def left_behind(top: Path) -> list[Finding]:

@@ -135,6 +135,11 @@ def wait_for(holds: Callable[[], object]) -> None:
     pytest.fail("waited 30 s in vain")
 
 
+def runs(process: subprocess.Popen) -> None:
+    """Wait until a `dvc repro` runs a stage of `sleep 60`: then it writes rwlock no more."""
+    assert any(b"> sleep 60" in line for line in process.stdout or ())
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen]]:
     """Start processes that end with the test, those that they started included."""
@@ -205,9 +210,8 @@ def test_script_that_is_no_python_is_named(repository):
 
 def test_dvc_at_work_is_noted_and_a_killed_one_is_left_to_dvc(repository, start):
     edit("dvc.yaml", "stages:", "stages:\n  slow:\n    cmd: sleep 60\n    outs: [slow.txt]")
-    rwlock = repository / ".dvc/tmp/rwlock"
     process = start("dvc", "repro", "slow")
-    wait_for(lambda: rwlock.is_file() and str(process.pid) in rwlock.read_text())
+    runs(process)
     at_work = [line for line in lines("locks") if f"pid {process.pid} " in line]
     assert len(at_work) == 1
     assert at_work[0].startswith(f"note .dvc/tmp/rwlock: pid {process.pid} (`")
@@ -238,8 +242,9 @@ def test_what_would_stop_dvc_is_taken_away_and_what_one_at_work_has_written_is_n
     locks.release(repository)
     assert run(repository, "dvc", "repro", "count@a").returncode == 0
     process = start("dvc", "repro", "slow")
-    wait_for(lambda: str(process.pid) in rwlock.read_text())
+    runs(process)
     written = rwlock.read_text()
+    assert str(process.pid) in written
     locks.release(repository)
     assert rwlock.read_text() == written
 
