@@ -16,6 +16,7 @@ A process that was killed leaves the last three behind.
 
 import fcntl
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -182,12 +183,16 @@ def _cut_short(path: Path) -> bool:
 
 def _restore(path: Path, top: Path) -> None:
     """Take dvc.lock from Git, or none; what is left of the one there goes to .dvc/tmp."""
-    (top / path).replace(top / ".dvc/tmp" / str(path).replace("/", "-"))
-    done = subprocess.run(["git", "checkout", "--", str(path)], cwd=top, capture_output=True)
-    what = "begins anew" if done.returncode else "is Git's again"
-    print(
-        f"locks: {path} of a dvc that was killed {what}; DVC's run cache has what was trained since"
+    left = Path(".dvc/tmp", str(path).replace("/", "-"))
+    (top / left).parent.mkdir(exist_ok=True)
+    (top / path).replace(top / left)
+    checkout = ["git", "checkout", "--", str(path)]
+    tracked = (
+        shutil.which("git")
+        and not subprocess.run(checkout, cwd=top, capture_output=True).returncode
     )
+    what = "is Git's again" if tracked else "begins anew"
+    print(f"locks: {path} of a dvc that was killed {what}, what was left of it is {left}: {SINCE}")
 
 
 def _index_lock(top: Path) -> Iterator[Finding]:
