@@ -6,7 +6,8 @@ Writes  data/arrays/{train,test}/images.npy    (n, h, w, c) float32 or float16, 
         data/arrays/{train,test}/labels.npy    (n,) int64
         data/arrays/{train,test}/SHA256SUMS    of these files
         data/arrays/info.json                  class names, shape, normalization, statistics,
-                                               images skipped
+                                               images skipped, validation images at the end of
+                                               train (0: the data set has no validation split)
 Params  preprocess
 """
 
@@ -105,8 +106,9 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
         settings: Of params.yaml.
 
     Returns:
-        What info.json holds: class names, image shape, normalization, statistics, and the
-        number of images skipped.
+        What info.json holds: class names, image shape, normalization, statistics, the number
+        of images skipped, and how many images at the end of train are a validation split of the
+        data set's own. Statistics are those of the images before these.
 
     Raises:
         PipelineError: A class has no images, or images cannot be decoded or differ in size.
@@ -114,7 +116,8 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
     sources = {split: raw_folder / f"{split}.parquet" for split in SPLITS}
     source, classes = raw.describe(sources["train"])
     labels = {split: raw.labels(path) for split, path in sources.items()}
-    raw.check_classes(source, classes, labels)
+    num_train = len(labels["train"]) - raw.num_validation(sources["train"])
+    raw.check_classes(source, classes, {**labels, "train": labels["train"][:num_train]})
     # without a first one all are bad, whatever the shape, and decoding lists them
     first = decoding.first_image(sources.values()) or Image.new("L", (1, 1))
     height, width = settings.image_size or (first.height, first.width)
@@ -132,13 +135,24 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
                 f"{source}: every file must be a sound image. Got {len(bad)} of another kind: "
                 f"{'; '.join(bad)}. Replace or remove them, or set preprocess.on_bad_image: skip"
             )
+        good = {split: np.concatenate([g.good for g in decoded[split]]) for split in SPLITS}
+        validation = int(good["train"][num_train:].sum())
+        if not validation and num_train < len(good["train"]):
+            raise PipelineError(
+                f"{source}: validation must hold images. Got none that can be read. Add some, or "
+                "remove the validation split"
+            )
         for split in SPLITS:
-            labels[split] = labels[split][np.concatenate([g.good for g in decoded[split]])]
+            labels[split] = labels[split][good[split]]
             np.save(beside / split / "labels.npy", labels[split])
-        raw.check_classes(source, classes, labels)
+        trained_on = labels["train"][: len(labels["train"]) - validation]
+        raw.check_classes(source, classes, {**labels, "train": trained_on})
+        # groups never hold images of both
+        groups = [g for g, task in zip(decoded["train"], tasks["train"], strict=True)
+                  if task.start < num_train]  # fmt: skip
         for split in SPLITS:
             tasks[split] = decoding.close_gaps(tasks[split], decoded[split], settings.dtype)
-        mean, std = statistics(np.sum([group.histogram for group in decoded["train"]], axis=0))
+        mean, std = statistics(np.sum([group.histogram for group in groups], axis=0))
         normalize_all(tasks, settings, mean, std)
         info = {
             "classes": classes,
@@ -147,6 +161,7 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
             "mean": mean.tolist(),
             "std": std.tolist(),
             "skipped": {split: sum(len(g.bad) for g in decoded[split]) for split in SPLITS},
+            "validation": validation,
         }
         for split in SPLITS:
             arrays.seal(beside / split)

@@ -47,11 +47,13 @@ class Dataset(NamedTuple):
     sizes: dict[str, int]
     """Number of examples of each split"""
     splits: Mapping[str, Iterable[Example]]
-    """train and test, read once and in order"""
+    """train, test and, where the data set brings one, validation; read once and in order"""
 
 
 def write(folder: Path, dataset: Dataset) -> None:
-    """Write every split to `folder`/SPLIT.parquet; the same examples give the same bytes.
+    """Write `folder`/train.parquet and test.parquet; the same examples give the same bytes.
+
+    A validation split follows the training images, in row groups of its own.
 
     Raises:
         PipelineError: A class's name cannot be shown, a label is no index into the names, or a
@@ -64,36 +66,44 @@ def write(folder: Path, dataset: Dataset) -> None:
         "id": {"_type": "Value", "dtype": "string"},
     }
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema(
-        [("image", image), ("label", pa.int64()), ("id", pa.string())],
-        metadata={
-            "huggingface": json.dumps({"info": {"features": features}}),
-            "source": dataset.source,
-        },
-    )
+    fields = pa.schema([("image", image), ("label", pa.int64()), ("id", pa.string())])
+    metadata = {
+        "huggingface": json.dumps({"info": {"features": features}}),
+        "source": dataset.source,
+    }
     with replacing(folder) as beside:
         beside.mkdir()
-        for split, examples in dataset.splits.items():
-            bar = tqdm(examples, split, dataset.sizes[split], unit="image", disable=None)
+        for file in (split for split in dataset.splits if split != "validation"):
+            splits, own = [file], metadata
+            if file == "train" and "validation" in dataset.splits:
+                splits = ["train", "validation"]
+                own = {**metadata, "validation": str(dataset.sizes["validation"])}
             # images are compressed as they are; a second time costs time and saves nothing
             with pq.ParquetWriter(
-                beside / f"{split}.parquet", schema, compression="none"
+                beside / f"{file}.parquet", fields.with_metadata(own), compression="none"
             ) as writer:
-                num_rows = 0
-                for group in _groups(bar):
-                    _check_labels(group, len(dataset.classes), split)
-                    images = [{"bytes": e.image, "path": e.id} for e in group]
-                    columns = [images, [e.label for e in group], [e.id for e in group]]
-                    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
-                    writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-                    num_rows += len(group)
-            if not num_rows:
-                raise PipelineError(f"{dataset.source}: {split} holds no images")
-            if num_rows != dataset.sizes[split]:
-                raise PipelineError(
-                    f"{dataset.source}: {split} must hold {dataset.sizes[split]} images. Got "
-                    f"{num_rows}. Fetch the data set again"
-                )
+                for split in splits:
+                    _write_split(writer, split, dataset)
+
+
+def _write_split(writer: pq.ParquetWriter, split: str, dataset: Dataset) -> None:
+    size = dataset.sizes[split]
+    bar = tqdm(dataset.splits[split], split, size, unit="image", disable=None)
+    num_rows = 0
+    for group in _groups(bar):
+        _check_labels(group, len(dataset.classes), split)
+        images = [{"bytes": e.image, "path": e.id} for e in group]
+        columns = [images, [e.label for e in group], [e.id for e in group]]
+        arrays = [pa.array(c, f.type) for c, f in zip(columns, writer.schema, strict=True)]
+        writer.write_table(pa.Table.from_arrays(arrays, schema=writer.schema))
+        num_rows += len(group)
+    if not num_rows:
+        raise PipelineError(f"{dataset.source}: {split} holds no images")
+    if num_rows != size:
+        raise PipelineError(
+            f"{dataset.source}: {split} must hold {size} images. Got {num_rows}. "
+            "Fetch the data set again"
+        )
 
 
 def check_names(source: str, classes: list[str]) -> None:
@@ -144,6 +154,11 @@ def describe(path: Path) -> tuple[str, list[str]]:
     metadata = pq.read_schema(path).metadata
     features = json.loads(metadata[b"huggingface"])["info"]["features"]
     return metadata[b"source"].decode(), features["label"]["names"]
+
+
+def num_validation(path: Path) -> int:
+    """Return how many rows at the end of train.parquet are a validation split; 0: it has none."""
+    return int(pq.read_schema(path).metadata.get(b"validation", 0))
 
 
 def labels(path: Path) -> np.ndarray:

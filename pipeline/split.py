@@ -1,9 +1,12 @@
 """Split: hold out part of the training images for validation, and look for leaks.
 
+A data set that brings a validation split keeps it, whatever the seed: nothing is held out.
+
 Reads   data/arrays/{train,test}/{images,labels}.npy, data/arrays/info.json
 Writes  data/split.npz        train (k,) int64, validation (n - k,) int64: row numbers, sorted
-        metrics/split.json    rows and exact duplicates of each part, images of each class,
-                              images that preprocess skipped
+        metrics/split.json    rows and exact duplicates of each part, whether validation rows
+                              were held out, images of each class and in two classes, images
+                              that preprocess skipped
 Params  split.validation, seed
 """
 
@@ -26,11 +29,14 @@ from pipeline.params import load
 READ_VALUES = 2**20  # at a time: 4 MiB
 
 
-def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified(
+    labels: np.ndarray, classes: list[str], share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Divide rows at random so that every class keeps its share.
 
     Args:
-        labels: `(n,)` int64.
+        labels: `(n,)` int64 in [0, k).
+        classes: k names.
         share: Of the second part, in (0, 1).
         seed: In [0, 2**32).
 
@@ -44,8 +50,8 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray,
     held_out = int(np.ceil(share * len(labels)))
     if counts.min() < 2:
         raise PipelineError(
-            f"split: class {found[counts.argmin()]} must have 2 or more training images. "
-            f"Got {counts.min()}"
+            f"split: {classes[found[counts.argmin()]]} must have 2 or more training images. "
+            f"Got {counts.min()}. Add some, remove the class, or bring a validation split"
         )
     if min(held_out, len(labels) - held_out) < len(found):
         raise PipelineError(
@@ -96,7 +102,14 @@ def main(argv: list[str] | None = None) -> None:
 
     images, labels = arrays.load(args.arrays / "train")
     test_images, test_labels = arrays.load(args.arrays / "test")
-    train, validation = stratified(labels, params.split.validation, params.seed)
+    info = read_json(args.arrays / "info.json")
+    held_out = not info["validation"]
+    if held_out:
+        train, validation = stratified(
+            labels, info["classes"], params.split.validation, params.seed
+        )
+    else:
+        train, validation = np.split(np.arange(len(labels)), [len(labels) - info["validation"]])
     found = duplicates(
         {
             "train": (images, train),
@@ -105,9 +118,9 @@ def main(argv: list[str] | None = None) -> None:
         }
     )
     parts = {"train": labels[train], "validation": labels[validation], "test": test_labels}
-    info = read_json(args.arrays / "info.json")
     metrics = {
         "rows": {part: len(own) for part, own in parts.items()},
+        "held_out": held_out,
         "skipped": info["skipped"],
         "duplicates": found,
         "classes": [
@@ -118,7 +131,10 @@ def main(argv: list[str] | None = None) -> None:
     arrays.write_split(args.split, train, validation)
     write_json(args.metrics, metrics)
     across = sum(found["across"].values())
-    print(f"split: {len(train)} train, {len(validation)} validation rows -> {args.split}")
+    origin = "held out" if held_out else "of the data set, nothing held out"
+    print(
+        f"split: {len(train)} train, {len(validation)} validation rows ({origin}) -> {args.split}"
+    )
     missing = [row["class"] for row in metrics["classes"] if not row["validation"]]
     if missing:
         print(f"split: warning: no validation images of {', '.join(missing)}: too few of it")

@@ -60,6 +60,18 @@ def test_raw_files_are_byte_stable_and_read_in_groups(tmp_path):
     assert raw.read_group(one, 1) == examples[raw.GROUP_ROWS :]
 
 
+def test_a_validation_split_follows_the_training_images_in_groups_of_its_own(tmp_path):
+    train, test = [grey(1, 0, "a"), grey(2, 1, "b")], [grey(3, 0, "c")]
+    validation = [grey(4, 1, "d"), grey(5, 1, "e"), grey(6, 1, "f")]
+    raw.write(tmp_path, dataset(validation=validation, train=train, test=test))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test.parquet", "train.parquet"]
+    path = tmp_path / "train.parquet"
+    assert [raw.read_group(path, group) for group in (0, 1)] == [train, validation]
+    assert [raw.num_validation(tmp_path / f"{n}.parquet") for n in ("train", "test")] == [3, 0]
+    with pytest.raises(PipelineError, match=r"a test: validation holds no images"):
+        raw.write(tmp_path, dataset(train=train, validation=[], test=test))
+
+
 def test_large_images_make_small_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(raw, "GROUP_BYTES", 100)
     examples = [raw.Example(bytes(60), 0, str(i)) for i in range(5)]  # two pass 100 bytes

@@ -53,7 +53,7 @@ def write_all(project: Path, count: int = 20_000) -> None:
     for part in ("train", "test"):
         black = np.zeros((count, 1, 1, 1), np.float32)
         write_arrays(project / "arrays" / part, black, np.arange(count) % 2)
-    info = {"classes": ["cat", "dog"], "skipped": {}}
+    info = {"classes": ["cat", "dog"], "skipped": {}, "validation": 0}
     (project / "arrays/info.json").write_text(json.dumps(info))
 
 

@@ -24,9 +24,17 @@ from tests.conftest import REPOSITORY, grey, png, write_arrays
 TEST = [grey(0, 0), grey(255, 1)]
 
 
-def prepare(top: Path, train: list[Example], test: list[Example] = TEST, **settings) -> dict:
-    sizes = {"train": len(train), "test": len(test)}
+def prepare(
+    top: Path,
+    train: list[Example],
+    test: list[Example] = TEST,
+    validation: list[Example] | None = None,
+    **settings,
+) -> dict:
     splits = {"train": train, "test": test}
+    if validation is not None:
+        splits["validation"] = validation
+    sizes = {split: len(examples) for split, examples in splits.items()}
     raw.write(top / "raw", raw.Dataset(["cat", "dog"], "a test", sizes, splits))
     defaults = {
         "normalize": "unit", "image_size": None, "dtype": "float32", "on_bad_image": "error",
@@ -52,6 +60,7 @@ def test_unit_divides_by_255_and_greyscale_stays_one_channel(tmp_path):
     assert info == {
         "classes": ["cat", "dog"], "image_shape": [2, 3, 1], "normalize": "unit",
         "mean": [0.5], "std": [0.5], "skipped": {"train": 0, "test": 0},
+        "validation": 0,
     }  # fmt: skip
 
 
@@ -253,6 +262,35 @@ def test_skipped_files_are_counted_and_the_others_stay_in_order(tmp_path, normal
         for split in ("train", "test"):
             one, two = (tmp_path / x / f"arrays/{split}/{name}.npy" for x in ("good", "some"))
             assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_validation_split_stands_behind_the_training_images_and_is_no_part_of_statistics(
+    tmp_path,
+):
+    splits = {
+        "validation": [grey(255, 1, "v0"), *bad(0, names=["zero.jpg"]), grey(255, 0, "v1")],
+        "train": [grey(0, 0, "t0"), *bad(1, names=["zero.jpg"]), grey(51, 1, "t1")],
+        "test": TEST,
+    }
+    info = prepare(
+        tmp_path, **splits, normalize="standardize", dtype="float16", on_bad_image="skip"
+    )
+    assert (info["validation"], info["skipped"]) == (2, {"train": 2, "test": 0})
+    # of 0 and 0.2
+    assert np.allclose((info["mean"], info["std"]), 0.1)
+    _, labels = arrays.load(tmp_path / "arrays/train")
+    assert labels.tolist() == [0, 1, 1, 0]
+    assert np.allclose(read(tmp_path)[:, 0, 0, 0], [-1, 1, 9, 9])
+
+
+def test_a_validation_split_does_not_stand_in_for_training_images_and_may_not_be_all_bad(tmp_path):
+    with pytest.raises(PipelineError, match=r"train must hold images of every class\. .* dog\."):
+        prepare(tmp_path, [grey(0, 0)], validation=[grey(0, 1)])
+    with pytest.raises(PipelineError, match=r"a test: validation must hold images\. Got none"):
+        prepare(
+            tmp_path, [grey(0, 0), grey(0, 1)], validation=bad(0, names=["zero.jpg"]),
+            on_bad_image="skip",
+        )  # fmt: skip
 
 
 def test_a_class_without_images_is_refused_before_and_after_skipping(tmp_path):

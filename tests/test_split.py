@@ -14,13 +14,13 @@ from tests.conftest import write_arrays
 
 def test_classes_keep_their_share():
     labels = np.array([0] * 50 + [1] * 30 + [2] * 20)
-    train, validation = split.stratified(labels, 0.2, seed=0)
+    train, validation = split.stratified(labels, ["a", "b", "c"], 0.2, seed=0)
     assert np.bincount(labels[validation]).tolist() == [10, 6, 4]
     assert np.bincount(labels[train]).tolist() == [40, 24, 16]
 
 
 def test_every_row_stands_in_one_part_and_in_order():
-    train, validation = split.stratified(np.arange(40) % 4, 0.25, seed=0)
+    train, validation = split.stratified(np.arange(40) % 4, list("abcd"), 0.25, seed=0)
     assert sorted([*train, *validation]) == list(range(40))
     assert (np.diff(train) > 0).all()
     assert (np.diff(validation) > 0).all()
@@ -43,20 +43,22 @@ def test_rows_are_kept_in_the_same_bytes_whatever_the_version_of_python(tmp_path
 
 def test_the_seed_decides_the_rows():
     labels = np.arange(40) % 4
-    first, again, other = (split.stratified(labels, 0.25, seed)[1].tolist() for seed in (0, 0, 1))
+    first, again, other = (
+        split.stratified(labels, list("abcd"), 0.25, seed)[1].tolist() for seed in (0, 0, 1)
+    )
     assert first == again != other
 
 
 @pytest.mark.parametrize(("labels", "share", "message"), [
-    ([0, 0, 0, 1], 0.5, r"class 1 must have 2 or more training images\. Got 1"),
+    ([0, 0, 0, 1], 0.5, r"split: dog must have 2 or more training images\. Got 1\. Add"),
     ([0, 0, 0, 1, 1, 1], 0.1, r"split\.validation 0\.1 of 6 images leaves a part with fewer"),
 ])  # fmt: skip
 def test_too_few_images_are_refused(labels, share, message):
     with pytest.raises(PipelineError, match=message):
-        split.stratified(np.array(labels), share, seed=0)
+        split.stratified(np.array(labels), ["cat", "dog"], share, seed=0)
 
 
-INFO = '{"classes": ["even", "odd"], "skipped": {"train": 3, "test": 1}}'
+INFO = '{"classes": ["even", "odd"], "skipped": {"train": 3, "test": 1}, "validation": 0}'
 
 
 def test_a_class_too_small_for_validation_is_told(project, stage):
@@ -122,15 +124,35 @@ def test_stage_writes_rows_and_counts_and_warns_of_leaks(project, stage):
     (project / "arrays/info.json").write_text(INFO)
     done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
     assert done.stdout == (
-        "split: 8 train, 2 validation rows -> s.npz\n"
+        "split: 8 train, 2 validation rows (held out) -> s.npz\n"
         "split: warning: 1 images stand in two parts, see m.json\n"
     ), done.stderr
     metrics = json.loads((project / "m.json").read_text())
     assert metrics["skipped"] == {"train": 3, "test": 1}
     assert metrics["rows"] == {"train": 8, "validation": 2, "test": 2}
+    assert metrics["held_out"] is True
     assert metrics["classes"] == [
         {"class": "even", "train": 4, "validation": 1, "test": 1},
         {"class": "odd", "train": 4, "validation": 1, "test": 1},
     ]
     rows = np.load(project / "s.npz")
     assert (rows["train"].dtype, len(rows["validation"])) == (np.int64, 2)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_validation_split_of_the_data_set_is_kept_whatever_the_seed(project, edit, stage, seed):
+    for part, values in (("train", range(10)), ("test", [20, 21])):
+        write_arrays(project / "arrays" / part, images(*values), np.arange(len(values)) % 2)
+    info = {**json.loads(INFO), "validation": 3}
+    (project / "arrays/info.json").write_text(json.dumps(info))
+    edit("seed: 0", f"seed: {seed}")
+    done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
+    assert done.stdout == (
+        "split: 7 train, 3 validation rows (of the data set, nothing held out) -> s.npz\n"
+    ), done.stderr
+    train, validation = arrays.read_split(project / "s.npz", 10)
+    assert train.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert validation.tolist() == [7, 8, 9]
+    metrics = json.loads((project / "m.json").read_text())
+    assert metrics["held_out"] is False
+    assert metrics["rows"] == {"train": 7, "validation": 3, "test": 2}
