@@ -8,10 +8,9 @@ import matplotlib
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.harness import OURS
+from pipeline.console import Column, print_table
 from pipeline.files import replacing
 
 COLUMNS = ("", OURS, "against", "", "times as good", "run by run", "n")
@@ -69,13 +68,9 @@ def made_on(results: list[dict]) -> list[str]:
 
 
 def show(results: list[dict]) -> None:
-    table = Table(*COLUMNS)
-    for row in rows(results):
-        table.add_row(*row)
-    console = Console()
-    console = Console(width=console.width if console.is_terminal else 160)
-    console.print(table)
-    console.print("\n".join([NOTE, *made_on(results)]), highlight=False)
+    drop = {"n": 1, "run by run": 2}
+    print_table([Column(heading, drop=drop.get(heading, 0)) for heading in COLUMNS], rows(results))
+    print("\n".join([NOTE, *made_on(results)]))
 
 
 def markdown(results: list[dict]) -> str:

@@ -12,10 +12,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from pipeline.answers import same_images, unpack
+from pipeline.console import Column, print_table
 from pipeline.errors import PipelineError, run
 from pipeline.files import read_json, replacing, sha256, write_json
 from pipeline.paired import LEVEL, paired
@@ -38,29 +36,32 @@ def read(folder: Path, names: list[str], suffix: str) -> dict[str, Path]:
 
 def show(rows: list[dict], champion: str) -> None:
     """Print the comparison as a table."""
-    table = Table(
-        title=f"Test set, {LEVEL:.0%} intervals; champion (by validation unless named): {champion}"
-    )
-    table.add_column("model")
-    for heading in ("parameters", "validation", "test accuracy", f"vs {rows[0]['model']}", "p"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
+    cells = []
     for row in rows:
-        against = ["", "", "reference"]
+        against = ["", "", "", "reference"]
         if "verdict" in row:
-            interval = f"[{row['difference_low']:+.4f}, {row['difference_high']:+.4f}]"
             against = [
-                f"{row['difference']:+.4f} {interval}",
+                f"{row['difference']:+.4f}",
+                f"[{row['difference_low']:+.4f}, {row['difference_high']:+.4f}]",
                 f"{row['mcnemar_p']:.2g}",
                 row["verdict"],
             ]
-        accuracy = f"{row['accuracy']:.4f} [{row['accuracy_low']:.4f}, {row['accuracy_high']:.4f}]"
-        table.add_row(
-            row["model"], f"{row['parameters']:,}", f"{row['val_accuracy']:.4f}", accuracy, *against
-        )
-    # a pipe or a log has no width of its own, and a cut table says nothing
-    console = Console()
-    Console(width=console.width if console.is_terminal else 140).print(table)
+        interval = f"[{row['accuracy_low']:.4f}, {row['accuracy_high']:.4f}]"
+        accuracies = [f"{row['val_accuracy']:.4f}", f"{row['accuracy']:.4f}", interval]
+        cells.append([row["model"], f"{row['parameters']:,}", *accuracies, *against])
+    columns = (
+        Column("model"),
+        Column("parameters", numeric=True, drop=1),
+        Column("validation", numeric=True, drop=4),
+        Column("test accuracy", numeric=True),
+        Column("accuracy interval", numeric=True, drop=2),
+        Column(f"vs {rows[0]['model']}", numeric=True),
+        Column("difference interval", numeric=True, drop=5),
+        Column("p", numeric=True, drop=3),
+        Column("verdict"),
+    )
+    title = f"Test set, {LEVEL:.0%} intervals; champion (by validation unless named): {champion}"
+    print_table(columns, cells, title)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING
 import matplotlib
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from pipeline import arrays, engine, preprocessing, tables
-from pipeline.errors import PipelineError, one_line, run
+from pipeline.console import Column, print_table
+from pipeline.errors import PipelineError, run
 from pipeline.files import replacing, write_json
 from pipeline.params import load
 
@@ -51,25 +49,27 @@ def show(rows: "list[Row]", name: str) -> None:
     """Print the layers as a table."""
     from pipeline.layers import total
 
-    # no markup and no codes: a foreign model's layers may have any name
-    table = Table(title=Text(one_line(f"{name}: one image")), title_style="bold")
-    names = ["layer", "type", "output", "parameters", "trained", "MACs", "sees", "stride", "bytes"]
-    for number, heading in enumerate(names):
-        table.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)
+    columns = (
+        Column("name"),
+        Column("type", drop=4),
+        Column("output", numeric=True),
+        Column("parameters", numeric=True),
+        Column("trained", numeric=True, drop=2),
+        Column("MACs", numeric=True, drop=6),
+        Column("sees", numeric=True, drop=5),
+        Column("stride", numeric=True, drop=1),
+        Column("bytes", numeric=True, drop=3),
+    )
+    cells = []
     for row in rows:
-        numbers = (row.parameters, row.trainable, row.macs)
+        counts = [f"{n:,}" if n else "" for n in (row.parameters, row.trainable, row.macs)]
         output = "×".join(map(str, row.output_shape))
-        cells = [f"{number:,}" if number else "" for number in numbers]
         tail = (row.receptive_field, row.stride, f"{row.activation_bytes:,}")
-        named = (Text(one_line(text)) for text in (row.name, row.type))
-        table.add_row(*named, output, *cells, *tail)
-    sums = total(rows)
-    table.add_section()
-    sums_of = [f"{sums[key]:,}" for key in ("parameters", "trainable", "macs")]
-    table.add_row("total", "", "", *sums_of, "", "", f"{sums['activation_bytes']:,}")
-    # a pipe or a log has no width of its own, and a cut table says nothing
-    console = Console()
-    Console(width=console.width if console.is_terminal else 160).print(table)
+        cells.append([row.name, row.type, output, *counts, *tail])
+    sums = {key: f"{value:,}" for key, value in total(rows).items()}
+    counts = [sums[key] for key in ("parameters", "trainable", "macs")]
+    last = ["total", "", "", *counts, "", "", sums["activation_bytes"]]
+    print_table(columns, cells, f"{name}: one image", last)
 
 
 def sample(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -21,12 +21,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from scipy.special import softmax
 
 from pipeline import engine, preprocessing
+from pipeline.console import Column, print_table
 from pipeline.errors import PipelineError, one_line, run
 from pipeline.images import BadImage, open_image
 from pipeline.preprocessing import Preprocessing
@@ -36,7 +34,6 @@ STDIN = "-"
 # as evaluate; bounds memory, however many images there are
 BATCH_SIZE = 512
 BATCH_VALUES = 2**22
-UNBOUNDED = 10_000  # columns
 
 
 class Answer(NamedTuple):
@@ -122,18 +119,22 @@ def as_json(answer: Answer, classes: list[str], top: int) -> str:
     return json.dumps({"file": answer.file, "predictions": predictions})
 
 
-def as_table(answers: list[Answer], classes: list[str], top: int) -> Table:
-    table = Table("file", "class", "probability", *(["then"] if top > 1 else []))
+def show(answers: list[Answer], classes: list[str], top: int) -> None:
+    """Print the answers as a table, without the files that could not be read."""
+    columns = [Column("file"), Column("class"), Column("probability", numeric=True)]
+    if top > 1:
+        columns.append(Column("then", drop=1))
+    rows = []
     for answer in answers:
         if answer.probabilities is None:
             continue
-        ranked = best(answer.probabilities, classes, top)
-        found = [(one_line(name), f"{probability:.4f}") for name, probability in ranked]
-        cells = [one_line(answer.file), *found[0]]
+        (first, share), *others = best(answer.probabilities, classes, top)
+        row = [answer.file, first, f"{share:.4f}"]
         if top > 1:
-            cells.append(", ".join(" ".join(other) for other in found[1:]))
-        table.add_row(*map(Text, cells))  # no markup: a file may be called [red]
-    return table
+            row.append(", ".join(f"{name} {probability:.4f}" for name, probability in others))
+        rows.append(row)
+    if rows:
+        print_table(columns, rows)
 
 
 def positive(text: str) -> int:
@@ -165,11 +166,7 @@ def main(argv: list[str] | None = None) -> None:
             print(as_json(answer, kept.classes, top))
         else:
             answered.append(answer)
-    if any(answer.probabilities is not None for answer in answered):
-        # a pipe or a log has no width of its own, and a wrapped name is none
-        console = Console()
-        width = console.width if console.is_terminal else UNBOUNDED
-        Console(width=width).print(as_table(answered, kept.classes, top))
+    show(answered, kept.classes, top)
     if failed:
         sys.exit(1)
 

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import t
 
+from pipeline.console import Column, print_table
 from pipeline.study_plot import LABELS
 
 LEVEL = 0.95
@@ -165,29 +164,31 @@ def _listed(items: list[str]) -> str:
 def show(question: str, rows: list[dict], measure: str | None) -> None:
     """Print the rows as a table."""
     seeds = len(rows[0]["runs"])
-    table = Table(title=f"{question} ({seeds} seeds, {LEVEL:.0%} intervals)")
-    table.add_column("model")
-    for heading in ("train", "validation", "difference"):
-        table.add_column(heading, justify="right")
-    table.add_column("against")
-    table.add_column("verdict")
+    columns = [
+        Column("model"),
+        Column("train", numeric=True, drop=1),
+        Column("validation", numeric=True),
+        Column("difference", numeric=True),
+        Column("interval", numeric=True, drop=3),
+        Column("against", drop=2),
+        Column("verdict"),
+    ]
     if measure:
-        table.add_column(LABELS[measure], justify="right")
+        columns.append(Column(LABELS[measure], numeric=True, drop=4))
+    table = []
     for row in rows:
-        cells = ["", "", "", "", "" if "against" in row else "reference"]
+        cells = ["", "", "", "", "", "" if "against" in row else "reference"]
         if row["accuracy"] is not None:
             cells[:2] = f"{row['accuracy']:.4f}", f"{row['val_accuracy']:.4f}"
         if row["val_accuracy_sd"] is not None:
             cells[1] += f" ± {row['val_accuracy_sd']:.4f}"
         if "verdict" in row:
             interval = f"[{row['difference_low']:+.4f}, {row['difference_high']:+.4f}]"
-            cells[2:] = f"{row['difference']:+.4f} {interval}", row["against"], row["verdict"]
+            cells[2:] = f"{row['difference']:+.4f}", interval, row["against"], row["verdict"]
         if row["diverged"]:
-            cells[4] = f"{row['diverged']} of {seeds} diverged"
+            cells[5] = f"{row['diverged']} of {seeds} diverged"
         if measure:
             value = stands_for(row, measure)
             cells.append("" if value is None else in_words(measure, value))
-        table.add_row(row["model"], *cells)
-    # a pipe or a log has no width of its own, and a cut table says nothing
-    console = Console()
-    Console(width=console.width if console.is_terminal else 140).print(table)
+        table.append([row["model"], *cells])
+    print_table(columns, table, f"{question} ({seeds} seeds, {LEVEL:.0%} intervals)")

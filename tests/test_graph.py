@@ -62,11 +62,12 @@ LEAVES = {
     "hosts": {"errors"},
     "batches": {"hosts"},
     "preprocessing": {"errors"},
+    "console": {"errors"},
     "tables": {"errors"},
     "images": {"errors", "preprocessing", "raw"},
     "decoding": {"arrays", "errors", "images", "raw"},
     "study_plot": {"files"},
-    "study_report": {"study_plot"},
+    "study_report": {"console", "study_plot"},
     "report_charts": set(),
     "report_parts": {"errors", "files", "preprocessing"},
 }
@@ -147,6 +148,7 @@ ALLOWED = {
     },
     "inspect": {
         "params",
+        "console",
         "errors",
         "files",
         "arrays",
@@ -177,10 +179,10 @@ ALLOWED = {
         "engine",
         "speed",
     },
-    "compare": {"params", "errors", "files", "answers", "paired"},
+    "compare": {"params", "errors", "files", "answers", "console", "paired"},
     # no stage, and as little as one imported by a stage
     "gate": {"params", "errors", "files", "answers", "paired"},
-    "predict": {"errors", "images", "preprocessing", "engine", "backend"},
+    "predict": {"errors", "images", "preprocessing", "engine", "backend", "console"},
     "demo": {
         "errors",
         "files",

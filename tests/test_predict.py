@@ -129,7 +129,7 @@ def test_the_table_shows_names_and_does_not_obey_them(model, capsys):
     (model / name).write_bytes(white())
     predict.main(["--model", "model.keras", name])
     out, _ = capsys.readouterr()
-    assert r"│ [red]a\x1b[31m.png │ bright │ 0.8808      │ dark 0.1192 │" in out
+    assert r"│ [red]a\x1b[31m.png │ bright │      0.8808 │ dark 0.1192 │" in out
     (model / "bad\x1b[31m.png").write_bytes(b"no")
     with pytest.raises(SystemExit, match="1"):
         predict.main(["--model", "model.keras", "bad\x1b[31m.png"])
