@@ -8,6 +8,8 @@ import argparse
 import difflib
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pydantic
@@ -35,8 +37,26 @@ def load() -> Params:
 
 def _load() -> Params:
     params = read(PARAMS, Params)
-    _check_dataset(params.dataset)
-    _check_path(("folder",), params.folder)
+    checks: list[Callable[[], None]] = [
+        partial(_check_dataset, params.dataset),
+        partial(_check_path, ("folder",), params.folder),
+        partial(_check_names, params),
+        *(partial(check_model, params, ("models", name)) for name in params.models),
+        *(partial(check_model, params, ("finetune", name)) for name in params.finetune),
+    ]
+    problems: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except PipelineError as error:
+            problems.append(str(error))
+    if problems:
+        raise PipelineError("; ".join(problems))
+    return params
+
+
+def _check_names(params: Params) -> None:
+    """Check the names of the models, and what refers to them."""
     names = list(params.all_models)
     if params.champion not in ("auto", *names):
         raise unfit(("champion",), f"must be auto or one of {', '.join(names)}", params.champion)
@@ -56,11 +76,6 @@ def _load() -> Params:
                 f"models {' and '.join(alike)}: would share their files where capitals do not "
                 "count, as on macOS. Rename one"
             )
-    for name in params.models:
-        check_model(params, ("models", name))
-    for name in params.finetune:
-        check_model(params, ("finetune", name))
-    return params
 
 
 def check_model(params: Params, at: tuple[str, str]) -> None:
@@ -71,7 +86,7 @@ def check_model(params: Params, at: tuple[str, str]) -> None:
     try:
         params.train_of(name)
     except pydantic.ValidationError as error:
-        raise explain(Train, error.errors()[0], (*at, "train"), 0) from None
+        raise explain(Train, error, (*at, "train")) from None
     if isinstance(model, Finetuned):
         _check_path((*at, "from_model"), model.from_model)
     file = arguments(model.architecture, at).get("from_model")

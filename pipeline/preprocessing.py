@@ -96,7 +96,9 @@ def read(path: Path) -> Preprocessing:
         PipelineError: There is no such file, it is damaged, or it was not trained here.
     """
     if not path.is_file():
-        raise PipelineError(f"{path}: no such file. Run `dvc repro`")
+        models = ", ".join(str(model) for model in sorted(path.parent.glob("*.keras")))
+        remedy = f"Models: {models}" if models else "Run `dvc repro`"
+        raise PipelineError(f"{path}: no such file. {remedy}")
     try:
         with zipfile.ZipFile(path) as archive:
             return Preprocessing(**json.loads(archive.read(MEMBER)))

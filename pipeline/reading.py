@@ -50,8 +50,10 @@ def reading(path: Path) -> Iterator[None]:
 
 def read(path: Path, kind: type[S]) -> S:
     """Read a YAML file as a section, in a block of `reading(path)`."""
+    text = ""
     try:
-        raw = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+        text = path.read_text("utf-8")
+        raw = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
         raise PipelineError(
             f"no such file in {Path.cwd()}. Run from the repository's top"
@@ -59,43 +61,60 @@ def read(path: Path, kind: type[S]) -> S:
     except IsADirectoryError:
         raise PipelineError("must be a file. Got a folder") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise PipelineError(f"not valid YAML: {error}") from None
+        raise PipelineError(f"not valid YAML: {_located(error, text)}") from None
     except RecursionError:
         raise PipelineError("must be nested less deeply. Take brackets away") from None
     return validate(kind, raw, ())
+
+
+def _located(error: Exception, text: str) -> str:
+    """Say first where the problem is: PyYAML begins with where the parent started."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"line {text.count(chr(10), 0, error.position) + 1}: {error.reason}"
+    if not isinstance(error, yaml.MarkedYAMLError) or not error.problem_mark:
+        return str(error)
+    said = f"line {error.problem_mark.line + 1}: {(error.problem or '').removeprefix('but ')}"
+    if error.context and error.context_mark:
+        said += f", {error.context} that begins in line {error.context_mark.line + 1}"
+    return said
 
 
 def validate(kind: type[S], raw: Any, at: tuple[str, ...]) -> S:
     try:
         return kind.model_validate(raw)
     except pydantic.ValidationError as error:
-        # an unknown key first: it often explains the missing one
-        first, *more = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        raise explain(kind, first, at, len(more)) from None
+        raise explain(kind, error, at) from None
 
 
-def explain(kind: type[BaseModel], error: Any, at: tuple[str, ...], more: int) -> PipelineError:
-    """Turn the first of pydantic's errors into one line in the words of params.yaml."""
+def explain(
+    kind: type[BaseModel], error: pydantic.ValidationError, at: tuple[str, ...]
+) -> PipelineError:
+    """Turn all of pydantic's errors into one line in the words of params.yaml."""
+    # an unknown key first: it often explains the missing one
+    errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    return PipelineError("; ".join(_explain_one(kind, e, at) for e in errors))
+
+
+def _explain_one(kind: type[BaseModel], error: Any, at: tuple[str, ...]) -> str:
     unknown = error["type"] == "extra_forbidden"
     # pydantic names the member of a union, as dict[str,…], beside the key; but a key that is not
     # known may look like that too
     names = [str(part) for part in error["loc"]]
     kept = [n for n in names if not re.fullmatch(r"(dict)?\[.*\]", n) or unknown and n == names[-1]]
     where = (*at, *kept)
-    tail = f" (and {more} more)" if more else ""
     if unknown:
         known = _keys(kind, error["loc"][:-1])
         near = difflib.get_close_matches(where[-1], known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Keys: {', '.join(known) or 'none'}"
-        return PipelineError(f"{'.'.join(where)} is no known key. {hint}{tail}")
+        return f"{'.'.join(where)} is no known key. {hint}"
     if error["type"] == "missing":
-        return PipelineError(f"{'.'.join(where)} is missing. Add it{tail}")
+        return f"{'.'.join(where)} is missing. Add it"
     if error["type"] == "value_error":  # of a section as a whole
-        return PipelineError(f"{'.'.join(where)} {error['ctx']['error']}{tail}")
+        return f"{'.'.join(where)} {error['ctx']['error']}"
     expected = re.sub(r"^\w+ should", "must", error["msg"])
     if error["type"] in ("model_type", "dict_type"):
         expected = "must be a mapping of keys to values"
-    return unfit(where, expected, error["input"], tail)
+    return str(unfit(where, expected, error["input"]))
 
 
 # repr itself never ends where aliases of aliases stand for a billion values
@@ -112,7 +131,7 @@ def _keys(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
     return list(kind.model_fields)
 
 
-def unfit(where: tuple[str, ...], expected: str, received: Any, tail: str = "") -> PipelineError:
+def unfit(where: tuple[str, ...], expected: str, received: Any) -> PipelineError:
     got = _short.repr(received)
     got = got if len(got) <= 60 else f"{got[:57]}..."
-    return PipelineError(f"{'.'.join(where) or 'the file'} {expected}. Got {got}{tail}")
+    return PipelineError(f"{'.'.join(where) or 'the file'} {expected}. Got {got}")

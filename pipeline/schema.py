@@ -1,8 +1,8 @@
 """Schema: the classes that params.yaml must fit. What each value means stands there."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from pipeline.schema_model import Finetuned, Model
 from pipeline.schema_section import Name, Precision, Section
@@ -11,10 +11,19 @@ from pipeline.schema_train import Train
 Pixels = Annotated[int, Field(ge=1)]
 
 
+def _not_one_side(size: Any) -> Any:
+    if type(size) is int:
+        raise ValueError(f"must be [height, width]. Got {size}. Write [{size}, {size}]")
+    return size
+
+
 class Preprocess(Section):
     normalize: Literal["unit", "standardize"]
     """unit: pixels / 255; standardize: per channel, with the training images' statistics"""
-    image_size: Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None
+    image_size: Annotated[
+        Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None,
+        BeforeValidator(_not_one_side),
+    ]
     """[height, width] in pixels, or null: as they are"""
     dtype: Literal["float32", "float16"]
     """How arrays are stored; stages read the same float32 from both"""
@@ -53,9 +62,13 @@ class Params(Section):
     test_seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Which images these are"""
     preprocess: Preprocess
+    """How images become arrays"""
     split: Split
+    """How validation images are held out"""
     train: Train
+    """How every model is trained; a model may override any of it"""
     evaluate: Evaluate
+    """How every model is measured on the test images"""
     models: Annotated[dict[Name, Model], Field(min_length=1)]
     """The models to compare"""
     finetune: dict[Name, Finetuned]
@@ -65,6 +78,7 @@ class Params(Section):
     champion: str
     """auto (best validation accuracy), or the name of a model"""
     gate: Gate
+    """What the gate asks of the champion"""
 
     @property
     def all_models(self) -> dict[str, Model]:

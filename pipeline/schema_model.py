@@ -25,6 +25,7 @@ class Knobs(Section):
     padding: Literal["valid", "same"] | None = None
     """Of convolutions"""
     pooling: Literal["max", "average"] | None = None
+    """What pooling layers take of a window"""
     activation: Activation | None = None
     """Of hidden layers"""
     kernel_initializer: Literal[Initializer, "dirac"] | None = None
@@ -32,7 +33,9 @@ class Knobs(Section):
     kernel_stddev: Positive | None = None
     """Of random_normal and truncated_normal; Keras's is 0.05"""
     bias_initializer: Initializer | None = None
+    """Of convolutions and dense layers; Keras's default: zeros"""
     kernel_regularizer: Literal["l1", "l2", "l1_l2"] | None = None
+    """A penalty on the weights, added to the loss"""
     kernel_regularizer_factor: NotNegative | None = None
     """null: 0.01, as in Keras"""
     max_norm: Positive | None = None
@@ -42,9 +45,13 @@ class Knobs(Section):
     batch_norm_position: Literal["before", "after"] | None = None
     """Of the activation; null: before"""
     batch_norm_momentum: Share | None = None
+    """Share of the old moving average kept at each step; Keras's default: 0.99"""
     batch_norm_epsilon: Positive | None = None
+    """Added to the variance; Keras's default: 0.001"""
     batch_norm_beta_initializer: Initializer | None = None
+    """Of the shift after normalization; Keras's default: zeros"""
     batch_norm_gamma_initializer: Initializer | None = None
+    """Of the scale after normalization; Keras's default: ones"""
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> "Knobs":

@@ -26,5 +26,6 @@ def partial(section: type[Section]) -> type[Section]:
     for name, field in section.model_fields.items():
         kind: Any = field.annotation
         nested = inspect.isclass(kind) and issubclass(kind, Section)
-        fields[name] = (partial(kind) if nested else field.rebuild_annotation(), None)
+        kind = partial(kind) if nested else field.rebuild_annotation()
+        fields[name] = (kind, Field(None, description=field.description))
     return pydantic.create_model(f"Partial{section.__name__}", __base__=Section, **fields)

@@ -51,6 +51,7 @@ class Train(Section):
     batch_size: Annotated[int, Field(ge=1)]
     """Images per step"""
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"]
+    """How gradients change the weights"""
     learning_rate: Positive
     """Step size, at the peak of the schedule"""
     momentum: Share
@@ -60,12 +61,15 @@ class Train(Section):
     weight_decay: NotNegative | None
     """Decoupled, of kernels alone; null: the optimizer's own"""
     schedule: Literal["constant", "cosine", "one_cycle", "triangular"]
+    """How the learning rate changes during training"""
     warmup_epochs: NotNegative
     """Epochs in which the learning rate climbs from 0"""
     gradient_clip: Literal["norm", "global_norm", "value"] | None
+    """Limit each gradient's norm, the norm of all together, or each value; null: off"""
     gradient_clip_at: Positive
     """The largest norm or value"""
     loss: Literal["cross_entropy", "focal"]
+    """What training minimizes; focal: images that are already right count less"""
     label_smoothing: Share
     """Share of the target spread evenly over the classes"""
     class_weights: ClassWeights | None
@@ -79,6 +83,7 @@ class Train(Section):
     early_stopping: Annotated[int, Field(ge=1)] | None
     """Epochs without a better validation accuracy before stopping; null: off"""
     augment: Augment
+    """Random changes of the training images"""
 
     def under(self, own: Section) -> "Train":
         """Return these settings with those on top that a partial section has set."""

@@ -557,7 +557,7 @@ def test_photographs_train_the_batch_normalized_classifiers(tmp_path):
     for old, new in (
         ("dataset: digits", "dataset: folder"),
         ("folder: data/folder", f"folder: {CATS_VS_DOGS}"),
-        ("image_size: null", "image_size: [224, 224]"),
+        ("image_size:", "image_size: [224, 224]"),
         ("batch_size: 32", "batch_size: 10"),
         ("reference: baseline", "reference: logistic_bn"),
     ):

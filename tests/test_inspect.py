@@ -227,7 +227,7 @@ def trained(project, edit):
     table.to_csv(project / "predictions.csv", index=False)
     edit("  baseline:\n    architecture: baseline", "  baseline:\n    architecture: plain")
     edit("dropout: 0.0", "dropout: 0.5\n      depth: 2")
-    edit("batch_norm: null", "batch_norm: true")
+    edit("batch_norm:", "batch_norm: true")
     build = {"dropout": 0.5, "depth": 2, "batch_norm": True}
     network = building.build(Model(architecture="plain", build=build), (8, 8, 1), 2, seed=0)
     path = project / "models/baseline.keras"
@@ -299,7 +299,8 @@ def test_an_engine_that_is_not_installed_is_no_fault_of_params(trained, stage):
 
 def test_what_is_missing_is_said_in_a_line(trained, stage):
     done = stage("pipeline.inspect", "models/gone.keras", "--table")
-    assert done.stderr == "error: models/gone.keras: no such file. Run `dvc repro`\n"
+    expected = "error: models/gone.keras: no such file. Models: models/baseline.keras\n"
+    assert done.stderr == expected
     (trained / "predictions.csv").unlink()
     done = stage("pipeline.inspect", *ARGUMENTS)
     assert done.stderr == "error: predictions.csv: no such file. Run `dvc repro`\n"

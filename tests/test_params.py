@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.serialize import modify_yaml
 
 from pipeline import params, report, signature
 from pipeline.errors import PipelineError
@@ -26,20 +28,20 @@ WRONG = [
     ("validation: 0.2", "validaton: 0.2", r"validaton is no known key\. Did you mean validation\?"),
     ("seed: 0", "seed: true", r"seed must be a valid integer\. Got True"),
     ("seed: 0", "seed: -1", r"seed must be greater than or equal to 0\. Got -1"),
-    ("seed: 0", "colour: red", r"colour is no known key\. Keys: backend, seed.*\(and 1 more\)"),
+    ("seed: 0", "colour: red", r"colour is no known key\. Keys: backend, seed.*; seed is missing"),
     ("seed: 0", "# none", r"seed is missing"),
     ("seed: 0", "seed: [", r"not valid YAML"),
     ("epochs: 20", 'epochs: "20"', r"train\.epochs must be a valid integer\. Got '20'"),
     ("epochs: 20", "epochs: 2.5", r"train\.epochs must be a valid integer.*Got 2\.5"),
     ("epochs: 20", "epochs: 0", r"train\.epochs must be greater than or equal to 1\. Got 0"),
-    ("early_stopping: null", "early_stopping: 0", r"early_stopping must be greater than or equal"),
+    ("early_stopping:", "early_stopping: 0", r"early_stopping must be greater than or equal"),
     ("optimizer: adam", "optimizer: adm", r"optimizer must be 'adam', .* or 'sgd'\. Got 'adm'"),
     ("learning_rate: 0.001", "learning_rate: fast", r"learning_rate must be a valid number"),
     ("learning_rate: 0.001", "learning_rate: .inf", r"learning_rate must be a finite number"),
     ("normalize: unit", "normalize: none", r"normalize must be 'unit' or 'standardize'"),
-    ("image_size: null", "image_size: 32", r"image_size must be a valid list\. Got 32"),
-    ("image_size: null", "image_size: [32]", r"image_size .* at least 2 items"),
-    ("image_size: null", "image_size: [32, 0]", r"image_size\.1 must be greater than or equal"),
+    ("image_size:", "image_size: 32", r"must be \[height, width\]\. Got 32\. Write \[32, 32\]"),
+    ("image_size:", "image_size: [32]", r"image_size .* at least 2 items"),
+    ("image_size:", "image_size: [32, 0]", r"image_size\.1 must be greater than or equal"),
     ("dtype: float32", "dtype: uint8", r"dtype must be 'float32' or 'float16'\. Got 'uint8'"),
     ("bad_image: error", "bad_image: warn", r"on_bad_image must be 'error' or 'skip'\. Got 'warn'"),
     ("test_share: 0.2", "test_share: 1", r"test_share must be less than 1\. Got 1"),
@@ -53,35 +55,35 @@ WRONG = [
     ("warmup_epochs: 0", "warmup_epochs: 20", r"train must have fewer warmup_epochs than epochs"),
     ("schedule: constant", "schedule: step", r"schedule must be 'constant', 'cosine', 'one_cyc"),
     ("nesterov: false", "nesterov: true", r"train has nesterov, which needs sgd with a momentum:"),
-    ("ema_momentum: null", "ema_momentum: 1.0", r"ema_momentum must be less than 1\. Got 1\.0"),
-    ("ema_momentum: null", "ema_momentum: 0", r"ema_momentum must be greater than 0\. Got 0"),
+    ("ema_momentum:", "ema_momentum: 1.0", r"ema_momentum must be less than 1\. Got 1\.0"),
+    ("ema_momentum:", "ema_momentum: 0", r"ema_momentum must be greater than 0\. Got 0"),
     ("whiten: false", "whiten: 3", r"train\.whiten must be a valid boolean"),
     ("crop_fill: zeros", "crop_fill: edge", r"crop_fill must be 'zeros' or 'reflect'\. Got 'edge'"),
     ("floor: 0.95", "floor: 95", r"gate\.floor must be less than or equal to 1\. Got 95"),
     ("floor: 0.95", "floor: high", r"gate\.floor must be a valid number\. Got 'high'"),
     ("mirror: false", "mirror: both", r"evaluate\.mirror must be a valid boolean"),
-    ("gradient_clip: null", "gradient_clip: all", r"gradient_clip must be 'norm', 'global_norm'"),
+    ("gradient_clip:", "gradient_clip: all", r"gradient_clip must be 'norm', 'global_norm'"),
     ("gradient_clip_at: 1.0", "gradient_clip_at: 0", r"gradient_clip_at must be greater than 0"),
     ("loss: cross_entropy", "loss: hinge", r"train\.loss must be 'cross_entropy' or 'focal'"),
     ("label_smoothing: 0.0", "label_smoothing: 1", r"label_smoothing must be less than 1"),
-    ("weight_decay: null", "weight_decay: -1", r"weight_decay must be greater than or equal to 0"),
-    ("class_weights: null", "class_weights: even", r"class_weights must be 'balanced'"),
-    ("class_weights: null", "class_weights: {cat: -1}", r"weights\.cat must be greater than 0\."),
-    ("flip: null", "flip: left", r"train\.augment\.flip must be 'horizontal', 'vertical', 'both'"),
+    ("weight_decay:", "weight_decay: -1", r"weight_decay must be greater than or equal to 0"),
+    ("class_weights:", "class_weights: even", r"class_weights must be 'balanced'"),
+    ("class_weights:", "class_weights: {cat: -1}", r"weights\.cat must be greater than 0\."),
+    ("flip:", "flip: left", r"train\.augment\.flip must be 'horizontal', 'vertical', 'both'"),
     ("shift: 0.0", "shift: 1.0", r"train\.augment\.shift must be less than 1"),
     ("rotation: 0.0", "rotation: 270", r"train\.augment\.rotation must be less than or equal to"),
     ("crop: 0", "crop: 0.5", r"train\.augment\.crop must be a valid integer"),
     ("cutout: 0.0", "cutoff: 0.0", r"augment\.cutoff is no known key\. Did you mean cutout\?"),
-    ("padding: null", "padding: full", r"baseline\.build\.padding must be 'valid' or 'same'"),
-    ("pooling: null", "pooling: min", r"baseline\.build\.pooling must be 'max' or 'average'"),
-    ("activation: null", "activation: step", r"baseline\.build\.activation must be 'relu'"),
-    ("kernel_initializer: null", "kernel_initializer: he", r"kernel_initializer must be 'glorot_u"),
-    ("kernel_stddev: null", "kernel_stddev: 1.0", r"build has kernel_stddev, which needs kernel_"),
-    ("regularizer_factor: null", "regularizer_factor: 1.0", r"which needs kernel_regularizer"),
-    ("max_norm: null", "max_norm: 0", r"baseline\.build\.max_norm must be greater than 0"),
-    ("norm_position: null", "norm_position: after", r"batch_norm_position, which needs batch_norm"),
-    ("batch_norm: null", "batch_norm: yes please", r"batch_norm must be a valid boolean"),
-    ("norm_momentum: null", "norm_momentum: 1.0", r"batch_norm_momentum must be less than 1"),
+    ("padding:", "padding: full", r"baseline\.build\.padding must be 'valid' or 'same'"),
+    ("pooling:", "pooling: min", r"baseline\.build\.pooling must be 'max' or 'average'"),
+    ("activation:", "activation: step", r"baseline\.build\.activation must be 'relu'"),
+    ("kernel_initializer:", "kernel_initializer: he", r"kernel_initializer must be 'glorot_u"),
+    ("kernel_stddev:", "kernel_stddev: 1.0", r"build has kernel_stddev, which needs kernel_"),
+    ("regularizer_factor:", "regularizer_factor: 1.0", r"which needs kernel_regularizer"),
+    ("max_norm:", "max_norm: 0", r"baseline\.build\.max_norm must be greater than 0"),
+    ("norm_position:", "norm_position: after", r"batch_norm_position, which needs batch_norm"),
+    ("batch_norm:", "batch_norm: yes please", r"batch_norm must be a valid boolean"),
+    ("norm_momentum:", "norm_momentum: 1.0", r"batch_norm_momentum must be less than 1"),
     ("architecture: baseline", "architecture: transfer",
      r"models\.baseline: transfer starts from a file\. Move it under `finetune:`"),
     ("finetune: {}", "finetune: {x: {architecture: transfer}}", r"finetune\.x\.from_model is miss"),
@@ -127,14 +129,16 @@ WRONG = [
     ("seed: 0", 'seed: 0\n"a[b": 1', r"a\[b is no known key\. Keys: backend"),
     ("  baseline:", '  "a[b]":', r"models\.a\[b\] must match"),
     ("seed: 0", "seed: 4294967296", r"seed must be less than 4294967296"),
-    ("seed: 0", "seed: !!python/object/apply:os.getcwd []", r"not valid YAML: could not determine"),
-    ("seed: 0", "seed: 0\n---\nseed: 1", r"not valid YAML: expected a single document"),
-    ("seed: 0", "seed: *none", r"not valid YAML: found undefined alias"),
+    ("seed: 0", "seed: !!python/object/apply:os.getcwd []", r"YAML: line 7: could not determine"),
+    ("seed: 0", "seed: 0\n---\nseed: 1", r"not valid YAML: line 8: found another document"),
+    ("seed: 0", "seed: *none", r"not valid YAML: line 7: found undefined alias"),
     ("seed: 0", "seed: 0\n\tx: 1", r"not valid YAML"),
     ("seed: 0", "seed: " + "9" * 5000, r"not valid YAML: Exceeds the limit"),
     ("epochs: 20", "epochs: 2026-11-25", r"epochs must be a valid integer.*datetime\.date"),
     ("epochs: 20", "epochs: null", r"epochs must be a valid integer\. Got None"),
     ("models:\n", "models: {}\nnone:\n", r"none is no known key"),
+    ("seed: 0", "seed: [\n  a: b", r"YAML: line \d+: expected .* that begins in line 7$"),
+    ("seed: 0", "seed: \a", r"not valid YAML: line 7: special characters are not allowed$"),
 ]  # fmt: skip
 OWN = [
     ("build: {dropout: [0.1, 0.2]}", r"batchnorm\.build\.dropout .*at least 3 items"),
@@ -219,7 +223,7 @@ def test_pretrained_networks_want_pixels_that_are_not_standardized(edit):
 
 def test_knobs_go_to_any_network_and_own_settings_to_their_architecture(edit):
     edit("dropout: 0.0", "dropout: 0.25")
-    edit("padding: null", "padding: valid")
+    edit("padding:", "padding: valid")
     own, knobs = signature.split_build(params.load().models["baseline"])
     assert own == {"dropout": 0.25}
     assert knobs.model_dump(exclude_none=True) == {"padding": "valid"}
@@ -325,10 +329,55 @@ def test_a_mistake_in_an_architecture_file_is_one_line(tmp_path, monkeypatch, so
         signature.settings("mine")
 
 
+def test_all_that_is_wrong_is_said_at_once(edit):
+    edit("seed: 0", "seed: zero")
+    edit("epochs: 20", "epochs: 0")
+    with pytest.raises(PipelineError, match=r"seed must be .* Got 'zero'; train\.epochs must be"):
+        params.load()
+
+
+def test_all_that_does_not_fit_together_is_said_at_once(edit):
+    edit("dataset: digits", "dataset: cifar11")
+    edit("champion: auto", "champion: vgg")
+    edit("dropout: 0.0", "droput: 0.0")
+    edit("train: {batch_size: 32}", "train: {warmup_epochs: 20}")
+    with pytest.raises(
+        PipelineError,
+        match=r"dataset must be .*; champion must be .*; models\.baseline\.build\.droput is .*; "
+        r"models\.batchnorm\.train must have fewer warmup_epochs than epochs$",
+    ):
+        params.load()
+
+
+def test_setting_a_value_with_dvc_changes_its_line_alone(project):
+    before = Path("params.yaml").read_text("utf-8").splitlines()
+    with modify_yaml("params.yaml") as written:  # what `dvc exp run -S` calls
+        written["train"]["learning_rate"] = 0.1
+    after = Path("params.yaml").read_text("utf-8").splitlines()
+    changed = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
+    assert changed == [("  learning_rate: 0.001", "  learning_rate: 0.1")]
+
+
 def test_schema_is_current():
     committed = (REPOSITORY / "params.schema.json").read_text()
     assert committed == params.schema(), "run `make schema`"
     assert json.loads(committed)["additionalProperties"] is False
+
+
+def test_editors_get_a_description_of_every_setting():
+    schema = json.loads(params.schema())
+    places = {"params.yaml": schema, **schema["$defs"]}
+    places |= {
+        f"{n}.build": schema["$defs"][n]["properties"]["build"] for n in ("Model", "Finetuned")
+    }
+    assert {"Model", "Finetuned", "Train", "PartialTrain", "PartialAugment"} <= set(places)
+    without = [
+        f"{place}: {name}"
+        for place, section in places.items()
+        for name, setting in section["properties"].items()
+        if not setting.get("description")
+    ]
+    assert without == []
 
 
 def test_params_yaml_names_its_schema_and_explains_every_key():

@@ -152,7 +152,8 @@ def test_who_reads_no_further_ends_it_without_a_word(model):
 @pytest.mark.parametrize(("argv", "message"), [
     ("gone.png", r"gone\.png: no such file or folder"),
     ("empty", r"empty: must hold images\. Got an empty folder"),
-    ("--model gone.keras model.keras", r"gone\.keras: no such file\. Run `dvc repro`"),
+    ("--model gone.keras model.keras", r"gone\.keras: no such file\. Models: model\.keras$"),
+    ("--model models/gone.keras model.keras", r"gone\.keras: no such file\. Run `dvc repro`$"),
     ("--model params.yaml model.keras", r"params\.yaml: must be a \.keras file"),
 ])  # fmt: skip
 def test_what_is_not_there_is_said_before_keras_is_loaded(model, argv, message):
@@ -199,7 +200,7 @@ def test_test_images_are_answered_as_evaluate_did_though_params_have_changed(
     edit("dataset: digits", "dataset: folder")
     edit("folder: data/folder", "folder: photos")
     edit("normalize: unit", "normalize: standardize")
-    edit("image_size: null", "image_size: [8, 6]")
+    edit("image_size:", "image_size: [8, 6]")
     edit("precision: auto\n  # true", "precision: float32\n  # true")  # of evaluate
     download.main("--raw raw".split())
     preprocess.main("--raw raw --arrays arrays".split())

@@ -414,7 +414,7 @@ def test_photographs_of_a_folder_in_many_guises(project, edit, stage):
             (top / "notes.txt").write_text("mine")
     edit("dataset: digits", "dataset: folder")
     edit("folder: data/folder", "folder: photos")
-    edit("image_size: null", "image_size: [43, 64]")
+    edit("image_size:", "image_size: [43, 64]")
     edit("on_bad_image: error", "on_bad_image: skip")
     edit("dtype: float32", "dtype: float16")
     done = stage("pipeline.download", "--raw", "raw")
