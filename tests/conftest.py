@@ -2,9 +2,11 @@
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,36 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
+def committed(tmp_path: Path) -> Callable[[str], Path]:
+    """A file or folder of the repository as the last commit has it.
+
+    A run rewrites metrics/, studies/ and more in the working tree, and on another processor with
+    other numbers. What README says of them is checked as it was committed.
+    """
+
+    def extract(name: str) -> Path:
+        if not (REPOSITORY / ".git").exists():
+            pytest.skip("a copy without Git, as from a ZIP file")
+        done = subprocess.run(["git", "archive", "HEAD", name], cwd=REPOSITORY, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            archive.extractall(tmp_path / "committed", filter="data")
+        return tmp_path / "committed" / name
+
+    return extract
+
+
+def write_params(folder: Path) -> None:
+    """Write the default params.yaml, whatever seed is being tried in the repository's own."""
+    text = (REPOSITORY / "params.yaml").read_text("utf-8")
+    text = re.sub(r"^seed: \d+", "seed: 0", text, flags=re.M)
+    (folder / "params.yaml").write_text(text, "utf-8")
+
+
+@pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory with the default params.yaml."""
-    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    write_params(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

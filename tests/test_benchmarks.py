@@ -4,11 +4,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import data, report
-from benchmarks.__main__ import RESULTS, main
+from benchmarks.__main__ import main
 from benchmarks.harness import alternate, process, python, summarize
 from pipeline import arrays
 from pipeline.errors import PipelineError
-from tests.conftest import REPOSITORY
 
 
 def result(**own) -> dict:
@@ -120,13 +119,13 @@ def test_an_unknown_name_is_refused():
         main(["trian"])
 
 
-def test_readme_shows_the_committed_results():
-    readme = (REPOSITORY / "README.md").read_text("utf-8")
-    assert report.in_readme(readme)[1] == report.markdown(report.read(RESULTS))
+def test_readme_shows_the_committed_results(committed):
+    readme = committed("README.md").read_text("utf-8")
+    assert report.in_readme(readme)[1] == report.markdown(report.read(committed("benchmarks/results")))
 
 
-def test_results_have_every_field():
-    for found in report.read(RESULTS):
+def test_committed_results_have_every_field(committed):
+    for found in report.read(committed("benchmarks/results")):
         assert not found["quick"]
         assert set(found["machine"]) == {"device", "cores", "memory_gib"}
         assert {"python", "keras", "backend", "numpy"} <= set(found["versions"])

@@ -16,7 +16,7 @@ import yaml
 from pipeline import gate
 from pipeline.answers import pack
 from pipeline.errors import PipelineError
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, write_params
 
 GRAPH = """
 stages:
@@ -65,8 +65,8 @@ def origin(tmp_path_factory):
     """A repository with a graph that has run, and no metrics yet."""
     folder = tmp_path_factory.mktemp("origin")
     (folder / ".dvc").mkdir()
-    for name in (".dvc/config", "params.yaml"):
-        shutil.copy(REPOSITORY / name, folder / name)
+    shutil.copy(REPOSITORY / ".dvc/config", folder / ".dvc")
+    write_params(folder)
     (folder / ".gitignore").write_text(
         "model.txt\nplot.txt\n.dvc/cache\n.dvc/tmp\n.dvc/.gitignore\n"
     )

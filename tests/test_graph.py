@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from pipeline import graph
 from pipeline.graph import body, imports, own_imports, paths
-from tests.conftest import REPOSITORY, png
+from tests.conftest import REPOSITORY, png, write_params
 
 PIPELINE = REPOSITORY / "pipeline"
 DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
@@ -390,6 +390,7 @@ class Clone:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(REPOSITORY / name, folder / name)
         (folder / "dvc.lock").unlink(missing_ok=True)
+        write_params(folder)
         self.edit("params.yaml", "epochs: 20", f"epochs: {epochs}")
         if alone:
             self.edit("params.yaml", BATCHNORM, "")

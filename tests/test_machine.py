@@ -20,7 +20,7 @@ import pytest
 
 from pipeline import decoding, raw
 from pipeline.preprocessing import Preprocessing
-from tests.conftest import REPOSITORY, ROOT, arguments, grey, write_arrays
+from tests.conftest import REPOSITORY, ROOT, arguments, grey, write_arrays, write_params
 from tests.test_graph import BATCHNORM
 
 NOBODY = 65534
@@ -388,6 +388,7 @@ def test_a_path_with_spaces_and_letters_of_any_script_and_no_git_will_do(tmp_pat
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
     (folder / "dvc.lock").unlink()
+    write_params(folder)
     path = folder / "params.yaml"
     text = path.read_text("utf-8").replace("epochs: 20", "epochs: 1", 1).replace(BATCHNORM, "")
     path.write_text(text, "utf-8")

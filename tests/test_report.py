@@ -30,7 +30,7 @@ from playwright.sync_api import (
 from pipeline import report_charts, report_parts
 from pipeline.errors import PipelineError
 from pipeline.preprocessing import Preprocessing
-from tests.conftest import REPOSITORY, in_browser, png, write_arrays
+from tests.conftest import REPOSITORY, in_browser, png, write_arrays, write_params
 
 pytestmark = pytest.mark.xdist_group("report")  # one page and one browser for all
 
@@ -100,7 +100,7 @@ def predictions(name: str) -> pd.DataFrame:
 
 def write_outputs(top: Path) -> None:
     """Write what the report reads, by hand."""
-    shutil.copy(REPOSITORY / "params.yaml", top)
+    write_params(top)
     images = np.arange(6 * 16, dtype=np.float32).reshape(6, 4, 4, 1) / 96
     write_arrays(top / "arrays/test", images, np.array(ACTUAL))
     write = {
