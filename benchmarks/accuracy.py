@@ -14,6 +14,7 @@ import yaml
 
 from benchmarks import data
 from benchmarks.harness import OURS, Plan, Sample, process, python, summarize
+from pipeline import reading
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
 
@@ -34,7 +35,7 @@ def measure(plan: Plan) -> list[dict]:
     if "TFDS_DATA_DIR" not in os.environ:
         print("  left out: TFDS_DATA_DIR must name a folder with CIFAR-10 prepared by TFDS")
         return []
-    models = yaml.safe_load(RECIPES.read_text("utf-8"))["models"]
+    models = reading.parse(RECIPES.read_text("utf-8"))["models"]
     chosen = os.environ.get("MODELS", "").split() or list(models)
     if unknown := set(chosen) - set(models):
         raise PipelineError(f"MODELS must be of {', '.join(models)}. Got {min(unknown)}")
@@ -45,7 +46,7 @@ def measure(plan: Plan) -> list[dict]:
 
 def _measure(name: str, models: dict, folder: Path) -> dict:
     path = folder / "params.yaml"
-    params = yaml.safe_load(path.read_text("utf-8")) | {"models": models, "reference": name}
+    params = reading.parse(path.read_text("utf-8")) | {"models": models, "reference": name}
 
     def stage(command: str, seed: int, mirror: bool) -> None:
         evaluate = params["evaluate"] | {"mirror": mirror}

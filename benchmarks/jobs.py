@@ -8,6 +8,7 @@ import itertools
 import yaml
 
 from benchmarks.harness import OURS, REPOSITORY, Plan, Sample, alternate, process, python, summarize
+from pipeline import reading
 
 MODELS = {
     "baseline": {"architecture": "baseline"},
@@ -18,7 +19,7 @@ MODELS = {
 def measure(plan: Plan) -> list[dict]:
     clone = plan.folder / "jobs"
     process(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], plan.folder)
-    params = yaml.safe_load((clone / "params.yaml").read_text("utf-8")) | {"models": MODELS}
+    params = reading.parse((clone / "params.yaml").read_text("utf-8")) | {"models": MODELS}
     seeds = itertools.count()
 
     def repro(*command: str) -> Sample:

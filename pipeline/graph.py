@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from pipeline import reading
 from pipeline.errors import PipelineError
 
 # what is found by name at run time, which the walk cannot see: as dvc.yaml has it
@@ -36,7 +37,7 @@ STAND_FOR = {
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read dvc.yaml, dvc.lock or params.yaml as a mapping."""
     try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
+        raw = reading.parse(path.read_text("utf-8"))
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file. `git checkout {path}`") from None
     except yaml.YAMLError as error:

@@ -18,7 +18,13 @@ S = TypeVar("S", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads it: 1e-3 is a number, and a key stands once."""
+    """YAML 1.2 as DVC reads it, where PyYAML reads 1.1; a key stands once.
+
+    So `yes` and `1:30` are text, 0123 is 123, and 1e-3 is a number: what a stage trains with is
+    what DVC records. Reference: https://yaml.org/spec/1.2.2/, chapter 10.
+    """
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # not 1.1's
 
     def construct_mapping(self, node, deep=False):
         seen: set[Any] = set()
@@ -33,10 +39,33 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        digits = node.value.replace("_", "").lstrip("+-")
+        bases = {"0b": 2, "0o": 8, "0x": 16}
+        value = int(digits[2:], bases[digits[:2]]) if digits[:2] in bases else int(digits)
+        return -value if node.value.startswith("-") else value
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+
+NUMBER = "-+.0123456789"
+for tag, pattern, first in (
+    ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", "[-+]?(0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9_]+)", NUMBER),
+    ("float", r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?|\.[0-9_]+([eE][-+][0-9]+)?"
+     r"|\.(inf|Inf|INF))|\.(nan|NaN|NAN)", NUMBER),
+    ("merge", "<<", "<"),
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("timestamp", r"\d{4}-\d\d-\d\d|\d{4}-\d\d?-\d\d?([Tt]|[ \t]+)\d\d?:\d\d:\d\d(\.\d*)?"
+     r"([ \t]*(Z|[-+]\d\d?(:\d\d)?))?", NUMBER),
+):  # fmt: skip
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{tag}", re.compile(f"^({pattern})$"), list(first)
+    )
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def parse(text: str) -> Any:
+    """Return what a YAML text holds, read as DVC reads it."""
+    return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
 
 
 @contextmanager
@@ -53,7 +82,7 @@ def read(path: Path, kind: type[S]) -> S:
     text = ""
     try:
         text = path.read_text("utf-8")
-        raw = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+        raw = parse(text)
     except FileNotFoundError:
         raise PipelineError(
             f"no such file in {Path.cwd()}. Run from the repository's top"

@@ -121,7 +121,9 @@ def test_an_unknown_name_is_refused():
 
 def test_readme_shows_the_committed_results(committed):
     readme = committed("README.md").read_text("utf-8")
-    assert report.in_readme(readme)[1] == report.markdown(report.read(committed("benchmarks/results")))
+    assert report.in_readme(readme)[1] == report.markdown(
+        report.read(committed("benchmarks/results"))
+    )
 
 
 def test_committed_results_have_every_field(committed):

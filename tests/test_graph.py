@@ -41,7 +41,7 @@ LEAVES = {
     "checkpoints": {"files"},
     "parallel": {"cores", "errors"},
     "finding": set(),
-    "graph": {"errors"},
+    "graph": {"errors", "reading"},
     "locks": {"errors", "finding"},
     "storage": {"errors", "finding", "graph"},
     "machine": {"finding", "graph", "parallel"},

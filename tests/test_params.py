@@ -1,16 +1,19 @@
 """Params: what params.yaml may hold, and what a person reads when it does not."""
 
 import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from dvc.utils.serialize import modify_yaml
+from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import YAMLFileCorruptedError, modify_yaml, parse_yaml
 
-from pipeline import params, report, signature
+from pipeline import params, reading, report, signature
 from pipeline.errors import PipelineError
 from tests.conftest import REPOSITORY
 
@@ -244,9 +247,54 @@ def test_empty_and_missing_files_are_refused(project):
         params.load()
 
 
-def test_numbers_are_read_as_dvc_reads_them(edit):
-    edit("learning_rate: 0.001", "learning_rate: 1e-3")
-    assert params.load().train.learning_rate == 0.001
+SPELLINGS = """
+    0123 08 09.5 0o17 +0o17 0x1F -0x1F 0X1F 0x 0b101 0b2 1_000 1__0 _1 0_1 +1 -0 1:30 190:20:30
+    12:30:45 yes no on off y NO true TRUE truE ~ null nUll 1e-3 1E5 1.e3 .5 -.5 .5e3 .5e+3 5. 12e
+    1.5.2 .inf -.INF +.inf .nan +.nan 2026-11-25 2020-1-2 - '01' "yes" [] {yes: 2.0, no: 1.0} {01: 1.0}
+    !!str 012 !!float 3
+"""
+
+
+def as_dvc_reads(text: str) -> Any:
+    try:
+        return parse_yaml(text, "params.yaml")
+    except YAMLFileCorruptedError:
+        return "refused"
+
+
+def as_read_here(text: str) -> Any:
+    try:
+        return reading.parse(text)
+    except (PipelineError, yaml.YAMLError):
+        return "refused"
+
+
+@pytest.mark.parametrize("text", [
+    *(f"a: {value}\n" for value in re.findall(r"!!\w+ \S+|\{.*?\}|\S+", SPELLINGS)),
+    "a:\n",
+    "a: 2020-1-2 3:04:05\n",
+    "a: 1\na: 2\n",
+    "a: {01: x, 1: y}\n",
+    "1.0: a\nyes: b\n~: c\n",
+    "a: &x {b: 1}\nc:\n  <<: *x\n  d: 2\n",
+    "a: &x {b: 1}\nc: {<<: *x, b: 3}\n",
+    "<<: [{a: 1}, {a: 2}]\n",
+])  # fmt: skip
+def test_yaml_is_read_as_dvc_reads_it(text):
+    assert repr(as_read_here(text)) == repr(as_dvc_reads(text))
+
+
+def test_a_seed_with_a_leading_zero_is_decimal_and_yes_is_text(edit):
+    edit("seed: 0", "seed: 0123")
+    assert params.load().seed == 123
+    edit("mirror: false", "mirror: yes")
+    with pytest.raises(PipelineError, match=r"mirror must be a valid boolean.*Got 'yes'"):
+        params.load()
+
+
+def test_class_weights_set_with_dvc_keep_the_names_of_the_classes(project):
+    apply_overrides("params.yaml", ["train.class_weights={yes: 2.0, no: 1.0, 01: 3.0}"])
+    assert params.load().train.class_weights == {"yes": 2.0, "no": 1.0, "01": 3.0}
 
 
 def test_a_model_overrides_training(edit):
