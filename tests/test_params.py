@@ -250,7 +250,8 @@ def test_empty_and_missing_files_are_refused(project):
 SPELLINGS = """
     0123 08 09.5 0o17 +0o17 0x1F -0x1F 0X1F 0x 0b101 0b2 1_000 1__0 _1 0_1 +1 -0 1:30 190:20:30
     12:30:45 yes no on off y NO true TRUE truE ~ null nUll 1e-3 1E5 1.e3 .5 -.5 .5e3 .5e+3 5. 12e
-    1.5.2 .inf -.INF +.inf .nan +.nan 2026-11-25 2020-1-2 - '01' "yes" [] {yes: 2.0, no: 1.0} {01: 1.0}
+    1.5.2
+    .inf -.INF +.inf .nan +.nan 2026-11-25 2020-1-2 - '01' "yes" [] {yes: 2.0, no: 1.0} {01: 1.0}
     !!str 012 !!float 3
 """
 
