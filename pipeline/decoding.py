@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -20,13 +20,26 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
-from pipeline import arrays, raw
+from pipeline import arrays, cores, raw
 from pipeline.errors import PipelineError
-from pipeline.images import BadImage, decode, open_image
+from pipeline.images import BadImage, decode, extremes, open_image, to_8_bits
 
 CHUNK_VALUES = 2**20  # decoded at a time: bounds memory where images are large
 
 Map = Callable[..., Iterable[Any]]
+
+
+class Options(NamedTuple):
+    """How all images are decoded."""
+
+    shape: tuple[int, int, int]
+    """h, w and c"""
+    resize: bool
+    """Whether to resize images of another size"""
+    dtype: str
+    intensity_range: Sequence[float] | None
+    """What becomes 0 and 255 of grey images of more than 8 bits; None: not known"""
+    max_megapixels: float
 
 
 class Task(NamedTuple):
@@ -37,8 +50,7 @@ class Task(NamedTuple):
     target: Path
     start: int
     stop: int
-    shape: tuple[int, int, int]
-    resize: bool
+    options: Options
 
 
 class Decoded(NamedTuple):
@@ -50,6 +62,8 @@ class Decoded(NamedTuple):
     """Which images of the group could be decoded, `(n,)` bool"""
     bad: list[str]
     """Names of the others, with the reason"""
+    extremes: list[tuple[float, float]]
+    """Of each image of more than 8 bits the lowest and highest pixel, if no range is known"""
 
 
 def decode_group(task: Task) -> Decoded:
@@ -57,14 +71,20 @@ def decode_group(task: Task) -> Decoded:
     examples = raw.read_group(task.source, task.group)
     good = np.ones(len(examples), bool)
     bad = []
-    histogram = np.zeros((task.shape[2], 256), np.int64)
+    found = []
+    shape, resize, _, intensity_range, max_megapixels = task.options
+    histogram = np.zeros((shape[2], 256), np.int64)
     start = task.start
-    chunk = max(1, CHUNK_VALUES // math.prod(task.shape))
+    chunk = max(1, CHUNK_VALUES // math.prod(shape))
     for first in range(0, len(examples), chunk):
         images = []
         for row, example in enumerate(examples[first : first + chunk], first):
             try:
-                images.append(decode(example, task.shape, task.resize))
+                image = open_image(example.image, max_megapixels)
+                if intensity_range is None and (bounds := extremes(image)):
+                    found.append(bounds)
+                image = to_8_bits(image, intensity_range)
+                images.append(decode(image, example.id, shape, resize))
             except BadImage as error:
                 good[row] = False
                 bad.append(f"{example.id} {error}")
@@ -75,7 +95,7 @@ def decode_group(task: Task) -> Decoded:
             start += len(batch)
             for channel, counts in enumerate(histogram):
                 counts += np.bincount(batch[..., channel].ravel(), minlength=256)
-    return Decoded(histogram, good, bad)
+    return Decoded(histogram, good, bad, found)
 
 
 def _follow_parent() -> None:
@@ -97,12 +117,12 @@ def _follow_parent() -> None:
 @contextmanager
 def mapper(tasks: int) -> Iterator[Map]:
     """Yield a `map` over the cores; for little work the plain one, which starts at once."""
-    cores = os.cpu_count() or 1
-    if cores == 1 or tasks < 8:
+    workers = len(cores.usable())
+    if workers == 1 or tasks < 8:
         yield map
         return
     # spawn, not fork: the parent holds the threads of Arrow and NumPy
-    with ProcessPoolExecutor(min(cores, tasks), get_context("spawn"), _follow_parent) as pool:
+    with ProcessPoolExecutor(min(workers, tasks), get_context("spawn"), _follow_parent) as pool:
         try:
             yield pool.map
         except BrokenProcessPool:
@@ -123,6 +143,7 @@ def create(path: Path, shape: tuple[int, ...], dtype: str) -> None:
         PipelineError: The disk has less space free.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # of images decoded in another way: it needs no second space
     needed, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
     if needed > free:
         raise PipelineError(
@@ -140,22 +161,20 @@ def create(path: Path, shape: tuple[int, ...], dtype: str) -> None:
                     raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def plan(
-    source: Path, target: Path, shape: tuple[int, int, int], resize: bool, dtype: str
-) -> list[Task]:
+def plan(source: Path, target: Path, options: Options) -> list[Task]:
     """List the groups of a Parquet file, and create the array they go to."""
     metadata = pq.read_metadata(source)
-    create(target, (metadata.num_rows, *shape), dtype)
+    create(target, (metadata.num_rows, *options.shape), options.dtype)
     sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     stops = list(accumulate(sizes))
     return [
-        Task(source, group, target, stop - size, stop, shape, resize)
+        Task(source, group, target, stop - size, stop, options)
         for group, (size, stop) in enumerate(zip(sizes, stops, strict=True))
     ]
 
 
 def decode_all(
-    sources: dict[str, Path], folder: Path, shape: tuple[int, int, int], resize: bool, dtype: str
+    sources: dict[str, Path], folder: Path, options: Options
 ) -> tuple[dict[str, list[Task]], dict[str, list[Decoded]]]:
     """Write every split as numbers in [0, 1].
 
@@ -163,7 +182,7 @@ def decode_all(
         The groups of each split, and what decoding them gave.
     """
     tasks = {
-        split: plan(source, folder / split / "images.npy", shape, resize, dtype)
+        split: plan(source, folder / split / "images.npy", options)
         for split, source in sources.items()
     }
     every = [task for own in tasks.values() for task in own]
@@ -173,7 +192,7 @@ def decode_all(
     return tasks, {split: [next(results) for _ in own] for split, own in tasks.items()}
 
 
-def close_gaps(tasks: list[Task], decoded: list[Decoded], dtype: str) -> list[Task]:
+def close_gaps(tasks: list[Task], decoded: list[Decoded]) -> list[Task]:
     """Write an array anew without the rows that bad images left unused, if there are any.
 
     Returns:
@@ -182,9 +201,10 @@ def close_gaps(tasks: list[Task], decoded: list[Decoded], dtype: str) -> list[Ta
     if not any(group.bad for group in decoded):
         return tasks
     target = tasks[0].target
+    options = tasks[0].options
     beside = target.with_name("good.npy")
     counts = [int(group.good.sum()) for group in decoded]
-    create(beside, (sum(counts), *tasks[0].shape), dtype)
+    create(beside, (sum(counts), *options.shape), options.dtype)
     moved = []
     for task, count, stop in zip(tasks, counts, accumulate(counts), strict=True):
         if count:
@@ -195,11 +215,11 @@ def close_gaps(tasks: list[Task], decoded: list[Decoded], dtype: str) -> list[Ta
     return moved
 
 
-def first_image(sources: Iterable[Path]) -> Image.Image | None:
+def first_image(sources: Iterable[Path], max_megapixels: float) -> Image.Image | None:
     """Return the first image that can be opened, if any can."""
     for source in sources:
         for group in range(pq.read_metadata(source).num_row_groups):
             for example in raw.read_group(source, group):
                 with suppress(BadImage):
-                    return open_image(example.image)
+                    return open_image(example.image, max_megapixels)
     return None

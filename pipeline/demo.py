@@ -27,7 +27,7 @@ from scipy.special import softmax
 from pipeline import arrays, engine, preprocessing
 from pipeline.errors import PipelineError, one_line, run
 from pipeline.files import read_json
-from pipeline.images import BadImage, open_image
+from pipeline.images import BadImage, open_for
 from pipeline.predict import best
 from pipeline.preprocessing import Preprocessing
 
@@ -86,7 +86,7 @@ def answer(path: Path, encoded: bytes) -> dict[str, float]:
         PipelineError: The model cannot be.
     """
     model, kept = trained(path)
-    logits = model.predict_on_batch(kept.apply(open_image(encoded))[None])
+    logits = model.predict_on_batch(kept.apply(open_for(encoded, kept))[None])
     return dict(best(softmax(logits[0]), kept.classes, TOP))
 
 
@@ -102,7 +102,7 @@ def looks(path: Path, encoded: bytes, name: str) -> Image.Image | None:
     model, kept = trained(path)
     if name not in kept.classes:  # chosen while another model was asked
         return None
-    image = open_image(encoded)
+    image = open_for(encoded, kept)
     heat = grad_cam(model, kept.apply(image)[None], np.array([kept.classes.index(name)]))
     return None if heat is None else overlaid(image, heat[0])
 

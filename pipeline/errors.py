@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -14,6 +14,8 @@ INTERRUPTED = "interrupted: nothing is half-written; the same command goes on fr
 # What no name may hold, since a terminal obeys it: control characters, halves of characters,
 # and marks that turn the direction of a line.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+FEW = 10  # names in a message, where there may be thousands
 
 SPACE = "Free some space, or put it on another disk"
 RIGHTS = "Give this user the right to it, or work in a copy of your own"
@@ -62,6 +64,12 @@ def run(main: Callable[[], None]) -> None:
     else:
         return
     sys.exit(f"error: {one_line(text)}")
+
+
+def first_few(items: Sequence[str], separator: str = ", ") -> str:
+    """Join the first of many items, and say how many more there are."""
+    more = [f"and {len(items) - FEW} more"] if len(items) > FEW else []
+    return separator.join([*items[:FEW], *more])
 
 
 def one_line(text: str) -> str:

@@ -26,7 +26,7 @@ from scipy.special import softmax
 from pipeline import engine, preprocessing
 from pipeline.console import Column, print_table
 from pipeline.errors import PipelineError, one_line, run
-from pipeline.images import BadImage, open_image
+from pipeline.images import BadImage, open_for
 from pipeline.preprocessing import Preprocessing
 
 CHAMPION = Path(__file__).parents[1] / "models/champion.keras"  # from any working directory
@@ -80,7 +80,7 @@ def read(file: str, kept: Preprocessing) -> np.ndarray:
         encoded = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
     except OSError as error:
         raise BadImage(f"cannot be read ({error.strerror})") from None
-    return kept.apply(open_image(encoded))
+    return kept.apply(open_for(encoded, kept))
 
 
 def answers(

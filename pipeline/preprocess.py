@@ -6,8 +6,9 @@ Writes  data/arrays/{train,test}/images.npy    (n, h, w, c) float32 or float16, 
         data/arrays/{train,test}/labels.npy    (n,) int64
         data/arrays/{train,test}/SHA256SUMS    of these files
         data/arrays/info.json                  class names, shape, normalization, statistics,
-                                               images skipped, validation images at the end of
-                                               train (0: the data set has no validation split)
+                                               intensity range, images skipped, validation images
+                                               at the end of train (0: the data set has no
+                                               validation split)
 Params  preprocess
 """
 
@@ -19,10 +20,10 @@ import numpy as np
 from PIL import Image
 
 from pipeline import arrays, decoding, raw
-from pipeline.decoding import Task
-from pipeline.errors import PipelineError, run
+from pipeline.decoding import Decoded, Options, Task
+from pipeline.errors import PipelineError, first_few, run
 from pipeline.files import replacing, write_json
-from pipeline.images import GREY_MODES, ColourAmongGrey
+from pipeline.images import ColourAmongGrey
 from pipeline.params import load
 from pipeline.schema import Preprocess
 
@@ -97,6 +98,38 @@ def normalize_all(
             list(run_all(standardize_group, every, repeat(shift), repeat(scale)))
 
 
+def before(row: int, tasks: list[Task], decoded: list[Decoded]) -> list[Decoded]:
+    """Return the groups before a row, which is the first of one."""
+    return [group for task, group in zip(tasks, decoded, strict=True) if task.start < row]
+
+
+def decode(
+    sources: dict[str, Path], folder: Path, options: Options, num_train: int
+) -> tuple[dict[str, list[Task]], dict[str, list[Decoded]]]:
+    """Decode every split, and again with what is known only then: colour, and the range of pixels.
+
+    Args:
+        sources: Parquet file of each split.
+        folder: Gets the arrays.
+        options: To begin with; the tasks that are returned have those that were used.
+        num_train: Images of train that are not the data set's own validation split.
+
+    Returns:
+        As `decoding.decode_all`.
+    """
+    try:
+        tasks, decoded = decoding.decode_all(sources, folder, options)
+    except ColourAmongGrey:
+        options = options._replace(shape=(*options.shape[:2], 3))
+        tasks, decoded = decoding.decode_all(sources, folder, options)
+    groups = before(num_train, tasks["train"], decoded["train"])
+    if found := [pair for group in groups for pair in group.extremes]:
+        lows, highs = zip(*found, strict=True)
+        options = options._replace(intensity_range=(min(lows), max(highs)))
+        tasks, decoded = decoding.decode_all(sources, folder, options)
+    return tasks, decoded
+
+
 def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
     """Write the arrays of both splits, and info.json.
 
@@ -106,9 +139,10 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
         settings: Of params.yaml.
 
     Returns:
-        What info.json holds: class names, image shape, normalization, statistics, the number
-        of images skipped, and how many images at the end of train are a validation split of the
-        data set's own. Statistics are those of the images before these.
+        What info.json holds: class names, image shape, normalization, statistics, the intensity
+        range, the number of images skipped, and how many images at the end of train are a
+        validation split of the data set's own. Statistics and range are those of the images
+        before these.
 
     Raises:
         PipelineError: A class has no images, or images cannot be decoded or differ in size.
@@ -119,21 +153,25 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
     num_train = len(labels["train"]) - raw.num_validation(sources["train"])
     raw.check_classes(source, classes, {**labels, "train": labels["train"][:num_train]})
     # without a first one all are bad, whatever the shape, and decoding lists them
-    first = decoding.first_image(sources.values()) or Image.new("L", (1, 1))
+    first = decoding.first_image(sources.values(), settings.max_megapixels)
+    first = first or Image.new("L", (1, 1))
     height, width = settings.image_size or (first.height, first.width)
-    shape = (height, width, 1 if first.mode in GREY_MODES else 3)
-    how = (settings.image_size is not None, settings.dtype)
+    options = Options(
+        shape=(height, width, 3 if first.mode == "RGB" else 1),
+        resize=settings.image_size is not None,
+        dtype=settings.dtype,
+        intensity_range=settings.intensity_range,
+        max_megapixels=settings.max_megapixels,
+    )
     with replacing(folder) as beside:
-        try:
-            tasks, decoded = decoding.decode_all(sources, beside, shape, *how)
-        except ColourAmongGrey:
-            shape = (height, width, 3)
-            tasks, decoded = decoding.decode_all(sources, beside, shape, *how)
+        tasks, decoded = decode(sources, beside, options, num_train)
+        options = tasks["train"][0].options
         bad = [text for split in SPLITS for group in decoded[split] for text in group.bad]
         if bad and settings.on_bad_image == "error":
             raise PipelineError(
                 f"{source}: every file must be a sound image. Got {len(bad)} of another kind: "
-                f"{'; '.join(bad)}. Replace or remove them, or set preprocess.on_bad_image: skip"
+                f"{first_few(bad, '; ')}. Replace or remove them, or set "
+                "preprocess.on_bad_image: skip"
             )
         good = {split: np.concatenate([g.good for g in decoded[split]]) for split in SPLITS}
         validation = int(good["train"][num_train:].sum())
@@ -147,19 +185,19 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
             np.save(beside / split / "labels.npy", labels[split])
         trained_on = labels["train"][: len(labels["train"]) - validation]
         raw.check_classes(source, classes, {**labels, "train": trained_on})
-        # groups never hold images of both
-        groups = [g for g, task in zip(decoded["train"], tasks["train"], strict=True)
-                  if task.start < num_train]  # fmt: skip
+        groups = before(num_train, tasks["train"], decoded["train"])
         for split in SPLITS:
-            tasks[split] = decoding.close_gaps(tasks[split], decoded[split], settings.dtype)
+            tasks[split] = decoding.close_gaps(tasks[split], decoded[split])
         mean, std = statistics(np.sum([group.histogram for group in groups], axis=0))
         normalize_all(tasks, settings, mean, std)
         info = {
             "classes": classes,
-            "image_shape": list(shape),
+            "image_shape": list(options.shape),
             "normalize": settings.normalize,
             "mean": mean.tolist(),
             "std": std.tolist(),
+            "intensity_range": options.intensity_range and list(options.intensity_range),
+            "max_megapixels": settings.max_megapixels,
             "skipped": {split: sum(len(g.bad) for g in decoded[split]) for split in SPLITS},
             "validation": validation,
         }
@@ -178,9 +216,11 @@ def main(argv: list[str] | None = None) -> None:
 
     info = preprocess(args.raw, args.arrays, params.preprocess)
     shape = " × ".join(map(str, info["image_shape"]))
+    scaled = "{:g} to {:g} as 0 to 255".format(*info["intensity_range"] or (0, 255))
+    deep = f", {scaled}" if info["intensity_range"] else ""
     skipped = sum(info["skipped"].values())
     tail = f", {skipped} skipped as bad" if skipped else ""
-    print(f"preprocess: {shape} images, {info['normalize']}{tail} -> {args.arrays}")
+    print(f"preprocess: {shape} images, {info['normalize']}{deep}{tail} -> {args.arrays}")
 
 
 if __name__ == "__main__":

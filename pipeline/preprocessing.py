@@ -33,11 +33,16 @@ class Preprocessing:
     mean: list[float]
     """Of each channel, of pixels in [0, 1]"""
     std: list[float]
+    # files that were written before these were kept have none
+    intensity_range: list[float] | None = None
+    """What became 0 and 255 of grey images of more than 8 bits; None: there were none"""
+    max_megapixels: float = 250
+    """Images with more were refused"""
 
     @classmethod
     def of(cls, info: dict[str, Any]) -> "Preprocessing":
         """Take what matters from data/arrays/info.json."""
-        return cls(**{name: info[name] for name in cls.__dataclass_fields__})
+        return cls(**{name: info[name] for name in cls.__dataclass_fields__ if name in info})
 
     def shift_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what is taken from pixels in [0, 1], and what they are then divided by: `(c,)`."""
@@ -75,7 +80,9 @@ def to_pixels(image: "Image.Image", shape: tuple[int, int, int]) -> np.ndarray:
         shape: `(h, w, c)`; c is 1, for grey, or 3.
     """
     height, width, channels = shape
-    image = image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:  # which would copy it
+        image = image.convert(mode)
     if image.size != (width, height):
         from PIL.Image import Resampling  # training does not need it
 

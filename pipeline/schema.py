@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
+import pydantic
 from pydantic import BeforeValidator, Field
 
 from pipeline.schema_model import Finetuned, Model
-from pipeline.schema_section import Name, Precision, Section
+from pipeline.schema_section import Name, Positive, Precision, Section
 from pipeline.schema_train import Train
 
 Pixels = Annotated[int, Field(ge=1)]
@@ -28,7 +29,19 @@ class Preprocess(Section):
     dtype: Literal["float32", "float16"]
     """How arrays are stored; stages read the same float32 from both"""
     on_bad_image: Literal["error", "skip"]
-    """error: stop and list all of them; skip: leave them out and count them"""
+    """error: stop and name them; skip: leave them out and count them"""
+    intensity_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None
+    """[low, high] that become 0 and 255 of grey images of more than 8 bits; null: lowest and
+    highest pixel of these training images"""
+    max_megapixels: Positive
+    """Images with more are bad"""
+
+    @pydantic.field_validator("intensity_range")
+    @classmethod
+    def _ascends(cls, value: list[float] | None) -> list[float] | None:
+        if value and value[0] >= value[1]:
+            raise ValueError(f"must be [low, high] with low < high. Got {value}")
+        return value
 
 
 class Split(Section):

@@ -72,6 +72,25 @@ def test_any_size_and_mode(model, capsys, mode, kind):
     assert found["predictions"][0]["probability"] == pytest.approx(0.880797, abs=0.01)
 
 
+def test_16_bits_and_size_are_taken_as_in_training(model, capsys):
+    kept = Preprocessing(["dark", "bright"], [2, 2, 1], "unit", [0.5], [0.25], [0, 4000], 0.01)
+    network = keras.saving.load_model("model.keras")
+    network.save("model.keras")  # without what it kept
+    preprocessing.store(model / "model.keras", kept)
+    # 4000 of 4000 is white, 4095 is clipped to it, and of 16 bits in full neither is
+    for number, value in enumerate((4000, 4095)):
+        Image.fromarray(np.full((2, 2), value, np.uint16)).save(f"{number}.png")
+    for found in as_json(capsys, "0.png", "1.png"):
+        assert found["predictions"] == [WHITE, DARK]
+    Image.new("L", (200, 60)).save("large.png")
+    with pytest.raises(SystemExit, match="1"):
+        predict.main(["--model", "model.keras", "large.png"])
+    assert capsys.readouterr().err == (
+        "error: large.png: has 0.012 megapixels, more than preprocess.max_megapixels: 0.01 "
+        "(raise it, or shrink the image)\n"
+    )
+
+
 def test_a_folder_stands_for_what_is_below_it_and_not_hidden(model, capsys):
     for name in ("b.png", "a/c.png", "a/.hidden.png", ".git/d.png"):
         (model / "images" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -108,10 +127,13 @@ def test_what_is_no_image_is_named_and_the_others_are_predicted(model, stage):
     errors = done.stderr.splitlines()
     assert errors[0] == "error: b.txt: is no image, or of an unknown kind"
     assert errors[1].startswith("error: c.png: is damaged (")
-    assert errors[2:] == ["error: d.tiff: must have 8 or 16 bits a channel (has mode F)"]
+    assert errors[2:] == [
+        "error: d.tiff: is read as numbers of 32 bits (mode F), whose black and white are not "
+        "known: convert it to 8 or 16 bits, or train with preprocess.intensity_range"
+    ]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["file"] for row in rows] == names
-    assert [row.get("error", "")[:5] for row in rows] == ["", "is no", "is da", "must ", ""]
+    assert [row.get("error", "")[:5] for row in rows] == ["", "is no", "is da", "is re", ""]
     assert rows[0]["predictions"] == rows[4]["predictions"] == [WHITE, DARK]
 
 

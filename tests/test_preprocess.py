@@ -4,8 +4,10 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,19 +31,22 @@ def prepare(
     train: list[Example],
     test: list[Example] = TEST,
     validation: list[Example] | None = None,
-    **settings,
+    **own,
 ) -> dict:
     splits = {"train": train, "test": test}
     if validation is not None:
         splits["validation"] = validation
     sizes = {split: len(examples) for split, examples in splits.items()}
     raw.write(top / "raw", raw.Dataset(["cat", "dog"], "a test", sizes, splits))
+    return preprocess.preprocess(top / "raw", top / "arrays", settings(**own))
+
+
+def settings(**own) -> Preprocess:
     defaults = {
         "normalize": "unit", "image_size": None, "dtype": "float32", "on_bad_image": "error",
+        "intensity_range": None, "max_megapixels": 250,
     }  # fmt: skip
-    return preprocess.preprocess(
-        top / "raw", top / "arrays", Preprocess.model_validate({**defaults, **settings})
-    )
+    return Preprocess.model_validate({**defaults, **own})
 
 
 def read(top: Path, split: str = "train") -> np.ndarray:
@@ -59,8 +64,8 @@ def test_unit_divides_by_255_and_greyscale_stays_one_channel(tmp_path):
     assert np.allclose(read(tmp_path, "test"), 0.2)
     assert info == {
         "classes": ["cat", "dog"], "image_shape": [2, 3, 1], "normalize": "unit",
-        "mean": [0.5], "std": [0.5], "skipped": {"train": 0, "test": 0},
-        "validation": 0,
+        "mean": [0.5], "std": [0.5], "intensity_range": None, "max_megapixels": 250,
+        "skipped": {"train": 0, "test": 0}, "validation": 0,
     }  # fmt: skip
 
 
@@ -163,7 +168,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
     (encode(halves("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)), "TIFF"), RED, BLUE),
 ], ids="RGB BMP WebP grey bilevel grey+alpha RGBA palette GIF CMYK".split())  # fmt: skip
 def test_every_kind_of_image_is_decoded(encoded, left, right):
-    decoded = images.decode(Example(encoded, 0, "x"), (2, 4, 3), resize=False)
+    decoded = images.decode(images.open_image(encoded, 1), "x", (2, 4, 3), resize=False)
     assert decoded.dtype == np.uint8
     assert decoded.tolist() == [[[*left]] * 2 + [[*right]] * 2] * 2
 
@@ -174,7 +179,7 @@ def test_every_kind_of_image_is_decoded(encoded, left, right):
 def test_jpeg_is_decoded_up_to_its_own_loss(mode, red, blue):
     large = halves(mode, red, blue).resize((32, 16), Image.Resampling.NEAREST)
     encoded = encode(large, "JPEG", quality=95, subsampling=0)
-    decoded = images.decode(Example(encoded, 0, "x"), (16, 32, 3), resize=False)
+    decoded = images.decode(images.open_image(encoded, 1), "x", (16, 32, 3), resize=False)
     assert np.abs(decoded[:, :16].astype(int) - RED).max() <= 3
     assert np.abs(decoded[:, 16:].astype(int) - BLUE).max() <= 3
 
@@ -189,16 +194,173 @@ def test_jpeg_is_decoded_up_to_its_own_loss(mode, red, blue):
 def test_photographs_are_turned_the_way_the_camera_was_held(kind, orientation, expected):
     pixels = Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
     encoded = encode(pixels, kind, exif=turned(orientation))
-    assert np.asarray(images.open_image(encoded)).tolist() == expected
+    assert np.asarray(images.open_image(encoded, 1)).tolist() == expected
     photo = encode(Image.new("RGB", (4, 2)), "JPEG", exif=turned(orientation))
-    assert images.open_image(photo).size == ((4, 2) if orientation < 5 else (2, 4))
+    assert images.open_image(photo, 1).size == ((4, 2) if orientation < 5 else (2, 4))
 
 
-def test_grey_of_16_bits_is_read_by_its_high_byte_as_colour_is():
-    deep = np.array([[0, 255], [256, 65535]], np.uint16)
-    for kind in ("PNG", "TIFF"):
-        image = images.open_image(encode(Image.fromarray(deep), kind))
-        assert np.asarray(image).tolist() == [[0, 0], [1, 255]]
+def ramp(low: int, high: int, kind: str = "PNG", dtype=np.uint16) -> bytes:
+    """An image (2, n) of every whole number from `low` to `high`, upwards and downwards."""
+    values = np.arange(low, high + 1)
+    return encode(Image.fromarray(np.stack([values, values[::-1]]).astype(dtype)), kind)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [
+    ("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", ">u2"), ("TIFF", np.int32),
+    ("TIFF", np.float32),
+])  # fmt: skip
+def test_12_bits_in_16_keep_all_256_levels(tmp_path, kind, dtype):
+    deep = ramp(0, 4095, kind, dtype)
+    info = prepare(tmp_path, [Example(deep, 0, "a"), Example(deep, 1, "b")] * 2, [
+        Example(deep, 0, "c"), Example(deep, 1, "d")])  # fmt: skip
+    assert info["intensity_range"] == [0, 4095]
+    assert info["image_shape"] == [2, 4096, 1]
+    up, down = np.rint(read(tmp_path)[0, ..., 0] * 255)
+    assert np.array_equal(up, down[::-1])
+    levels, counts = np.unique(up, return_counts=True)
+    assert levels.tolist() == list(range(256))
+    # a level is 4095 / 255 = 16.06 values wide, the first and the last half of that
+    assert (counts[0], counts[-1]) == (9, 9)
+    assert set(counts[1:-1].tolist()) == {16, 17}
+    assert up[[0, 8, 9, 2047, 2048, 4095]].tolist() == [0, 0, 1, 127, 128, 255]
+
+
+def test_the_range_is_found_on_the_training_images_alone_and_beyond_it_is_clipped(tmp_path):
+    train = [Example(ramp(1000, 1010), 0, "a"), Example(ramp(1500, 1510), 1, "b")]
+    test = [Example(ramp(1250, 1260), 0, "c"), Example(ramp(0, 10), 1, "d"),
+            Example(ramp(65525, 65535), 1, "e")]  # fmt: skip
+    info = prepare(tmp_path, train, test, validation=test)
+    assert info["intensity_range"] == [1000, 1510]
+    # two values a level: half of them lie between two, and are rounded to the even one
+    assert np.rint(read(tmp_path)[0, 0, :, 0] * 255).tolist() == [0, 0, 1, 2, 2, 2, 3, 4, 4, 4, 5]
+    middle, below, above = np.rint(read(tmp_path, "test")[:, 0, :2, 0] * 255).tolist()
+    assert (middle, below, above) == ([125, 126], [0, 0], [255, 255])
+
+
+def test_a_range_that_is_set_is_used_and_8_bit_images_stay_as_they_are(tmp_path):
+    deep = encode(Image.fromarray(np.full((2, 3), 300, np.uint16)), "PNG")
+    train = [grey(7, 0, size=(2, 3)), Example(deep, 1, "deep")]
+    # (300 - 200) / 500 of 255
+    for own, expected, level in (([200, 700], [200, 700], 51), (None, [300, 300], 0)):
+        info = prepare(tmp_path, train, intensity_range=own)
+        assert info["intensity_range"] == expected
+        found = np.rint(read(tmp_path)[:, 0, 0, 0] * 255).tolist()
+        assert found == [7, level]
+
+
+def test_without_training_images_of_16_bits_these_count_in_full(tmp_path):
+    test = [grey(7, 0, size=(1, 2)), Example(encode(
+        Image.fromarray(np.array([[0x1000, 0xFFFF]], np.uint16)), "PNG"), 1, "deep")]  # fmt: skip
+    info = prepare(tmp_path, [grey(0, 0, size=(1, 2)), grey(1, 1, size=(1, 2))], test)
+    assert info["intensity_range"] is None
+    assert np.rint(read(tmp_path, "test")[1].ravel() * 255).tolist() == [16, 255]  # 4096 / 257
+
+
+def test_the_range_depends_neither_on_the_number_of_processes_nor_on_bad_files(tmp_path):
+    random = np.random.default_rng(0)
+    every = [Example(encode(Image.fromarray(
+        random.integers(0, 4096, (2, 3)).astype(np.uint16)), "PNG"), i % 2, str(i))
+        for i in range(8 * raw.GROUP_ROWS + 5)]  # fmt: skip
+    # two numbers of 32 bits among them, and a colour image: decoded anew for each
+    for row, value in ((300, -100), (301, 4200)):
+        wide = Image.fromarray(np.full((2, 3), value, np.int32))
+        every[row] = Example(encode(wide, "TIFF"), 0, "wide")
+    every[700] = Example(png(np.full((2, 3, 3), 9, np.uint8)), 1, "colour")
+    every[1000:1001] = bad(0, names=["half.png"])
+    info = prepare(tmp_path / "all", every, on_bad_image="skip")
+    assert info["intensity_range"] == [-100, 4200]
+    assert info["image_shape"] == [2, 3, 3]
+    assert info["skipped"] == {"train": 1, "test": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.cores.usable", lambda: range(1))
+        prepare(tmp_path / "one", every, on_bad_image="skip")
+    one, two = (tmp_path / name / "arrays/train/images.npy" for name in ("all", "one"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_colour_of_16_bits_is_read_by_its_high_byte_which_is_all_that_pillow_reads():
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        sums = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + sums
+
+    head = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)  # 1×1, 16 bits, RGB
+    pixel = zlib.compress(b"\0" + struct.pack(">HHH", 0x0FFF, 0x1234, 0xFFFF))
+    deep = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixel) + chunk(b"IEND", b"")
+    assert np.asarray(images.open_image(deep, 1)).tolist() == [[[0x0F, 0x12, 0xFF]]]
+
+
+@pytest.mark.parametrize(("lab", "rgb"), [
+    ((100, 0, 0), (255, 255, 255)), ((0, 0, 0), (0, 0, 0)), ((54.3, 80.8, 69.9), (255, 0, 0)),
+])  # fmt: skip
+def test_cielab_is_converted(lab, rgb):
+    """Lightness as 0 to 255, a and b as signed bytes; red of sRGB as seen in light of D50."""
+    lightness, a, b = lab
+    pixel = bytes([round(lightness * 2.55), round(a), round(b)])
+    image = images.open_image(encode(Image.frombytes("LAB", (1, 1), pixel), "TIFF"), 1)
+    assert image.mode == "RGB"
+    assert np.abs(np.asarray(image).astype(int) - rgb).max() <= 6  # a byte a number
+
+
+def test_an_image_of_182_megapixels_is_taken_and_the_bound_is_ours(tmp_path):
+    solid = encode(Image.new("L", (14_000, 13_000), 51), "PNG")
+    files = [Example(solid, 0, "large.png"), grey(0, 1)]
+    prepare(tmp_path, files, image_size=[2, 2])
+    assert np.allclose(read(tmp_path)[0], 0.2)
+    with pytest.raises(PipelineError, match=(
+        r"Got 1 of another kind: large\.png has 182 megapixels, more than "
+        r"preprocess\.max_megapixels: 181\.5 \(raise it, or shrink the image\)\. Replace"
+    )):  # fmt: skip
+        prepare(tmp_path, files, image_size=[2, 2], max_megapixels=181.5)
+    files += [grey(0, 0)]
+    info = prepare(tmp_path, files, image_size=[2, 2], max_megapixels=1, on_bad_image="skip")
+    assert info["skipped"] == {"train": 1, "test": 0}
+    assert info["max_megapixels"] == 1
+
+
+def test_pillow_says_nothing_in_its_own_words():
+    """Of palettes, of metadata that is cut off, of too many samples, of sizes."""
+    palette = Image.new("P", (3, 2))
+    palette.putpalette([9, 9, 9, 8, 8, 8])
+    see_through = encode(palette, "PNG", transparency=b"\0\x80")
+    exif = Image.Exif()
+    exif[0x010E] = "a description that is longer than four bytes"
+    cut = exif.tobytes()[:-30]
+    metadata = encode(Image.new("RGB", (3, 2)), "JPEG", exif=cut)
+    tiff = bytearray(encode(Image.new("RGB", (3, 2)), "TIFF"))
+    at = tiff.index(struct.pack("<HHI", 277, 3, 1))  # SamplesPerPixel, one SHORT
+    tiff[at + 8 : at + 10] = struct.pack("<H", 9)
+    code = f"""if True:
+        from pipeline import images
+        for encoded in {[see_through, metadata, bytes(tiff), WHOLE]!r}:
+            try:
+                print(images.open_image(encoded, 0.001).mode)
+            except images.BadImage as error:
+                print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        "RGB", "RGB", "is no image, or of an unknown kind",
+        "has 0.0016 megapixels, more than preprocess.max_megapixels: 0.001 (raise it, or shrink "
+        "the image)",
+    ]  # fmt: skip
+
+
+def test_of_many_bad_files_the_first_few_are_named_and_the_others_counted(tmp_path):
+    # how a phone's photograph begins
+    heic = b"\0\0\0\x24ftypheic\0\0\0\0mif1MiHEmiafheic" + bytes(40)
+    files = [Example(heic, i % 2, f"IMG_{i:04}.HEIC") for i in range(300)]
+    with pytest.raises(PipelineError) as refused:
+        prepare(tmp_path, [*files, *TEST])
+    text = str(refused.value)
+    assert "Got 300 of another kind: IMG_0000.HEIC is HEIC, which cannot be read: convert " in text
+    assert (
+        "IMG_0009.HEIC is HEIC, which cannot be read: convert it to JPEG or PNG; and 290 more. R"
+        in text
+    )
+    assert len(text) < 1000
 
 
 WHOLE = encode(Image.effect_noise((40, 40), 50), "JPEG")
@@ -210,7 +372,7 @@ BAD = {
     "half.png": (NOISE[: len(NOISE) // 2], "is damaged (image file is truncated"),
     "head.png": (NOISE[:20], "is damaged ("),
     "real.tiff": (
-        encode(Image.new("F", (3, 2)), "TIFF"), "must have 8 or 16 bits a channel (has mode F)",
+        encode(Image.new("F", (3, 2), float("nan")), "TIFF"), "must have finite pixels (has NaN",
     ),
 }  # fmt: skip
 
@@ -253,10 +415,10 @@ def test_skipped_files_are_counted_and_the_others_stay_in_order(tmp_path, normal
     good = [grey(i % 256, i % 2, str(i)) for i in range(4 * raw.GROUP_ROWS)]
     # in the first group, over the whole of the second, and at the end
     some = bad(0) + good[:300] + bad(1) * 60 + good[300:] + bad(1)
-    settings = {"normalize": normalize, "dtype": dtype}
-    prepare(tmp_path / "good", good, **settings)
+    own = {"normalize": normalize, "dtype": dtype}
+    prepare(tmp_path / "good", good, **own)
     test = [*bad(0, names=["zero.jpg"]), *TEST]
-    info = prepare(tmp_path / "some", some, test, on_bad_image="skip", **settings)
+    info = prepare(tmp_path / "some", some, test, on_bad_image="skip", **own)
     assert info["skipped"] == {"train": 6 * 62, "test": 1}
     for name in ("images", "labels"):
         for split in ("train", "test"):
@@ -309,9 +471,8 @@ def test_a_class_without_images_is_refused_before_and_after_skipping(tmp_path):
 def test_a_single_class_is_refused(tmp_path):
     examples = {"train": [grey(0)], "test": [grey(0)]}
     raw.write(tmp_path, raw.Dataset(["cat"], "a test", {"train": 1, "test": 1}, examples))
-    settings = Preprocess(normalize="unit", image_size=None, dtype="float32", on_bad_image="error")
     with pytest.raises(PipelineError, match=r"a test: must have 2 or more classes\. Got cat only"):
-        preprocess.preprocess(tmp_path, tmp_path / "arrays", settings)
+        preprocess.preprocess(tmp_path, tmp_path / "arrays", settings())
 
 
 def every_level(seed: int) -> list[Example]:
@@ -357,12 +518,10 @@ def test_float16_in_processes_is_the_images_in_order(tmp_path):
 
 def test_contrast_too_low_for_float16_is_refused():
     tasks: dict[str, list[decoding.Task]] = {}
-    settings = Preprocess(
-        normalize="standardize", image_size=None, dtype="float16", on_bad_image="error"
-    )
+    half = settings(normalize="standardize", dtype="float16")
     mean, std = np.array([0.5]), np.array([1e-6])  # 0.5 / 1e-6 is more than 65504
     with pytest.raises(PipelineError, match=r"cannot hold a standard deviation of 1e-06\. Set pre"):
-        preprocess.normalize_all(tasks, settings, mean, std)
+        preprocess.normalize_all(tasks, half, mean, std)
 
 
 def test_reading_takes_no_more_memory_from_a_file_ten_times_as_large(tmp_path):
@@ -451,6 +610,21 @@ def test_a_process_that_is_killed_is_one_line():
         decoding.mapper(8) as run_all,
     ):
         list(run_all(os._exit, range(8)))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux has it")
+def test_on_one_core_no_processes_are_started():
+    code = """if True:
+        import os
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # as `taskset -c 0`
+        from pipeline import decoding
+        with decoding.mapper(8) as run_all:
+            print(run_all is map)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True\n"
 
 
 def test_processes_end_with_the_one_that_started_them():

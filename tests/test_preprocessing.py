@@ -1,5 +1,7 @@
 """Preprocessing: what a model's file keeps of how its images were made."""
 
+import io
+import json
 import zipfile
 
 import keras
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import preprocessing
+from pipeline import images, preprocessing
 from pipeline.errors import PipelineError
 from pipeline.preprocessing import Preprocessing
 
@@ -64,6 +66,18 @@ def test_it_is_kept_in_the_file_which_keras_loads_as_ever(saved):
 def test_info_may_hold_more():
     info = {**vars(UNIT), "skipped": {"train": 1}}
     assert Preprocessing.of(info) == UNIT
+
+
+def test_a_file_from_before_16_bits_had_a_range_takes_them_in_full(saved):
+    old = {k: v for k, v in vars(UNIT).items() if k not in ("intensity_range", "max_megapixels")}
+    with zipfile.ZipFile(saved, "a") as archive:
+        archive.writestr(preprocessing.MEMBER, json.dumps(old))
+    kept = preprocessing.read(saved)
+    assert (kept.intensity_range, kept.max_megapixels) == (None, 250)
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[0, 257, 0x8000, 0xFFFF]], np.uint16)).save(buffer, "PNG")
+    # 2**15 / 257 = 127.502
+    assert np.asarray(images.open_for(buffer.getvalue(), kept)).tolist() == [[0, 1, 128, 255]]
 
 
 def test_a_file_without_it_is_refused(saved, tmp_path):
