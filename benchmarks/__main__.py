@@ -32,6 +32,7 @@ import psutil
 
 from benchmarks import report
 from benchmarks.harness import REPOSITORY, Plan, python
+from pipeline import cores
 from pipeline.errors import PipelineError, run
 from pipeline.files import write_json
 
@@ -51,7 +52,7 @@ def describe() -> dict[str, dict]:
         versions["torch"] = version("torch")
     machine = {
         "device": versions.pop("device"),
-        "cores": os.cpu_count(),
+        "cores": len(cores.usable()),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
     }
     return {"machine": machine, "versions": versions}

@@ -1,10 +1,10 @@
 """PyTorch: the networks of `pipeline/architectures/` once more, and a loop that trains them."""
 
-import os
-
 import numpy as np
 import torch
 from torch import nn
+
+from pipeline import cores
 
 
 def baseline() -> nn.Module:
@@ -52,7 +52,7 @@ class Training:
         images: `(n, 32, 32, 3)` float32.
         labels: `(n,)` int64, in [0, 10).
         """
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(len(cores.usable()))
         torch.manual_seed(0)
         self.network = NETWORKS[name]().to(memory_format=torch.channels_last).train()
         for layer in self.network:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.answers import same_images, unpack
-from pipeline.errors import PipelineError, run
+from pipeline.errors import PipelineError, first_few, run
 from pipeline.files import read_json
 from pipeline.paired import paired
 from pipeline.params import load
@@ -54,7 +54,7 @@ def check_lock() -> None:
         stale += re.findall(r"'(.+?)'", failed)
     if stale:
         raise PipelineError(
-            f"gate: dvc.lock: must be current. Got stages that would run: {', '.join(stale)}. "
+            f"gate: dvc.lock: must be current. Got stages that would run: {first_few(stale)}. "
             "Run `dvc repro`, and commit dvc.lock and metrics/"
         )
     if done.returncode or NOTHING_TO_DO not in done.stdout:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import psutil
 
 from pipeline import cores
-from pipeline.errors import PipelineError, run
+from pipeline.errors import PipelineError, first_few, run
 
 DVC = ("dvc", "--wait-for-lock")
 
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
                 child.send_signal(signal.SIGINT)
         raise
     if left:
-        raise PipelineError(f"not done: {', '.join(left)}. The lines above say why")
+        raise PipelineError(f"not done: {first_few(left)}. The lines above say why")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from pipeline.errors import CONTROL, PipelineError
+from pipeline.errors import CONTROL, PipelineError, first_few
 from pipeline.files import replacing
 
 # Images written and decoded at a time: the unit of parallel work, and of memory.
@@ -116,7 +116,7 @@ def check_names(source: str, classes: list[str]) -> None:
     if unsafe := [n for n in classes if not n.strip() or CONTROL.search(n) or HTML.search(n)]:
         raise PipelineError(
             f"{source}: names of classes must be text without control characters, `</` and "
-            f"`<!--`. Got {', '.join(map(repr, unsafe))}. Rename them"
+            f"`<!--`. Got {first_few([repr(n) for n in unsafe])}. Rename them"
         )
 
 
@@ -186,7 +186,7 @@ def check_classes(source: str, classes: list[str], labels: Mapping[str, np.ndarr
         if missing := [classes[label] for label in np.flatnonzero(counts == 0)]:
             raise PipelineError(
                 f"{source}: {split} must hold images of every class. "
-                f"Got none of {', '.join(missing)}. Add some, or remove the class"
+                f"Got none of {first_few(missing)}. Add some, or remove the class"
             )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from pipeline.augmentation import Crop
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_few
 from pipeline.schema_train import Augment, Train
 
 # One-cycle: where the climb begins, as a share of the peak, and how long it takes (Smith 2018,
@@ -121,9 +121,11 @@ def class_weights(settings: Train, labels: np.ndarray, classes: list[str]) -> di
         weights = len(labels) / (len(found) * counts)
         return dict(zip(found.tolist(), weights.tolist(), strict=True))
     if set(given) != set(classes):
+        missing = first_few([name for name in classes if name not in given]) or "none"
+        unknown = first_few([name for name in given if name not in classes]) or "none"
         raise PipelineError(
-            f"params.yaml: train.class_weights must name every class, {', '.join(classes)}. "
-            f"Got {', '.join(given)}"
+            "params.yaml: train.class_weights must name every class, and no other. "
+            f"Missing: {missing}. Unknown: {unknown}"
         )
     return {label: given[name] for label, name in enumerate(classes)}
 

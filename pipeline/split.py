@@ -22,7 +22,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from pipeline import arrays
-from pipeline.errors import PipelineError, run
+from pipeline.errors import PipelineError, first_few, run
 from pipeline.files import read_json, write_json
 from pipeline.params import load
 
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     missing = [row["class"] for row in metrics["classes"] if not row["validation"]]
     if missing:
-        print(f"split: warning: no validation images of {', '.join(missing)}: too few of it")
+        print(f"split: warning: no validation images of {first_few(missing)}: too few of it")
     if across:
         print(f"split: warning: {across} images stand in two parts, see {args.metrics}")
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import graph
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_few
 from pipeline.finding import Finding
 
 GIB = 2**30
-SHOWN = 3  # names of outputs in one line
 
 
 def missing(top: Path) -> list[Finding]:
@@ -38,8 +37,7 @@ def missing(top: Path) -> list[Finding]:
     ]
     if not lost:
         return []
-    named = ", ".join(lost[:SHOWN]) + (f" and {len(lost) - SHOWN} more" if lost[SHOWN:] else "")
-    what = f"neither in place nor in the cache, as recorded: {named}"
+    what = f"neither in place nor in the cache, as recorded: {first_few(lost)}"
     way = "`dvc pull` gets them from a remote that has them; `dvc repro` makes them again"
     return [Finding("dvc.lock", what, way)]
 

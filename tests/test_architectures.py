@@ -340,7 +340,7 @@ def test_a_base_starts_from_the_weights_of_a_file(tmp_path):
 @pytest.mark.parametrize(("build", "message"), [
     ({"base": "vgg17"}, r"build\.base must be a network of keras\.applications \(.*VGG16.*vgg17"),
     ({"weights": "vgg.h5"}, r"build\.weights must be imagenet or null; .*from_model: vgg\.h5"),
-    ({"freeze": "conv99"}, r"build\.freeze must be all, none or a layer of mobilenet_v2 \(.*99"),
+    ({"freeze": "conv99"}, r"freeze must be .* the \d+ layers of mobilenet_v2, .*99"),
 ])  # fmt: skip
 def test_wrong_bases_are_one_line(make, build, message):
     with pytest.raises(PipelineError, match=message) as refused:
@@ -415,7 +415,7 @@ def test_transfer_drops_layers_and_freezes_up_to_one(make):
 @pytest.mark.parametrize(("build", "shape", "message"), [
     ({}, (32, 32, 1), r"source\.keras takes 3 channels\. The images have 1"),
     ({"drop_layers": 5}, SHAPE, r"build\.drop_layers must leave a layer after the input of 6\. G"),
-    ({"freeze": "logits"}, SHAPE, r"build\.freeze must be .* a kept layer \(.*hidden\)\. Got logi"),
+    ({"freeze": "logits"}, SHAPE, r"freeze must be .* the 5 kept layers, .* to hidden\. Got logi"),
     ({}, (48, 48, 3), r"source\.keras takes 32 × 32 pixels\. Set preprocess\.image_size: \[32"),
 ])  # fmt: skip
 def test_wrong_transfers_are_one_line(make, build, shape, message):

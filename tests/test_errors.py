@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.errors import PipelineError, run
+from pipeline.errors import PipelineError, first_few, run
 
 
 def said(error: BaseException) -> str:
@@ -76,3 +76,10 @@ def test_names_reach_the_terminal_as_text_that_it_does_not_obey():
     assert said(PipelineError("Käse, 猫, Ελλάδα, می\u200cخواهم")) == (
         "error: Käse, 猫, Ελλάδα, می\u200cخواهم"
     )
+
+
+def test_of_many_names_the_first_are_said_and_the_others_counted():
+    names = [str(number) for number in range(13)]
+    assert first_few(names) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and 3 more"
+    assert first_few(names[:2], "; ") == "0; 1"
+    assert first_few([]) == ""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import parallel
+from pipeline import cores, parallel
 from pipeline.errors import INTERRUPTED, PipelineError
 from tests.conftest import REPOSITORY
 
@@ -107,7 +107,7 @@ def test_visible_gpus_are_those_that_the_environment_names(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+@pytest.mark.skipif(len(cores.usable()) < 2, reason="one core")
 def test_dvc_keeps_all_results_of_stages_that_run_at_once(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
@@ -148,7 +148,7 @@ stages:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+@pytest.mark.skipif(len(cores.usable()) < 2, reason="one core")
 def test_told_to_stop_it_ends_what_runs_and_begins_nothing_more(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}

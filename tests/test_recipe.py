@@ -154,8 +154,9 @@ def test_class_weights():
     assert balanced == pytest.approx({0: 2 / 3, 1: 2.0})
     given = settings(class_weights={"bright": 3.0, "dark": 1.0})
     assert recipe.class_weights(given, labels, CLASSES) == {0: 1.0, 1: 3.0}
-    with pytest.raises(PipelineError, match=r"must name every class, dark, bright\. Got dark"):
-        recipe.class_weights(settings(class_weights={"dark": 1.0}), labels, CLASSES)
+    message = r"must name every class, and no other\. Missing: bright\. Unknown: brigth"
+    with pytest.raises(PipelineError, match=message):
+        recipe.class_weights(settings(class_weights={"dark": 1.0, "brigth": 1.0}), labels, CLASSES)
 
 
 # augmentation

@@ -5,6 +5,7 @@ https://keras.io/guides/transfer_learning
 """
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 import keras
@@ -60,9 +61,10 @@ def build(
         _load(body, from_model)
     names = [layer.name for layer in body.layers]
     if freeze not in ("all", "none", *names):
+        near = ", ".join(get_close_matches(str(freeze), names)) or "none"
         raise LookupError(
-            f"build.freeze must be all, none or a layer of {base} ({', '.join(names)}). "
-            f"Got {freeze}"
+            f"build.freeze must be all, none or one of the {len(names)} layers of {base}, "
+            f"{names[0]} to {names[-1]}. Got {freeze}. Names like it: {near}"
         )
     last = {"all": len(names), "none": 0}.get(freeze)
     for layer in body.layers[: names.index(freeze) + 1 if last is None else last]:

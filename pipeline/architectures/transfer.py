@@ -4,6 +4,7 @@ Reference: Yosinski et al., "How transferable are features in deep neural networ
     https://arxiv.org/abs/1411.1792
 """
 
+from difflib import get_close_matches
 from typing import Annotated
 
 import keras
@@ -66,8 +67,10 @@ def build(
         )
     names = [layer.name for layer in kept]
     if freeze not in ("all", "none", *names):
+        near = ", ".join(get_close_matches(str(freeze), names)) or "none"
         raise LookupError(
-            f"build.freeze must be all, none or a kept layer ({', '.join(names)}). Got {freeze}"
+            f"build.freeze must be all, none or one of the {len(names)} kept layers, {names[0]} to "
+            f"{names[-1]}. Got {freeze}. Names like it: {near}"
         )
     last = {"all": len(names), "none": 0}.get(freeze)
     last = names.index(freeze) + 1 if last is None else last
