@@ -4,6 +4,8 @@ PYTHON ?= python3
 UV := 0.13.8
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE  # without bytecode Keras takes twice as long to import
+unexport PYTHONOPTIMIZE  # 2 would remove docstrings, which Altair needs
+unexport PIP_TARGET PIP_PREFIX UV_PYTHON UV_FROZEN  # all is installed in .venv, as uv.lock says
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 READY := .venv/ready
 JOBS ?= 1
@@ -22,7 +24,7 @@ $(READY): uv.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, expected Python 3.11 to 3.13. Try PYTHON=python3.12 make"; exit 1; }
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
+	@.venv/bin/python -m pip install --no-user --quiet --disable-pip-version-check uv==$(UV)
 	@.venv/bin/uv sync --locked --quiet --system-certs  # as pip does: works behind a company proxy
 	@touch $@
 

@@ -84,7 +84,9 @@ def measure(names: Sequence[str], quick: bool, results: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="benchmarks", description=__doc__ and __doc__.splitlines()[0]
+    )
     parser.add_argument(
         "names", nargs="*", help=f"of {', '.join(EVERY)}; none: the first {len(DEFAULT)}"
     )

@@ -4,21 +4,15 @@ import json
 import re
 from pathlib import Path
 
-import matplotlib
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
-
 from benchmarks.harness import OURS
 from pipeline.console import Column, print_table
+from pipeline.drawing import Figure, NullFormatter, NullLocator, plt
 from pipeline.files import replacing
 
 COLUMNS = ("", OURS, "against", "", "times as good", "run by run", "n")
 NOTE = f"Medians. Times as good: above 1, {OURS} is faster, or needs less. Run by run: min to max."
 MARKERS = "<!-- benchmarks: written by python -m benchmarks -->\n", "<!-- /benchmarks -->\n"
 TICKS = (0.1, 0.2, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50)
-
-matplotlib.use("agg")
 
 
 def read(folder: Path) -> list[dict]:

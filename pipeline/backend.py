@@ -11,12 +11,15 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline import cores, lean, quiet
+from pipeline import cores, engine, lean, quiet
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
 
-with quiet.imports(), lean.imports():
+with quiet.imports(), lean.imports(), engine.without_user_settings():
     import keras
+    from keras.src.backend import config
+
+config._KERAS_DIR = engine.keras_home()  # where Keras keeps the weights that it downloads
 
 
 def make_repeatable(seed: int) -> None:

@@ -19,12 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 from PIL import Image
 from scipy.special import softmax
 
 from pipeline import arrays, engine, preprocessing
+from pipeline.drawing import colormaps
 from pipeline.errors import PipelineError, one_line, run
 from pipeline.files import read_json
 from pipeline.images import BadImage, open_for
@@ -112,7 +112,7 @@ def overlaid(image: Image.Image, heat: np.ndarray) -> Image.Image:
     scale = SHOWN / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     below = image.convert("L").convert("RGB").resize((width, height))
-    colours = matplotlib.colormaps["inferno"](heat, bytes=True)[..., :3]  # (h, w, 3) uint8
+    colours = colormaps["inferno"](heat, bytes=True)[..., :3]  # (h, w, 3) uint8
     above = Image.fromarray(colours).resize(below.size, Image.Resampling.BILINEAR)
     return Image.blend(below, above, 0.6)
 

@@ -2,9 +2,60 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from pathlib import Path
 
 from pipeline.errors import PipelineError
+
+# Beginnings of the names of variables by which libraries compute otherwise: TensorFlow, XLA, JAX,
+# oneDNN, OpenMP, the libraries of linear algebra, NumPy and NVIDIA's.
+NUMERIC = (
+    "TF_", "TF2_", "XLA_", "JAX_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "GOMP_", "MKL_",
+    "OPENBLAS_", "BLIS_", "VECLIB_", "NPY_", "CUDA_", "CUDNN_", "CUBLAS", "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
+# of these: what they log; and which GPU it is, whose name is recorded
+HARMLESS = ("TF_CPP_", "CUDA_VISIBLE_DEVICES")
+# Keras cuts a training short by them, or computes with other variables
+KERAS_SETTINGS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "KERAS_NNX_ENABLED")
+
+
+def environment() -> dict[str, str]:
+    """Return the variables that are set and can change a number, sorted by name.
+
+    Call it before `use`, which sets some itself.
+    """
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(NUMERIC) and not name.startswith(HARMLESS)
+    }
+
+
+def keras_home() -> str:
+    """Return the folder where Keras keeps what it downloads; made where it can be, as by Keras."""
+    home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    with suppress(OSError):  # Keras then takes a temporary one
+        home.mkdir(parents=True, exist_ok=True)
+    return str(home)
+
+
+@contextmanager
+def without_user_settings() -> Iterator[None]:
+    """Import Keras in the block without keras.json, which belongs to all of a user's projects.
+
+    It holds floatx, epsilon and image_data_format, which decide results. Variables that Keras
+    reads for the same purpose are not seen either.
+    """
+    names = ("KERAS_HOME", *KERAS_SETTINGS)
+    found = {name: os.environ.pop(name) for name in names if name in os.environ}
+    os.environ["KERAS_HOME"] = os.devnull  # no folder: nothing is read or written there
+    try:
+        yield
+    finally:
+        del os.environ["KERAS_HOME"]
+        os.environ.update(found)
 
 
 def choose() -> None:
@@ -13,7 +64,7 @@ def choose() -> None:
     Raises:
         PipelineError: It is not installed.
     """
-    chosen = os.environ.get("KERAS_BACKEND", "tensorflow")
+    chosen = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if find_spec(chosen) is None:
         raise PipelineError(
             f"KERAS_BACKEND: must be tensorflow, or another that is installed. Got {chosen}. "
@@ -28,7 +79,8 @@ def use(backend: str) -> None:
     Raises:
         PipelineError: KERAS_BACKEND names another one, or it is not installed.
     """
-    chosen = os.environ.setdefault("KERAS_BACKEND", backend)
+    chosen = os.environ.get("KERAS_BACKEND") or backend
+    os.environ["KERAS_BACKEND"] = chosen
     if chosen != backend:
         raise PipelineError(
             f"KERAS_BACKEND must be as params.yaml says, {backend}. Got {chosen}. Set `backend: "

@@ -15,7 +15,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import pandas as pd
 
@@ -115,8 +114,6 @@ def inspect(args: argparse.Namespace) -> None:
     train, _ = arrays.read_split(args.split, len(labels))
     tested, _ = arrays.load(args.arrays / "test")
 
-    matplotlib.use("agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a class name may hold a $
     engine.use(params.backend)
     from pipeline import backend, building, flow, inspect_pictures, layers, recipe, whitening
     from pipeline.batches import Batches, Part

@@ -6,10 +6,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from pipeline import ascent, inspect_plot
+from pipeline.drawing import Figure, plt
 from pipeline.grad_cam import grad_cam
 from pipeline.inspect_plot import Shown
 from pipeline.layers import Row, total

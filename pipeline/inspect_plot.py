@@ -6,11 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
+from pipeline.drawing import Axes, Figure, NullFormatter, plt
 from pipeline.layers import Row
 
 COLUMNS = 8  # pictures side by side

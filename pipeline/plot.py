@@ -13,15 +13,11 @@ Params  models, finetune
 import argparse
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from pipeline import arrays, tables
+from pipeline.drawing import Axes, Figure, LogLocator, NullFormatter, PercentFormatter, plt
 from pipeline.errors import run
 from pipeline.files import read_json, replacing
 from pipeline.params import load
@@ -166,8 +162,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     params = load()
 
-    matplotlib.use("agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a class name may hold a $
     kept = Preprocessing.of(read_json(args.arrays / "info.json"))
     histories = {name: tables.read(args.history / f"{name}.csv") for name in params.all_models}
     predictions = {

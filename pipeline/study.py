@@ -106,6 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         drawn = [fewer(train, labels, study.train_images, seed) for seed in range(study.seeds)]
 
     # Keras takes seconds to import: not before all of this is known to be right
+    environment = engine.environment()
     engine.use(own.backend)
     from pipeline import backend, building, recipe
     from pipeline.batches import Part
@@ -134,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
             "seeds": study.seeds,
             "train_images": len(drawn[0]),
             "validation_images": len(validation),
-            "made_on": backend.describe(),
+            "made_on": backend.describe() | environment,
             "models": rows,
         },
     )

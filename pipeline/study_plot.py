@@ -3,13 +3,17 @@
 import textwrap
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
+from pipeline.drawing import (
+    Axes,
+    Figure,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+    plt,
+)
 from pipeline.files import replacing
 
 LABELS = {
@@ -133,6 +137,3 @@ def save(figure: Figure, path: Path) -> None:
             beside, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None}
         )
     plt.close(figure)
-
-
-matplotlib.use("agg")

@@ -5,7 +5,8 @@ Writes  models/MODEL.keras          stock Keras layers, from images to logits; a
                                     images were preprocessed by
         plots/history/MODEL.csv     loss and accuracy of each epoch
         metrics/train/MODEL.json    parameters, epochs, final and best epoch
-        metrics/run/MODEL.json      seconds, versions, device: varies, nothing depends on it
+        metrics/run/MODEL.json      seconds, versions, device, variables that change
+                                    numbers: varies, nothing depends on it
 Keeps   .checkpoints/MODEL/         the state after each epoch, to go on from if it is interrupted
 Params  models.MODEL or finetune.MODEL, train, seed, backend
 """
@@ -88,6 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     launch(argv or sys.argv[1:])
 
     # Keras takes seconds to import: not before all of this is known to be right
+    environment = engine.environment()
     engine.use(params.backend)
     from pipeline import backend, building, fitting, hosts, speed
     from pipeline.batches import Part
@@ -100,6 +102,7 @@ def main(argv: list[str] | None = None) -> None:
             arrays.check_sums(args.arrays / "train")
         model = building.build(own, info["image_shape"], len(classes), params.seed)
         made_on = backend.describe() | {"precision": speed.resolve(settings.precision)}
+        made_on |= environment
         inputs = [own.model_dump(), settings.model_dump(), params.seed, info, made_on]
         files = [args.arrays / "train" / arrays.SUMS, args.split, *loaded_code()]
         if isinstance(own, Finetuned):

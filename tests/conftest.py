@@ -112,6 +112,33 @@ def stage(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
+def hostile(tmp_path_factory) -> dict[str, str]:
+    """Settings of a user's other projects, as variables of a process; some are in files."""
+    home = tmp_path_factory.mktemp("hostile")
+    (home / ".keras").mkdir()
+    (home / ".keras/keras.json").write_text(
+        '{"floatx": "float64", "epsilon": 1e-3, "image_data_format": "channels_first", '
+        '"backend": "torch", "nnx_enabled": true}'
+    )
+    (home / ".config/matplotlib").mkdir(parents=True)
+    (home / ".config/matplotlib/matplotlibrc").write_text(
+        "font.size: 20\ntext.usetex: True\nfigure.dpi: 33\nsavefig.facecolor: red\n"
+        "savefig.transparent: True\nimage.cmap: hot\nlines.linewidth: 7\naxes.grid: True\n"
+    )
+    return {
+        "HOME": str(home),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "FREETYPE_PROPERTIES": "truetype:interpreter-version=35",
+        "KERAS_MAX_EPOCHS": "1",
+        "KERAS_MAX_STEPS_PER_EPOCH": "1",
+        "PYTHONHASHSEED": "1",
+        "PYTHONOPTIMIZE": "2",
+        "LC_ALL": "POSIX",
+        "TZ": "Asia/Kathmandu",
+    }
+
+
+@pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """Mount a small file system, in memory, at `disk` in the working directory."""
     disk = tmp_path / "disk"

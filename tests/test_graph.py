@@ -31,7 +31,9 @@ SCRIPT = {name: name for name in STAGES} | {
 
 # who may import whom inside pipeline/; every stage is a column of its own
 LEAVES = {
+    "__init__": set(),
     "answers": set(),
+    "drawing": set(),
     "errors": set(),
     "paired": set(),
     "quiet": set(),
@@ -56,7 +58,7 @@ LEAVES = {
     "signature": {"errors", "schema_model"},
     "params": {"errors", "reading", "schema", "schema_model", "schema_train", "signature"},
     "arrays": {"errors", "files"},
-    "backend": {"cores", "errors", "files", "lean", "quiet"},
+    "backend": {"cores", "engine", "errors", "files", "lean", "quiet"},
     "speed": {"errors", "quiet"},
     "augmentation": set(),
     "hosts": {"errors"},
@@ -66,7 +68,7 @@ LEAVES = {
     "tables": {"errors"},
     "images": {"errors", "preprocessing"},
     "decoding": {"arrays", "cores", "errors", "images", "raw"},
-    "study_plot": {"files"},
+    "study_plot": {"drawing", "files"},
     "study_report": {"console", "study_plot"},
     "report_charts": set(),
     "report_parts": {"errors", "files", "preprocessing"},
@@ -93,9 +95,10 @@ KERAS = {
     "grad_cam": {"measure", "network"},
     "ascent": {"network", "preprocessing"},
     "flow": {"measure", "network", "speed"},
-    "inspect_plot": {"layers"},
+    "inspect_plot": {"drawing", "layers"},
     "inspect_pictures": {
         "ascent",
+        "drawing",
         "grad_cam",
         "inspect_plot",
         "layers",
@@ -184,6 +187,7 @@ ALLOWED = {
     "gate": {"params", "errors", "files", "answers", "paired"},
     "predict": {"errors", "images", "preprocessing", "engine", "backend", "console"},
     "demo": {
+        "drawing",
         "errors",
         "files",
         "arrays",
@@ -196,7 +200,7 @@ ALLOWED = {
         "predict",
     },
     "export": {"errors", "files", "arrays", "preprocessing", "engine", "backend", "quiet"},
-    "plot": {"params", "errors", "files", "arrays", "preprocessing", "tables"},
+    "plot": {"drawing", "params", "errors", "files", "arrays", "preprocessing", "tables"},
     "report": {
         "params",
         "errors",

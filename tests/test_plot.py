@@ -26,8 +26,7 @@ def test_samples_are_titled_with_their_class():
     plt.close(figure)
 
 
-def test_learning_curves_label_their_axes_with_plain_numbers(monkeypatch):
-    monkeypatch.setitem(plt.rcParams, "text.parse_math", False)  # as the stage sets it
+def test_learning_curves_label_their_axes_with_plain_numbers():
     columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
     history = pd.DataFrame({"epoch": [1, 2], **{column: [0.04, 1.8] for column in columns}})
     figure = plot.learning_curves({"one": history})

@@ -1,0 +1,32 @@
+"""What a command of this project needs before any of its modules runs.
+
+`python -m pipeline.NAME` imports this first. It changes no output, so no stage depends on it.
+"""
+
+import os
+import sys
+from types import TracebackType
+
+
+def say_what_is_missing(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Report a package that is not installed in one line, and all else as Python does."""
+    name = getattr(error, "name", None) or "pipeline"
+    if kind is not ModuleNotFoundError or name.split(".")[0] == "pipeline":
+        sys.__excepthook__(kind, error, traceback)
+        return
+    print(
+        f"error: {name} is not installed for {sys.executable}. Run `make repro`, which sets up "
+        ".venv, then `source .venv/bin/activate`",
+        file=sys.stderr,
+    )
+
+
+if sys.argv[0] == "-m":  # as long as Python looks for the module to run
+    if sys.flags.optimize > 1:
+        # Altair cannot be imported without docstrings, and --help is made of them
+        os.environ.pop("PYTHONOPTIMIZE", None)
+        command = sys.orig_argv[sys.orig_argv.index("-m") :]
+        os.execv(sys.executable, [sys.executable, *command])
+    sys.excepthook = say_what_is_missing

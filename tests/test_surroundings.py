@@ -1,0 +1,184 @@
+"""Surroundings: what a machine and its user have set elsewhere changes no output."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pipeline import engine
+from pipeline.graph import imports
+from tests.conftest import REPOSITORY, arguments, task, write_arrays
+
+EVALUATE = "--arrays arrays --model out/model.keras --metrics out/test.json --predictions".split()
+PLOT = (
+    "--arrays arrays --history out --predictions out/predictions --samples out/samples.png "
+    "--learning-curves out/curves.png --class-accuracy out/classes.png --confusion out/confusion "
+    "--examples out/examples"
+).split()
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "run.json"
+    }
+
+
+def test_settings_of_keras_matplotlib_and_python_change_no_byte(prepared, edit, stage, hostile):
+    text = (prepared / "params.yaml").read_text()
+    start = text.index("  batchnorm:")
+    (prepared / "params.yaml").write_text(text[:start] + text[text.index("\n\n", start) :])
+    write_arrays(prepared / "arrays/test", *task(20))
+    found = []
+    for env in ({}, hostile):
+        for name, argv in (
+            ("train", [argument.replace("history.csv", "baseline.csv")
+                       for argument in arguments("baseline", "out")]),
+            ("evaluate", [*EVALUATE, "out/predictions/baseline.csv"]),
+            ("plot", PLOT),
+        ):  # fmt: skip
+            done = stage(f"pipeline.{name}", *argv, **env)
+            assert (done.returncode, done.stderr) == (0, ""), name
+        found.append(outputs(prepared / "out"))
+        shutil.rmtree(prepared / "out")
+        # looked for first of all
+        (prepared / "matplotlibrc").write_text("axes.facecolor: black\n")
+    assert len(found[0]) == 10
+    assert [name for name in found[0] if found[0][name] != found[1].get(name)] == []
+
+
+@pytest.mark.parametrize("text", ['{"floatx": "bfloat16"}', '{"epsilon": 1}', "[]", "{"])
+def test_a_keras_json_that_keras_refuses_is_not_read(tmp_path, stage, text):
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras/keras.json").write_text(text)
+    program = "import keras\nprint(keras.config.floatx(), keras.src.backend.config.keras_home())"
+    (tmp_path / "program.py").write_text(f"from pipeline import backend\n{program}\n")
+    done = stage("program", HOME=str(tmp_path))
+    # what is downloaded stays where all projects find it
+    assert done.stdout == f"float32 {tmp_path}/.keras\n", done.stderr
+    done = stage("program", HOME=str(tmp_path), KERAS_HOME=str(tmp_path / "own"))
+    assert done.stdout == f"float32 {tmp_path}/own\n", done.stderr
+    assert list((tmp_path / "own").iterdir()) == []
+
+
+def test_variables_that_change_numbers_are_recorded_where_they_are_set(prepared, stage):
+    ours = {"TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS"}  # which a stage sets itself
+    for name in [name for name in os.environ if name.startswith(engine.NUMERIC)]:
+        ours.add(name)
+    runs = []
+    for number, env in enumerate(({}, {"OMP_NUM_THREADS": "1", "NVIDIA_TF32_OVERRIDE": "0"})):
+        done = stage("pipeline.train", *arguments("baseline", f"out{number}"), **env)
+        assert done.returncode == 0, done.stderr
+        runs.append(json.loads((prepared / f"out{number}/run.json").read_text()))
+    assert not [name for name in runs[0] if name.isupper() and name not in ours]
+    assert (runs[1]["OMP_NUM_THREADS"], runs[1]["NVIDIA_TF32_OVERRIDE"]) == ("1", "0")
+
+
+def test_of_the_environment_only_what_changes_numbers_is_recorded(monkeypatch):
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    for name in ("TF_CPP_MIN_LOG_LEVEL", "CUDA_VISIBLE_DEVICES", "SECRET", "XLA_FLAGS", "JAX_X"):
+        monkeypatch.setenv(name, "1")
+    assert engine.environment() == {"JAX_X": "1", "XLA_FLAGS": "1"}
+
+
+def test_matplotlib_is_imported_in_one_place():
+    files = [
+        path
+        for folder in ("pipeline", "benchmarks")
+        for path in REPOSITORY.glob(f"{folder}/**/*.py")
+    ]
+    found = {
+        str(path.relative_to(REPOSITORY))
+        for path in files
+        if any(name.split(".")[0] == "matplotlib" for name in imports(path, REPOSITORY))
+    }
+    assert found == {"pipeline/drawing.py"}
+
+
+@pytest.mark.parametrize("command", ["predict", "report"])  # Altair is in the report
+def test_a_python_that_drops_docstrings_runs_every_command(project, stage, command):
+    argv = [sys.executable, "-OO", "-m", f"pipeline.{command}", "--help"]
+    asked = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True)
+    for done in (asked, stage(f"pipeline.{command}", "--help", PYTHONOPTIMIZE="2")):
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"\n{command.capitalize()}: " in done.stdout
+
+
+@pytest.mark.parametrize("command", ["params", "predict", "plot"])
+def test_without_the_packages_a_line_says_how_to_get_them(command):
+    argv = [sys.executable, "-S", "-m", f"pipeline.{command}", "photo.jpg"]
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert " is not installed for " in done.stderr
+    assert done.stderr.endswith(
+        "Run `make repro`, which sets up .venv, then `source .venv/bin/activate`\n"
+    )
+
+
+def test_a_module_of_ours_that_is_missing_keeps_its_traceback(tmp_path):
+    shutil.copytree(REPOSITORY / "pipeline", tmp_path / "pipeline")
+    (tmp_path / "pipeline/errors.py").unlink()
+    argv = [sys.executable, "-m", "pipeline.split"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.startswith("Traceback")
+
+
+def test_a_clone_that_turns_line_ends_has_the_same_bytes(tmp_path):
+    def git(*argv: str, folder: Path = tmp_path) -> str:
+        own = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+        return subprocess.run(
+            ["git", *own, *argv], cwd=folder, env=env, capture_output=True, text=True, check=True
+        ).stdout
+
+    files = git("ls-files", "-co", "--exclude-standard", folder=REPOSITORY).splitlines()
+    files = [name for name in files if (REPOSITORY / name).is_file()]
+    for name in files:
+        (tmp_path / "one" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / "one" / name)
+    git("init", "-q", "one")
+    git("add", "-A", folder=tmp_path / "one")
+    git("commit", "-qm", "one", folder=tmp_path / "one")
+    git("clone", "-q", "-c", "core.autocrlf=true", "one", "two")
+    assert files
+    for name in files:
+        assert (tmp_path / "two" / name).read_bytes() == (REPOSITORY / name).read_bytes(), name
+    assert git("status", "--short", folder=tmp_path / "two") == ""
+
+
+def test_setting_up_ignores_where_pip_and_uv_are_told_to_install(tmp_path):
+    for name in ("Makefile", "uv.lock", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    makefile = (tmp_path / "Makefile").read_text()
+    (uv,) = (line.split()[-1] for line in makefile.splitlines() if line.startswith("UV :="))
+    # a uv that says with what it was called, in place of 1.5 GB from elsewhere
+    with zipfile.ZipFile(tmp_path / f"uv-{uv}-py3-none-any.whl", "w") as wheel:
+        info = f"uv-{uv}.dist-info"
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: uv\nVersion: {uv}\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        program = zipfile.ZipInfo(f"uv-{uv}.data/scripts/uv")
+        program.external_attr = 0o100755 << 16
+        wheel.writestr(program, '#!/bin/sh\necho "$@" $UV_PYTHON $UV_FROZEN > called\n')
+        wheel.writestr(f"{info}/RECORD", "")
+    env = {
+        **os.environ, "PYTHON": sys.executable,
+        "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_USER": "1",
+        "PIP_TARGET": "elsewhere", "PIP_PREFIX": "elsewhere",
+        "UV_PYTHON": "3.9", "UV_FROZEN": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        ["make", ".venv/ready"], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "called").read_text() == "sync --locked --quiet --system-certs\n"
+    assert not (tmp_path / "elsewhere").exists()
