@@ -36,7 +36,7 @@ def test_settings_of_keras_matplotlib_and_python_change_no_byte(prepared, edit, 
     (prepared / "params.yaml").write_text(text[:start] + text[text.index("\n\n", start) :])
     write_arrays(prepared / "arrays/test", *task(20))
     found = []
-    for env in ({}, hostile):
+    for env in (dict[str, str](), hostile):
         for name, argv in (
             ("train", [argument.replace("history.csv", "baseline.csv")
                        for argument in arguments("baseline", "out")]),
