@@ -124,12 +124,22 @@ def _check_dataset(name: str) -> None:
     import tensorflow_datasets as tfds  # 0.4 s, without TensorFlow; only where it is needed
 
     known = tfds.list_builders(with_community_datasets=False)
-    if name not in known:
+    builder, _, config = name.partition("/")
+    if builder not in known:
         near = difflib.get_close_matches(name, ["digits", "folder", *known], n=3)
         raise unfit(
             ("dataset",),
             "must be digits, folder or a data set of TensorFlow Datasets"
             + (f" (nearest: {', '.join(near)})" if near else ""),
+            name,
+        )
+    if config and config not in (configs := list(tfds.builder_cls(builder).builder_configs)):
+        near = difflib.get_close_matches(config, configs, n=3, cutoff=0)
+        raise unfit(
+            ("dataset",),
+            f"must name a configuration of {builder} (nearest: {', '.join(near)})"
+            if configs
+            else f"must be {builder}, which has no configurations",
             name,
         )
 

@@ -9,6 +9,10 @@ from pipeline.schema_model import Finetuned, Model
 from pipeline.schema_section import Name, Positive, Precision, Section
 from pipeline.schema_train import Train
 
+# with the name of a configuration, or without: emnist/letters
+DatasetName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$")
+]
 Pixels = Annotated[int, Field(ge=1)]
 
 
@@ -66,8 +70,8 @@ class Params(Section):
     """What Keras computes with"""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Every random choice follows from it"""
-    dataset: Name
-    """digits, folder, or the name of an image-classification data set of TFDS"""
+    dataset: DatasetName
+    """digits, folder, or an image-classification data set of TFDS: NAME or NAME/CONFIGURATION"""
     folder: Annotated[str, Field(min_length=1)]
     """For dataset: folder, where train/<class>/* and test/<class>/* lie, or <class>/*"""
     test_share: Annotated[float, Field(gt=0, lt=1)]

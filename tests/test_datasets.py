@@ -1,9 +1,12 @@
 """Data sets and download: what lands in data/raw, and what is said when nothing can."""
 
+import io
 import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,11 +18,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipeline import raw
 from pipeline.datasets import digits, folder
 from pipeline.errors import PipelineError
-from tests.conftest import grey, png
+from tests.conftest import REPOSITORY, grey, png
 
 CIFAR10 = Path(os.environ.get("TFDS_DATA_DIR", "")) / "cifar10" / "3.0.2"
 needs_cifar10 = pytest.mark.skipif(
@@ -588,3 +592,223 @@ def test_cifar10_comes_from_the_prepared_copy_as_it_is(project, edit, stage):
     assert np.round(info["std"], 4).tolist() == [0.247, 0.2435, 0.2616]
     images = np.load(project / "arrays/train/images.npy", mmap_mode="r")
     assert (images.shape, images.dtype) == ((50000, 32, 32, 3), np.float32)
+
+
+LOOK_ALIKES = """if True:
+    import io, json, os, sys
+    from pathlib import Path
+    import numpy as np, tensorflow_datasets as tfds
+    from pipeline import raw
+    from pipeline.datasets import tfds as ours
+    from pipeline.errors import PipelineError
+
+    YES, NO, PARTLY = [0, 1, 0, 1], [-1, -1], [0, -1]
+    SETS = {
+        "food101": {"train": YES, "validation": YES[:2]},
+        "flowers": {"train": YES, "test": YES, "validation": YES[:2]},
+        "i_naturalist": {"train": YES, "mini": YES, "val": YES[:2], "test": NO},
+        "cars196": {"train": 5 * YES, "test": PARTLY},
+        "unlabelled": {"train": NO, "test": YES},
+        "unlabelled_alone": {"train": PARTLY},
+        "unlabelled_validation": {"train": YES, "validation": NO, "test": YES},
+        "many": {"train": 100 * YES, "test": 10 * YES},
+        "riegeli": {"train": YES, "test": YES},
+    }
+
+    class Set(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in SETS]
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+                "mask": tfds.features.Image(shape=(None, None, 3)),
+                "boxes": tfds.features.Sequence(tfds.features.BBoxFeature()),
+                **({} if self.builder_config.name == "many" else {"id": tfds.features.Text()}),
+            }))
+
+        def _split_generators(self, manager):
+            parts = SETS[self.builder_config.name]
+            return {part: self._generate_examples(part, own) for part, own in parts.items()}
+
+        def _generate_examples(self, part, labels):
+            for number, label in enumerate(labels):
+                yield number, {
+                    "image": np.full((2, 1 + number % 2, 3), number % 256, np.uint8),
+                    "label": label,
+                    "mask": io.BytesIO(b"cannot be decoded"),
+                    "boxes": number % 3 * [tfds.features.BBox(0.0, 0.0, 1.0, 1.0)],
+                    **({} if self.builder_config.name == "many" else {"id": f"{part} {number}"}),
+                }
+
+    class Fetched(Set):
+        \"\"\"Prepared as ArrayRecord where nobody asks for another format.\"\"\"
+
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="flowers")]
+
+        def __init__(self, **options):
+            super().__init__(**{"file_format": "array_record", **options})
+
+    def load(name, copy):
+        link = Path(os.environ["TFDS_DATA_DIR"])
+        link.unlink(missing_ok=True)
+        link.symlink_to(copy)
+        try:
+            loaded = ours.load(name, "", 0.2, 0)
+            raw.write(Path("raw", copy, name), loaded)
+            return {"source": loaded.source, "sizes": loaded.sizes}
+        except PipelineError as error:
+            return {"error": str(error)}
+
+    for name in SETS:
+        tfds.builder(f"set/{name}", data_dir="tfrecord").download_and_prepare(
+            download_config=tfds.download.DownloadConfig(num_shards=18 if name == "many" else 1)
+        )
+    tfds.builder("set/many", data_dir="array_record", file_format="array_record"
+        ).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=18))
+    info = Path("tfrecord/set/riegeli/1.0.0/dataset_info.json")
+    info.write_text(info.read_text().replace('"tfrecord"', '"riegeli"'))
+    results = {name: load(f"set/{name}", "tfrecord") for name in SETS}
+    results["array_record"] = load("set/many", "array_record")
+    results["fetched"] = load("fetched/flowers", "none")
+    record, = Path("array_record/set/many/1.0.0").glob("*train*-00003-*")
+    content = bytearray(record.read_bytes())
+    flipped = content.copy()
+    flipped[len(flipped) // 2] ^= 1
+    for damage, bytes in (("flipped", flipped), ("cut", content[:-7]), ("empty", b"")):
+        record.write_bytes(bytes)
+        results[damage] = load("set/many", "array_record")
+    record.unlink()
+    results["missing"] = load("set/many", "array_record")
+    Path("results.json").write_text(json.dumps(results))
+"""
+one_group = pytest.mark.xdist_group("look_alikes")  # one preparation for all
+
+
+@pytest.fixture(scope="module")
+def look_alikes(tmp_path_factory) -> tuple[Path, dict]:
+    """What is read of small data sets that TFDS itself has written."""
+    pytest.importorskip("array_record", reason="TFDS brings it on Linux alone")
+    folder = tmp_path_factory.mktemp("look_alikes")
+    for copy in ("tfrecord", "array_record", "none"):
+        (folder / copy).mkdir()
+    (folder / "program.py").write_text(LOOK_ALIKES)
+    done = subprocess.run(
+        [sys.executable, "-m", "program"], cwd=folder, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TFDS_DATA_DIR": str(folder / "copy")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads((folder / "results.json").read_text())
+
+
+def ids(path: Path) -> list[str]:
+    return [e.id for g in range(pq.read_metadata(path).num_row_groups)
+            for e in raw.read_group(path, g)]  # fmt: skip
+
+
+@one_group
+@pytest.mark.parametrize(("name", "note", "sizes"), [
+    ("flowers", "", {"train": 4, "validation": 2, "test": 4}),
+    ("food101", " (no test split: validation is the test split)", {"train": 4, "test": 2}),
+    ("i_naturalist", " (no labelled test split: val is the test split)", {"train": 4, "test": 2}),
+    # a fifth of 20
+    ("cars196", " (no labelled test split: 20 % of the images set apart as test part, seed 0)",
+     {"train": 16, "test": 4}),
+    ("unlabelled_validation", " (no labelled validation split)", {"train": 4, "test": 4}),
+])  # fmt: skip
+def test_splits_of_tfds_keep_their_roles_and_an_unlabelled_one_has_none(
+    look_alikes, name, note, sizes
+):
+    folder, results = look_alikes
+    source = f"TensorFlow Datasets set/{name}/1.0.0{note}"
+    assert results[name] == {"source": source, "sizes": sizes}
+    parts = {part: ids(folder / f"raw/tfrecord/set/{name}/{part}.parquet")
+             for part in ("train", "test")}  # fmt: skip
+    origin = {part: {id.split()[0] for id in own} for part, own in parts.items()}
+    tests = {"flowers": "test", "food101": "validation", "i_naturalist": "val", "cars196": "train",
+             "unlabelled_validation": "test"}  # fmt: skip
+    assert origin["test"] == {tests[name]}
+    # raw's train holds the validation split behind the training images
+    assert origin["train"] == ({"train", "validation"} if name == "flowers" else {"train"})
+    assert not set(parts["train"]) & set(parts["test"])
+
+
+@one_group
+@pytest.mark.parametrize("name", ["unlabelled", "unlabelled_alone"])
+def test_an_unlabelled_train_split_of_tfds_is_refused(look_alikes, name):
+    folder, results = look_alikes
+    assert results[name] == {
+        "error": f"set/{name}: every image of train must have a label. Got -1. Choose another "
+        "data set, or label the images, in folders, and use `dataset: folder`"
+    }
+    assert not (folder / f"raw/tfrecord/set/{name}").exists()
+
+
+@one_group
+def test_other_features_of_tfds_are_not_decoded(look_alikes):
+    """Masks that nobody can decode, and boxes whose number differs, are in every look-alike."""
+    folder, _ = look_alikes
+    path = folder / "raw/tfrecord/set/flowers/test.parquet"
+    assert sorted(ids(path)) == ["test 0", "test 1", "test 2", "test 3"]
+    sizes = {Image.open(io.BytesIO(e.image)).size for e in raw.read_group(path, 0)}
+    assert sizes == {(1, 2), (2, 2)}
+
+
+@one_group
+def test_array_record_and_tfrecord_give_the_same_bytes(look_alikes):
+    """18 files of 22 or 23 rows: TFDS reads 16 rows each of 16 files in turn."""
+    folder, results = look_alikes
+    assert results["array_record"] == results["many"]
+    assert results["many"]["sizes"] == {"train": 400, "test": 40}
+    for part in ("train", "test"):
+        one, two = (folder / f"raw/{copy}/set/many/{part}.parquet"
+                    for copy in ("tfrecord", "array_record"))  # fmt: skip
+        assert one.read_bytes() == two.read_bytes()
+    assert ids(one)[0] == "set-test.tfrecord-00000-of-00018__0"
+
+
+@one_group
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "missing"])
+def test_a_damaged_array_record_is_one_line(look_alikes, damage):
+    folder, results = look_alikes
+    assert re.fullmatch(
+        rf"set/many: train of {folder}/copy/set/many/1\.0\.0 is damaged: .+\. Delete that "
+        "folder, and it is fetched again; or set TFDS_DATA_DIR to a sound copy",
+        results[damage]["error"],
+    )
+
+
+@one_group
+def test_tfrecord_is_asked_for_when_tfds_prepares(look_alikes):
+    folder, results = look_alikes
+    assert results["fetched"] == {
+        "source": "TensorFlow Datasets fetched/flowers/1.0.0",
+        "sizes": {"train": 4, "validation": 2, "test": 4},
+    }
+    prepared = folder / "none/fetched/flowers/1.0.0"
+    assert len(list(prepared.glob("*.tfrecord-*"))) == 3
+    assert not list(prepared.glob("*.array_record-*"))
+
+
+@one_group
+def test_a_format_of_tfds_that_cannot_be_read_is_refused(look_alikes):
+    folder, results = look_alikes
+    assert results["riegeli"] == {
+        "error": f"set/riegeli: files of {folder}/copy/set/riegeli/1.0.0 must be tfrecord or "
+        "parquet or array_record here. Got riegeli. Set TFDS_DATA_DIR to another folder"
+    }
+
+
+def test_a_configuration_of_a_data_set_can_be_chosen(project, edit, stage):
+    edit("dataset: digits", "dataset: emnist/letters")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
+        proxy = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="none", HTTPS_PROXY=proxy,
+                     HTTP_PROXY=proxy)  # fmt: skip
+    assert re.fullmatch(
+        r"error: emnist/letters: \S+ cannot be reached, and "
+        rf"{project}/none/emnist/letters/\S+ is no prepared copy\. Set TFDS_DATA_DIR .*\n",
+        done.stderr,
+    )
