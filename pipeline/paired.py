@@ -6,6 +6,10 @@ from scipy.stats import binomtest, bootstrap
 # Resamples of the bootstrap: the interval's ends are then good to about 2 % of its width.
 RESAMPLES = 10_000
 LEVEL = 0.95
+# Two images more than there are: one that only the model classifies correctly, and one that only
+# the reference does (after Agresti & Min 2005). Without them the interval has no width where all
+# predictions agree, however few the images are.
+PSEUDO_IMAGES = (1.0, -1.0)
 
 
 def paired(correct: np.ndarray, reference: np.ndarray, seed: int) -> dict:
@@ -18,13 +22,17 @@ def paired(correct: np.ndarray, reference: np.ndarray, seed: int) -> dict:
 
     Returns:
         difference of accuracy with its paired percentile bootstrap interval (Efron 1979),
-        p of McNemar's exact test (McNemar 1947), and a verdict: `better` or `worse` where
-        the interval excludes 0 and p < 0.05, else `not distinguishable`.
+        in which `PSEUDO_IMAGES` count too; p of McNemar's exact test (McNemar 1947); and a
+        verdict: `better` or `worse` where the interval excludes 0 and p < 0.05, else
+        `not distinguishable`.
+
+    Reference: Agresti & Min, "Simple improved confidence intervals for comparing matched
+        proportions" (2005), https://doi.org/10.1002/sim.1781
     """
-    # paired: an image is drawn together with both answers, so their difference is drawn
+    # paired: an image is sampled with both answers, so their difference is what is sampled
     gain = correct.astype(float) - reference.astype(float)
     low, high = bootstrap(
-        (gain,),
+        (np.append(gain, PSEUDO_IMAGES),),
         np.mean,
         n_resamples=RESAMPLES,
         batch=100,

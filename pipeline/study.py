@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
 
     places = {name: place(study, own, name) for name in own.models}
     epochs = {name: own.train_of(name).epochs for name in own.models}
-    rows = study_report.summarize(places, epochs, runs)
+    rows = study_report.summarize(places, epochs, runs, len(validation))
     seen = study_report.sentence(rows, study.measure, study.x)
     study_plot.save(study_plot.draw(study.question, rows, study.measure, study.x), args.picture)
     write_json(

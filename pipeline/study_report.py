@@ -7,26 +7,32 @@ import numpy as np
 from scipy.stats import t
 
 from pipeline.console import Column, print_table
+from pipeline.paired import LEVEL, PSEUDO_IMAGES
 from pipeline.study_plot import LABELS
 
-LEVEL = 0.95
 
-
-def paired(values: Sequence[float], reference: Sequence[float]) -> dict:
+def paired(values: Sequence[float], reference: Sequence[float], images: int) -> dict:
     """Compare two models over the same seeds.
 
     Args:
-        values: `(n,)` accuracies, n >= 2.
-        reference: `(n,)` those of the other model, seed by seed.
+        values: `(k,)` accuracies, k >= 2.
+        reference: `(k,)` those of the other model, seed by seed.
+        images: n, of which these are the accuracies.
 
     Returns:
-        difference of the means with its paired t interval (Student 1908), and a verdict:
-        `better` or `worse` where the interval excludes 0, else `not distinguishable`.
+        difference of the means with its interval, and a verdict: `better` or `worse` where the
+        interval excludes 0, else `not distinguishable`. The interval is that of a paired t-test
+        (Student 1908), with the variance that `PSEUDO_IMAGES` have among n + 2 images on top:
+        it has a width where all seeds give the same difference, too. Degrees of freedom:
+        Satterthwaite 1946.
     """
     # paired: a seed gives both the same training images in the same order
     gain = np.subtract(values, reference)
-    mean, error = gain.mean(), gain.std(ddof=1) / np.sqrt(len(gain))
-    half = t.ppf((1 + LEVEL) / 2, len(gain) - 1) * error
+    mean, of_seeds = gain.mean(), gain.var(ddof=1) / len(gain)
+    variance = of_seeds + np.square(PSEUDO_IMAGES).sum() / (images + len(PSEUDO_IMAGES)) ** 2
+    with np.errstate(divide="ignore"):  # equal differences: infinitely many, a normal interval
+        degrees = (len(gain) - 1) * (variance / of_seeds) ** 2
+    half = t.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(variance)
     verdict = "not distinguishable"
     if abs(mean) > half:
         verdict = "better" if mean > 0 else "worse"
@@ -39,7 +45,10 @@ def paired(values: Sequence[float], reference: Sequence[float]) -> dict:
 
 
 def summarize(
-    places: dict[str, tuple[str, Any]], epochs: dict[str, int], runs: dict[str, list]
+    places: dict[str, tuple[str, Any]],
+    epochs: dict[str, int],
+    runs: dict[str, list],
+    images: int,
 ) -> list[dict]:
     """Average over the seeds, and compare.
 
@@ -50,6 +59,7 @@ def summarize(
         places: Line and x of each model; x is None where the study has none.
         epochs: Of each model.
         runs: Of each model, as `measure.measure` returns them, seed by seed.
+        images: That val_accuracy is measured on.
 
     Returns:
         A row for each model.
@@ -77,7 +87,7 @@ def summarize(
             row["against"] = against
             others = [run["val_accuracy"] for run in runs[against]]
             if None not in others and not row["diverged"]:
-                row |= paired(accuracies, others)
+                row |= paired(accuracies, others, images)
         rows.append({**row, "runs": found})
     return rows
 

@@ -69,7 +69,7 @@ LEAVES = {
     "images": {"errors", "preprocessing"},
     "decoding": {"arrays", "cores", "errors", "images", "raw"},
     "study_plot": {"drawing", "files"},
-    "study_report": {"console", "study_plot"},
+    "study_report": {"console", "paired", "study_plot"},
     "report_charts": set(),
     "report_parts": {"errors", "files", "preprocessing"},
 }

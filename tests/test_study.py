@@ -22,7 +22,7 @@ NAMES = sorted(GRAPH["foreach"])
 
 
 def test_interval_over_seeds_by_hand():
-    found = paired([0.59, 0.70, 0.81], [0.5, 0.6, 0.7])
+    found = paired([0.59, 0.70, 0.81], [0.5, 0.6, 0.7], 10**6)
     # gains 0.09, 0.10, 0.11: standard error 0.01 / sqrt(3); t of 2 degrees of freedom: 4.3027
     half = 4.302653 * 0.01 / math.sqrt(3)
     assert found == {
@@ -35,11 +35,27 @@ def test_interval_over_seeds_by_hand():
 
 @pytest.mark.parametrize(("values", "verdict"), [
     ([0.5, 0.6, 0.7], "not distinguishable"),  # no difference at all
+    ([0.5001, 0.6001, 0.7001], "not distinguishable"),  # the same for each seed, and too small
     ([0.6, 0.6, 0.8], "not distinguishable"),  # 0.067 ± 0.143
     ([0.41, 0.5, 0.59], "worse"),
 ])  # fmt: skip
 def test_verdict_is_a_matter_of_the_interval(values, verdict):
-    assert paired(values, [0.5, 0.6, 0.7])["verdict"] == verdict
+    assert paired(values, [0.5, 0.6, 0.7], 1000)["verdict"] == verdict
+
+
+@pytest.mark.parametrize(("images", "half"), [(4, 0.462), (360, 0.00766)])
+def test_equal_accuracies_with_every_seed_say_little_where_images_are_few(images, half):
+    # no variance between seeds; of the two pseudo-images 2 / (n + 2)**2: 1.96 * sqrt(2) / (n + 2)
+    found = paired([0.5, 0.75], [0.5, 0.75], images)
+    assert found["difference_high"] == pytest.approx(half, rel=1e-3)
+    assert found["difference_low"] == pytest.approx(-half, rel=1e-3)
+
+
+def test_seeds_and_images_both_widen_the_interval():
+    # gains 0 and 0.02: variance of the mean 0.0001; 98 images: 2 / 100**2 = 0.0002 on top; so
+    # 0.0003 with 1 * (0.0003 / 0.0001)**2 = 9 degrees of freedom, t 2.2622
+    found = paired([0.50, 0.52], [0.5, 0.5], 98)
+    assert found["difference_high"] == pytest.approx(0.01 + 2.262157 * math.sqrt(0.0003))
 
 
 def network() -> keras.Model:
@@ -99,7 +115,7 @@ def rows_of(found: dict[str, list], over_x: bool = False) -> list[dict]:
     places: dict[str, tuple] = {name: (name, None) for name in found}
     if over_x:
         places = {name: (name.split("_")[0], int(name.split("_")[1])) for name in found}
-    return summarize(places, dict.fromkeys(found, 20), found)
+    return summarize(places, dict.fromkeys(found, 20), found, images=1000)
 
 
 def test_sentence_says_what_the_numbers_say():
@@ -109,17 +125,18 @@ def test_sentence_says_what_the_numbers_say():
         "two": runs([0.8, 0.9], seconds=4),
         "three": runs([0.9, 0.8], seconds=3),
     }
-    # three: gains 0.1, -0.1: standard error 0.1, t of 1 degree of freedom: 12.706
+    # one and two, with no variance between seeds: 1.96 * sqrt(2) / 1002 = 0.3 points; three, gains
+    # 0.1 and -0.1: standard error 0.1, t of 1.0004 degrees of freedom: 12.70
     assert sentence(rows_of(found), "seconds_per_epoch", None) == (
         "After 20 epochs, over 2 seeds, in validation accuracy "
-        "one (75.0 %, -10.0 points [-10.0, -10.0]) is worse than none (85.0 %); "
-        "two (85.0 %, +0.0 points [+0.0, +0.0]) and three (85.0 %, +0.0 points [-127.1, +127.1]) "
+        "one (75.0 %, -10.0 points [-10.3, -9.7]) is worse than none (85.0 %); "
+        "two (85.0 %, +0.0 points [-0.3, +0.3]) and three (85.0 %, +0.0 points [-127.0, +127.0]) "
         "are not distinguishable from none (85.0 %); "
         "an epoch takes between 1.000 s (one) and 4.000 s (two)."
     )
     found["one"] = runs([0.9, 1.0], seconds=5)
     said = sentence(rows_of(found), "seconds_per_epoch", None)
-    assert "one (95.0 %, +10.0 points [+10.0, +10.0]) is better than none" in said
+    assert "one (95.0 %, +10.0 points [+9.7, +10.3]) is better than none" in said
     assert said.endswith("an epoch takes between 2.000 s (none) and 5.000 s (one).")
 
 
