@@ -32,6 +32,7 @@ repro: $(READY)  ## run the pipeline: only what changed; JOBS=2 trains two model
 	@python -m pipeline.params check  # at once, and not only when a stage runs
 	@python -m pipeline.locks
 	$(if $(filter 1,$(JOBS)),dvc repro,python -m pipeline.parallel $(JOBS))
+	@python -m pipeline.summary
 
 doctor:  ## say what is to mend, and how: locks, declarations, outputs, versions, disk, GPU
 	@test -f $(READY) || { echo "error: no .venv yet. Run make repro, which sets it up" >&2; exit 1; }
@@ -45,8 +46,9 @@ study: $(READY)  ## run one study of studies/, as in make study NAME=padding
 	@python -c 'import json; print(json.load(open("studies/$(NAME).json"))["sentence"])'
 	@echo "studies/$(NAME).json, studies/$(NAME).png"
 
-report:  ## open the report of the last run in the browser
+report:  ## open the report of the last run in the browser, and print its path
 	@test -f plots/report.html || { echo "error: no plots/report.html yet. Run make repro" >&2; exit 1; }
+	@echo "$(CURDIR)/plots/report.html"
 	@python3 -c 'import pathlib, webbrowser; webbrowser.open_new_tab(pathlib.Path("plots/report.html").resolve().as_uri())'
 
 demo: $(READY)  ## a page on this machine: drop an image, see its classes and where a model looks

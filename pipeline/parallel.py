@@ -27,6 +27,11 @@ from pipeline import cores
 from pipeline.errors import PipelineError, first_few, run
 
 DVC = ("dvc", "--wait-for-lock")
+# What DVC ends each command with. `make repro` says the like once, at the end (summary.py).
+ADVICE = re.compile(
+    r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core\.autostage"
+    r"|Use `dvc push` to send"
+)
 
 
 class Share(NamedTuple):
@@ -104,7 +109,7 @@ def reproduce(stage: str, share: Share | None) -> bool:
         if share and hasattr(os, "sched_setaffinity"):  # Linux; TensorFlow has a thread a core
             os.sched_setaffinity(process.pid, share.cores)
         for line in process.stdout or ():
-            if line.strip():
+            if line.strip() and not ADVICE.match(line):
                 print(f"{stage} | {line}", end="", flush=True)
     return process.returncode == 0
 

@@ -185,6 +185,7 @@ ALLOWED = {
     "compare": {"params", "errors", "files", "answers", "console", "paired"},
     # no stage, and as little as one imported by a stage
     "gate": {"params", "errors", "files", "answers", "paired"},
+    "summary": {"errors", "files", "report_parts"},
     "predict": {"errors", "images", "preprocessing", "engine", "backend", "console"},
     "demo": {
         "drawing",
