@@ -119,11 +119,14 @@ def to_8_bits(image: Image.Image, intensity_range: Sequence[float] | None) -> Im
             "known: convert it to 8 or 16 bits, or train with preprocess.intensity_range"
         )
     low, high = intensity_range or FULL_RANGE
-    pixels = np.array(image, np.float32)  # (h, w); in place from here on, since images are large
-    np.clip(pixels, low, high, out=pixels)
-    pixels -= low
-    pixels *= 255 / ((high - low) or 1)  # images of a single value become black
-    return Image.fromarray(np.rint(pixels, out=pixels).astype(np.uint8))
+    factor = 255 / ((high - low) or 1)  # images of a single value become black
+    pixels = np.asarray(image)  # (h, w)
+    scaled = np.empty(pixels.shape, np.uint8)
+    rows = max(1, 2**20 // image.width)  # at a time: bounds memory where images are large
+    for start in range(0, image.height, rows):
+        part = np.clip(pixels[start : start + rows].astype(np.float32), low, high)
+        scaled[start : start + rows] = np.rint((part - low) * factor)
+    return Image.fromarray(scaled)
 
 
 def open_for(encoded: bytes, kept: Preprocessing) -> Image.Image:

@@ -674,6 +674,19 @@ def test_stage_writes_info_and_tells_what_it_skipped(project, edit, stage):
     assert stage(*argv).stdout == "preprocess: 2 × 3 × 1 images, unit -> arrays\n"
 
 
+def test_stage_tells_the_range_of_16_bits(project, edit, stage):
+    train = [Example(ramp(0, 4095), label, "deep") for label in (0, 1)]
+    sizes = {"train": 2, "test": 2}
+    raw.write(project / "raw", raw.Dataset(["a", "b"], "t", sizes, {"train": train, "test": train}))
+    argv = ("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
+    line = "preprocess: 2 × 4096 × 1 images, unit, {} as 0 to 255 -> arrays\n"
+    assert stage(*argv).stdout == line.format("0 to 4095")
+    edit("intensity_range:", "intensity_range: [-1024, 3071]")
+    done = stage(*argv)
+    assert done.stdout == line.format("-1024 to 3071"), done.stderr
+    assert read(project).max() == 1
+
+
 @pytest.mark.parametrize(("content", "message"), [
     (b"\x93NUMPY\x01", "no array"),
     (np.zeros(3, np.float32), r"must be float32 or float16 of rank 4\. Got float32 of rank 1"),
