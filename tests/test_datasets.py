@@ -504,9 +504,14 @@ PREPARE = """if True:
         shape, label = tf.TensorSpec((28, 28, 1), tf.uint8), tf.TensorSpec((), tf.int64)
         signature = {"image": shape, "label": label}
         return tf.data.Dataset.from_generator(lambda: rows(n), output_signature=signature)
-    for folder, parts in (("whole", {"train": 12, "test": 10}), ("half", {"train": 50})):
+    three = {"train": 12, "validation": 11, "test": 10}
+    for folder, name, config, version, parts in (
+        ("whole", "mnist", None, "3.0.1", {"train": 12, "test": 10}),
+        ("half", "mnist", None, "3.0.1", {"train": 50}),
+        ("letters", "emnist", "letters", "3.1.0", three),
+    ):
         tfds.dataset_builders.store_as_tfds_dataset(
-            name="mnist", version="3.0.1", features=features, data_dir=folder,
+            name=name, config=config, version=version, features=features, data_dir=folder,
             split_datasets={name: dataset(n) for name, n in parts.items()},
         )
 """
@@ -514,7 +519,7 @@ PREPARE = """if True:
 
 @pytest.mark.slow
 def test_any_prepared_data_set_of_tfds_works_without_network(project, edit, stage):
-    """A small `mnist` written by TFDS itself, once with a train part only."""
+    """Small ones written by TFDS itself: one with a train split only, one a configuration."""
     edit("dataset: digits", "dataset: mnist")
     (project / "prepare.py").write_text(PREPARE)
     assert stage("prepare").returncode == 0
@@ -530,6 +535,12 @@ def test_any_prepared_data_set_of_tfds_works_without_network(project, edit, stag
     assert sorted(e.label for e in raw.read_group(project / "raw/train.parquet", 0)) == sorted(
         i % 10 for i in range(12)
     )
+    edit("dataset: mnist", "dataset: emnist/letters")
+    done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="letters")
+    assert done.stdout == (
+        "download: TensorFlow Datasets emnist/letters/3.1.0: 12 train, 11 validation, 10 test "
+        "images, 37 classes -> raw\n"
+    ), done.stderr
 
 
 @pytest.mark.slow
