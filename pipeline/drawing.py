@@ -14,7 +14,9 @@ from matplotlib import colormaps
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import (
+    FixedLocator,
     LogLocator,
     MaxNLocator,
     NullFormatter,
@@ -25,6 +27,8 @@ from matplotlib.ticker import (
 __all__ = [
     "Axes",
     "Figure",
+    "FixedLocator",
+    "Line2D",
     "LogLocator",
     "MaxNLocator",
     "NullFormatter",

@@ -4,10 +4,10 @@ Reads   data/arrays/{train,test}/…, data/arrays/info.json, and of every model
         plots/history/MODEL.csv and plots/predictions/MODEL.csv
 Writes  plots/samples.png            training images with class names
         plots/learning_curves.png    train and validation accuracy and loss of all models
-        plots/class_accuracy.png     test accuracy of each class, models side by side
+        plots/class_accuracy.png     test accuracy of each class, or of the lowest, by model
         plots/confusion/MODEL.png    confusion matrix
         plots/examples/MODEL.png     5×5 test images, true and predicted, wrong ones marked
-Params  models, finetune
+Params  models, finetune, reference
 """
 
 import argparse
@@ -16,16 +16,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import arrays, tables
-from pipeline.drawing import Axes, Figure, LogLocator, NullFormatter, PercentFormatter, plt
+from pipeline import arrays, chart_style, tables
+from pipeline.drawing import (
+    Axes,
+    Figure,
+    FixedLocator,
+    Line2D,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+    plt,
+)
 from pipeline.errors import run
 from pipeline.files import read_json, replacing
 from pipeline.params import load
 from pipeline.preprocessing import Preprocessing
 
 GRID = 5  # images a side
-READABLE = 20  # classes up to which every cell and tick is labelled
 WRONG = "#d62728"
+PERCENT = PercentFormatter(1, symbol="\N{NO-BREAK SPACE}%")  # as many decimals as ticks need
 
 Rows = arrays.Images | np.ndarray
 
@@ -58,25 +67,64 @@ def samples(images: Rows, labels: np.ndarray, kept: Preprocessing) -> Figure:
     return figure
 
 
+def legend(names: list[str], *more: Line2D) -> list[Line2D]:
+    """Return a mark for each model, with its name."""
+    return [
+        Line2D(
+            [],
+            [],
+            color=style.colour,
+            marker=chart_style.SHAPES[style.shape],
+            linestyle="none",
+            label=chart_style.shortened(name),
+        )
+        for name, style in chart_style.styles(names).items()
+    ] + list(more)
+
+
+def beside(figure: Figure, handles: list[Line2D], columns: int) -> None:
+    """Put a legend under the axes, in columns that even long names fill."""
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+
+
 def learning_curves(histories: dict[str, pd.DataFrame]) -> Figure:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5))
-    for number, (name, history) in enumerate(histories.items()):
-        color = f"C{number}"
+    names = list(histories)
+    columns = 4
+    lines = -(-(len(names) + 2) // columns)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(12, 4.3 + 0.25 * lines), layout="constrained"
+    )
+    for name, style in chart_style.styles(names).items():
+        history = histories[name]
+        marker = chart_style.SHAPES[style.shape]
         for axes, column in ((left, "accuracy"), (right, "loss")):
-            epoch, train, validation = (history[c] for c in ("epoch", column, f"val_{column}"))
-            axes.plot(epoch, train, ".--", color=color, label=f"{name}, train")
-            axes.plot(epoch, validation, ".-", color=color, label=f"{name}, validation")
+            for part, values, line in (
+                ("train", history[column], "--"),
+                ("validation", history[f"val_{column}"], "-"),
+            ):
+                axes.plot(
+                    history["epoch"], values, line,
+                    color=style.colour, marker=marker, markersize=3.5, label=f"{name}, {part}",
+                )  # fmt: skip
     left.set(xlabel="epoch", ylabel="accuracy")
-    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    right.set(xlabel="epoch", ylabel="loss (nats)", yscale="log")
-    # plain numbers: with parse_math off, those of a log axis would show as TeX
-    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    right.yaxis.set_major_formatter("{x:g}")
-    right.yaxis.set_minor_formatter(NullFormatter())
+    left.yaxis.set_major_formatter(PERCENT)
+    right.set(xlabel="epoch", ylabel="loss (nats)")
+    losses = pd.concat([history[["loss", "val_loss"]] for history in histories.values()])
+    ticks = chart_style.loss_ticks(losses.to_numpy().ravel().tolist())
+    if ticks:
+        right.set(ylabel="loss (nats), logarithmic", yscale="log")
+        right.yaxis.set_major_locator(FixedLocator(ticks))
+        # plain numbers: with parse_math off, those of a log axis would show as TeX
+        right.yaxis.set_major_formatter("{x:g}")
+        right.yaxis.set_minor_locator(NullLocator())
+        right.yaxis.set_minor_formatter(NullFormatter())
+    epochs = max(int(history["epoch"].max()) for history in histories.values())
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    left.legend()
+        axes.xaxis.set_major_locator(FixedLocator(chart_style.epoch_ticks(epochs)))
+    solid = Line2D([], [], color="black", linestyle="-", label="validation")
+    dashed = Line2D([], [], color="black", linestyle="--", label="train")
+    beside(figure, legend(names, solid, dashed), columns)
     return figure
 
 
@@ -91,13 +139,14 @@ def confusion(predictions: pd.DataFrame, classes: list[str], name: str) -> Figur
     side = min(5 + 0.35 * len(classes), 16)
     figure, axes = plt.subplots(figsize=(side + 1, side))
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(
-        image, label="share of the actual class", format=PercentFormatter(1, decimals=0)
-    )
-    axes.set(xlabel="predicted", ylabel="actual", title=f"{name}: confusion matrix, test set")
-    if len(classes) <= READABLE:
-        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-        axes.set_yticks(range(len(classes)), classes)
+    figure.colorbar(image, label="share of the actual class", format=PERCENT)
+    number = "" if len(classes) <= chart_style.READABLE else ": number of the class, from 0"
+    axes.set(xlabel=f"predicted{number}", ylabel=f"actual{number}")
+    axes.set_title(f"{chart_style.shortened(name)}: confusion matrix, test set")
+    if len(classes) <= chart_style.READABLE:
+        names = [chart_style.shortened(each) for each in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), names)
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 color = "white" if share[row, column] > 0.5 else "black"
@@ -122,25 +171,30 @@ def examples(images: Rows, predictions: pd.DataFrame, kept: Preprocessing, name:
         axes.set_axis_on()
         draw_image(axes, kept.visible(images[row]), title, WRONG if wrong else "black")
     mistakes = int((shown["actual"] != shown["predicted"]).sum())
-    figure.suptitle(f"{name}: {len(rows)} test images, {mistakes} wrong (marked red)")
+    wrong = f"{mistakes} wrong (marked red)" if mistakes else "none wrong"
+    figure.suptitle(f"{chart_style.shortened(name)}: {len(rows)} test images, {wrong}")
     return figure
 
 
 def class_accuracy(predictions: dict[str, pd.DataFrame], classes: list[str]) -> Figure:
-    figure, axes = plt.subplots(figsize=(max(8, min(0.9 * len(classes), 30)), 4.5))
-    width = 0.8 / len(predictions)
-    for number, (name, table) in enumerate(predictions.items()):
-        right = table["actual"] == table["predicted"]
-        share = right.groupby(table["actual"]).mean().reindex(classes)
-        axes.bar(np.arange(len(classes)) + (number + 0.5) * width - 0.4, share, width, label=name)
-    axes.set(ylabel="accuracy", title="Test accuracy of each class")
-    rotation = 0 if max(map(len, classes)) * len(classes) < 90 else 45
-    axes.set_xticks(
-        range(len(classes)), classes, rotation=rotation, ha="right" if rotation else "center"
-    )
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside, since bars fill the frame
-    axes.grid(axis="y", alpha=0.3)
+    shares = chart_style.class_accuracy(predictions, classes)
+    columns, names = 3, list(predictions)
+    step = max(0.32, 0.07 * len(names) + 0.1)  # inches: a line for each model
+    height = min(1.5 + step * len(shares), 14) + 0.25 * -(-len(names) // columns)
+    figure, axes = plt.subplots(figsize=(9, height), layout="constrained")
+    for number, (name, style) in enumerate(chart_style.styles(names).items()):
+        y = np.arange(len(shares)) + (number + 0.5) / len(names) * 0.8 - 0.4
+        marker = chart_style.SHAPES[style.shape]
+        axes.plot(shares[name], y, marker, color=style.colour, label=name, markersize=5)
+    axes.set(xlabel="accuracy", title=chart_style.class_accuracy_title(classes))
+    axes.set_yticks(range(len(shares)), [chart_style.shortened(each) for each in shares.index])
+    axes.set_yticks(np.arange(len(shares) + 1) - 0.5, minor=True)  # between the classes
+    axes.set_ylim(len(shares) - 0.5, -0.5)
+    axes.tick_params(axis="y", which="both", length=0)
+    axes.xaxis.set_major_formatter(PERCENT)
+    axes.grid(axis="x", alpha=0.3)
+    axes.grid(axis="y", which="minor", alpha=0.3)
+    beside(figure, legend(names), columns)
     return figure
 
 
@@ -163,10 +217,10 @@ def main(argv: list[str] | None = None) -> None:
     params = load()
 
     kept = Preprocessing.of(read_json(args.arrays / "info.json"))
-    histories = {name: tables.read(args.history / f"{name}.csv") for name in params.all_models}
-    predictions = {
-        name: tables.read(args.predictions / f"{name}.csv") for name in params.all_models
-    }
+    # in the order of metrics/comparison.json
+    names = sorted(params.all_models, key=lambda name: name != params.reference)
+    histories = {name: tables.read(args.history / f"{name}.csv") for name in names}
+    predictions = {name: tables.read(args.predictions / f"{name}.csv") for name in names}
     images, labels = arrays.load(args.arrays / "train")
     save(samples(images, labels, kept), args.samples)
     save(learning_curves(histories), args.learning_curves)

@@ -2,8 +2,8 @@
 
 Reads   metrics/comparison.json, metrics/champion.json, metrics/split.json, and of every model
         metrics/test/MODEL.json, plots/history/MODEL.csv, plots/predictions/MODEL.csv and
-        plots/inspect/MODEL/…; plots/samples.png, plots/class_accuracy.png, data/arrays/test/…,
-        data/arrays/info.json, data/versions/…, pipeline/report.html.jinja
+        plots/inspect/MODEL/…; plots/samples.png, data/arrays/test/…, data/arrays/info.json,
+        data/versions/…, pipeline/report.html.jinja
 Writes  plots/report.html    pictures, data and scripts inlined
         plots/vega.js        what `dvc plots show` draws with: Vega, Vega-Lite and vega-embed
 Params  all but gate: they are shown
@@ -18,7 +18,7 @@ import vl_convert
 import yaml
 from pydantic import BaseModel
 
-from pipeline import arrays, tables
+from pipeline import arrays, chart_style, tables
 from pipeline import report_charts as charts
 from pipeline import report_parts as parts
 from pipeline.errors import run
@@ -30,7 +30,7 @@ from pipeline.schema import Params
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 INPUTS = (
     "arrays", "versions", "split", "comparison", "champion", "test", "history", "predictions",
-    "samples", "class-accuracy", "inspect",
+    "samples", "inspect",
 )  # fmt: skip
 
 
@@ -56,7 +56,11 @@ def render(page: dict[str, Any], script: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": parts.percent, "points": parts.points}
+    environment.filters |= {
+        "percent": parts.percent,
+        "points": parts.points,
+        "shortened": chart_style.shortened,
+    }
     template = environment.from_string(TEMPLATE.read_text("utf-8"))
     # the template marks it as safe: it is no text of ours, and must only not end its element
     return template.render(**page, libraries=script.replace("</script", r"<\/script"))
@@ -65,16 +69,19 @@ def render(page: dict[str, Any], script: str) -> str:
 def drawn(champion: str, classes: list[str], histories: dict, predictions: dict) -> dict[str, Any]:
     """Return the specification of each chart, and the rows of all."""
     names = list(histories)
+    shares = chart_style.class_accuracy(predictions, classes)
     rows = {
         "history": charts.history_rows(histories),
         "confusion": charts.confusion_rows(predictions),
         "reliability": charts.reliability_rows(predictions),
+        "classes": charts.class_rows(shares),
     }
     made = {
         "accuracy": charts.learning_curve(rows["history"], names, "accuracy"),
         "loss": charts.learning_curve(rows["history"], names, "loss"),
         "confusion": charts.confusion(champion, classes),
         "reliability": charts.reliability(names),
+        "classes": charts.class_accuracy(shares),
     }
     return {"rows": rows, "charts": made}
 
@@ -110,19 +117,23 @@ def gather(args: argparse.Namespace) -> dict[str, Any]:
     histories = {name: tables.read(args.history / f"{name}.csv") for name in names}
     predictions = {name: tables.read(args.predictions / f"{name}.csv") for name in names}
     images, _ = arrays.load(args.arrays / "test")
-    mistakes = [parts.mistakes(name, predictions[name], images, kept) for name in names]
+    most = parts.most_mistakes(len(names))
+    mistakes = [parts.mistakes(name, predictions[name], images, kept, most) for name in names]
     return {
         "verdict": parts.verdict(rows, champion, comparison["level"]),
         "level": comparison["level"],
         "champion": champion,
         "models": rows,
+        "styles": chart_style.styles(names),
+        "few": charts.FEW,
+        "most_mistakes": most,
+        "class_title": chart_style.class_accuracy_title(kept.classes),
         "test": {name: read_json(args.test / f"{name}.json") for name in names},
         "drawn": drawn(champion, kept.classes, histories, predictions),
         "mistakes": [mistake for own in mistakes for mistake in own],
         "classes": kept.classes,
         "split": read_json(args.split),
         "samples": parts.picture(args.samples),
-        "class_accuracy": parts.picture(args.class_accuracy),
         "inspected": {name: parts.inspected(args.inspect / name) for name in names},
         "versions": parts.versions(args.versions),
     }
@@ -135,7 +146,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     params = load()
 
-    page = {"dataset": params.dataset, "params": shown(params), **gather(args)}
+    page = gather(args)
+    page |= {
+        "source": parts.source(params.dataset, params.folder),
+        "why_champion": parts.why_champion(params.champion, page["models"], page["champion"]),
+        "params": shown(params),
+    }
     script = libraries()
     with replacing(args.report) as path:
         path.write_text(render(page, script), "utf-8")

@@ -3,15 +3,22 @@
 A chart names its rows, and the page holds them once. Colours come from the page, light or dark.
 """
 
-import math
 from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
+from pipeline import chart_style
+
 BINS = 15  # as evaluate's calibration error
-LABELLED = 20  # classes up to which every cell shows its count
+FEW = 10  # images: fewer in a bin say little
+LABEL = 120  # pixels, of the name of a class; the whole name is in the tables
+TALLEST = 1600  # pixels
+PERCENT = "percent"  # a function of the page, which writes shares as the text around does
+CHOSEN = alt.param(name="chosen", value="")  # the model that the page's legend singles out
+FADED = alt.when("!chosen || datum.model === chosen").then(alt.value(1)).otherwise(alt.value(0.12))
+PERCENT_AXIS = alt.Axis(labelExpr="percent(datum.value, 'axis')", tickCount=6)
 
 Rows = list[dict[str, Any]]
 Specification = dict[str, Any]  # of Vega-Lite
@@ -75,56 +82,111 @@ def reliability_rows(predictions: dict[str, pd.DataFrame]) -> Rows:
     return rows
 
 
-def _by_model(names: list[str]) -> alt.Color:
-    legend = alt.Legend(title=None, orient="bottom")
-    return alt.Color("model:N", scale=alt.Scale(domain=names), legend=legend)
+def class_rows(shares: pd.DataFrame) -> Rows:
+    """Return a row for each class and model."""
+    return [
+        {"class": name, "model": model, "accuracy": float(share)}
+        for name, own in shares.iterrows()
+        for model, share in own.items()
+    ]
 
 
-def loss_axis(losses: list[float]) -> tuple[alt.Axis, alt.Scale]:
-    """Return a logarithmic axis with ticks at 1, 2 and 5, where there is no loss of 0."""
-    low, high = min(losses), max(losses)
-    if low <= 0:
-        return alt.Axis(format="~g"), alt.Scale()
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
-    return alt.Axis(format="~g", values=ticks), alt.Scale(type="log", nice=False)
+def _of_model(names: list[str]) -> dict[str, Any]:
+    """Return the channels that tell models apart; the page has one legend for all charts."""
+    own = chart_style.styles(names)
+    ranges = list(zip(*own.values(), strict=True))
+    scales = [alt.Scale(domain=names, range=list(values)) for values in ranges]
+    return {
+        "color": alt.Color("model:N", scale=scales[0], legend=None),
+        "shape": alt.Shape("model:N", scale=scales[1], legend=None),
+    }
+
+
+def _loss_axis(losses: list[float]) -> tuple[str, alt.Axis, alt.Scale]:
+    ticks = chart_style.loss_ticks(losses)
+    if ticks is None:
+        return "loss (nats)", alt.Axis(format="~g"), alt.Scale()
+    domain = [min(ticks[0], *losses), max(ticks[-1], *losses)]
+    axis = alt.Axis(format="~g", values=ticks)
+    return "loss (nats), logarithmic", axis, alt.Scale(type="log", nice=False, domain=domain)
 
 
 def learning_curve(rows: Rows, names: list[str], measure: str) -> Specification:
-    """Draw accuracy or loss over epochs; a click on the legend singles a model out."""
-    chosen = alt.selection_point(name="chosen", fields=["model"], bind="legend")
-    axis, scale = alt.Axis(format="%"), alt.Scale(zero=False)
+    """Draw accuracy or loss over epochs."""
+    title, axis, scale = measure, PERCENT_AXIS, alt.Scale(zero=False)
     if measure == "loss":
-        axis, scale = loss_axis([row["loss"] for row in rows])
-    title = {"accuracy": "accuracy", "loss": "loss (nats)"}[measure]
-    chart = (
-        alt.Chart(alt.NamedData("history"))
-        .mark_line(point=alt.OverlayMarkDef(size=24), strokeWidth=2)
-        .encode(
-            x=alt.X(
-                "epoch:Q",
-                axis=alt.Axis(tickMinStep=1, format="d", grid=False),
-                scale=alt.Scale(zero=False, nice=False),
+        title, axis, scale = _loss_axis([row["loss"] for row in rows])
+    model = _of_model(names)
+    epochs = max(row["epoch"] for row in rows)
+    base = alt.Chart(alt.NamedData("history")).encode(
+        x=alt.X(
+            "epoch:Q",
+            axis=alt.Axis(
+                values=chart_style.epoch_ticks(epochs),
+                format="d",
+                grid=False,
+                labelFlush=False,
+                labelOverlap=True,
+                labelSeparation=6,
             ),
-            y=alt.Y(f"{measure}:Q", title=title, axis=axis, scale=scale),
-            color=_by_model(names),
-            strokeDash=alt.StrokeDash(
-                "part:N",
-                scale=alt.Scale(domain=["validation", "train"], range=[[1, 0], [4, 4]]),
-                legend=None,
-            ),
-            opacity=alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.15)),
-            tooltip=["model:N", "part:N", "epoch:Q", alt.Tooltip(f"{measure}:Q", format=".4f")],
-        )
-        .add_params(chosen)
-        .properties(
-            width="container",
-            height=280,
-            description=f"Line chart of {title} over epochs: {', '.join(names)}, each in training "
-            "and in validation.",
+            scale=alt.Scale(zero=False, nice=False),
+        ),
+        y=alt.Y(f"{measure}:Q", title=title, axis=axis, scale=scale),
+        color=model["color"],
+        opacity=FADED,
+        tooltip=[
+            "model:N",
+            "part:N",
+            "epoch:Q",
+            alt.Tooltip(f"{measure}:Q", format=".4f")
+            if measure == "loss"
+            else alt.Tooltip(f"{measure}:Q", formatType=PERCENT),
+        ],
+    )
+    lines = base.mark_line(strokeWidth=2).encode(
+        strokeDash=alt.StrokeDash(
+            "part:N",
+            scale=alt.Scale(domain=["validation", "train"], range=[[1, 0], [4, 4]]),
+            legend=None,
         )
     )
-    return _specification(chart)
+    points = base.mark_point(filled=True, size=28).encode(shape=model["shape"])
+    chart = alt.layer(lines, points).properties(
+        width="container",
+        height=280,
+        description=f"Line chart of {title} over epochs: {', '.join(names)}, each in training "
+        "and in validation.",
+    )
+    return _specification(chart.add_params(CHOSEN))
+
+
+def class_accuracy(shares: pd.DataFrame) -> Specification:
+    """Draw the accuracy of each class, a line of the chart for each model in it."""
+    names = list(shares.columns)
+    height = max(24, 5 * len(names) + 10) * max(2, len(shares))
+    dots = (
+        alt.Chart(alt.NamedData("classes"))
+        .mark_point(filled=True, size=44)
+        .encode(
+            x=alt.X("accuracy:Q", axis=PERCENT_AXIS, scale=alt.Scale(zero=False)),
+            y=alt.Y(
+                "class:N",
+                title=None,
+                scale=alt.Scale(domain=list(shares.index), padding=0),
+                axis=alt.Axis(grid=True, tickBand="extent", labelLimit=LABEL),
+            ),
+            yOffset=alt.YOffset("model:N", scale=alt.Scale(domain=names, padding=0.9)),
+            tooltip=["class:N", "model:N", alt.Tooltip("accuracy:Q", formatType=PERCENT)],
+            opacity=FADED,
+            **_of_model(names),
+        )
+    )
+    chart = alt.layer(dots).properties(
+        width="container",
+        height=min(height, TALLEST),
+        description=f"Dot chart of the test accuracy of {len(shares)} classes: {', '.join(names)}.",
+    )
+    return _specification(chart.add_params(CHOSEN))
 
 
 def confusion(first: str, classes: list[str]) -> Specification:
@@ -132,14 +194,17 @@ def confusion(first: str, classes: list[str]) -> Specification:
     model = alt.param(name="model", value=first)
     order = alt.Scale(domain=classes)
     angle = 0 if max(map(len, classes)) * len(classes) < 60 else -45
+    many = len(classes) > chart_style.READABLE
+    across = alt.Axis(labelAngle=angle, labelOverlap=many, labelLimit=LABEL, ticks=not many)
+    down = alt.Axis(labelOverlap=many, labelLimit=LABEL, ticks=not many)
     cells = (
         alt.Chart(alt.NamedData("confusion"))
         .transform_filter(alt.datum.model == model)
         .encode(
-            x=alt.X("predicted:N", scale=order, axis=alt.Axis(labelAngle=angle, labelOverlap=True)),
-            y=alt.Y("actual:N", scale=order, axis=alt.Axis(labelOverlap=True)),
+            x=alt.X("predicted:N", scale=order, axis=across),
+            y=alt.Y("actual:N", scale=order, axis=down),
             tooltip=[
-                "actual:N", "predicted:N", "images:Q", alt.Tooltip("share:Q", format=".1%"),
+                "actual:N", "predicted:N", "images:Q", alt.Tooltip("share:Q", formatType=PERCENT),
             ],
         )
     )  # fmt: skip
@@ -148,13 +213,16 @@ def confusion(first: str, classes: list[str]) -> Specification:
             "share:Q",
             scale=alt.Scale(domain=[0, 1]),
             legend=alt.Legend(
-                title="share of the actual class", format=".0%", orient="bottom", values=[0, 0.5, 1]
+                title="share of the actual class",
+                labelExpr="percent(datum.value, 'axis')",
+                orient="bottom",
+                values=[0, 0.5, 1],
             ),
         )
     )
     white = alt.when("datum.share > 0.5").then(alt.value("white"))
     layers: list[alt.Chart] = [boxes]
-    if len(classes) <= LABELLED:
+    if not many:
         layers.append(cells.mark_text().encode(text="images:Q", color=white))
     chart = alt.layer(*layers).properties(
         width="container",
@@ -167,34 +235,39 @@ def confusion(first: str, classes: list[str]) -> Specification:
 
 def reliability(names: list[str]) -> Specification:
     """Draw accuracy over confidence; on the diagonal, the model knows how sure it may be."""
-    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format="%", tickCount=5)
+    scale, model = alt.Scale(domain=[0, 1]), _of_model(names)
     base = alt.Chart(alt.NamedData("reliability")).encode(
-        x=alt.X("confidence:Q", title="mean confidence", scale=scale, axis=axis),
-        y=alt.Y("accuracy:Q", title="share that is right", scale=scale, axis=axis),
-        color=_by_model(names),
+        x=alt.X("confidence:Q", title="mean confidence", scale=scale, axis=PERCENT_AXIS),
+        y=alt.Y("accuracy:Q", title="share that is right", scale=scale, axis=PERCENT_AXIS),
+        color=model["color"],
+        opacity=FADED,
     )
-    dots = base.mark_circle(opacity=0.9).encode(
-        size=alt.Size("images:Q", scale=alt.Scale(range=[30, 400]), legend=None),
+    enough = f"datum.images >= {FEW}"
+    dots = base.mark_point(filled=True).encode(
+        shape=model["shape"],
+        size=alt.Size("images:Q", scale=alt.Scale(range=[40, 400]), legend=None),
+        fillOpacity=alt.when(enough).then(alt.value(0.9)).otherwise(alt.value(0)),
         tooltip=[
             "model:N",
             "images:Q",
-            alt.Tooltip("confidence:Q", format=".1%"),
-            alt.Tooltip("accuracy:Q", format=".1%"),
+            alt.Tooltip("confidence:Q", formatType=PERCENT),
+            alt.Tooltip("accuracy:Q", formatType=PERCENT),
         ],
     )
+    lines = base.transform_filter(enough).mark_line(strokeWidth=1.5)
     corners = alt.InlineData([{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}])
     diagonal = (
         alt.Chart(corners)
         .mark_line(strokeDash=[4, 4], strokeWidth=1, color="gray", aria=False)
         .encode(x="confidence:Q", y="accuracy:Q")
     )
-    chart = alt.layer(diagonal, base.mark_line(strokeWidth=1.5), dots).properties(
+    chart = alt.layer(diagonal, lines, dots).properties(
         width="container",
         height=360,
         description=f"Reliability diagram: share of right answers over mean confidence, in {BINS} "
         f"bins, of {', '.join(names)}.",
     )
-    return _specification(chart)
+    return _specification(chart.add_params(CHOSEN))
 
 
 def _specification(chart: alt.TopLevelMixin) -> Specification:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.preprocessing import Preprocessing
 
-MISTAKES = 30  # of each model
+MISTAKES = 30  # of each model at most
+ALL_MISTAKES = 240  # of all models together, about: the page stays small
 SIDE = 96  # pixels, of a thumbnail at most
 WORDS = {
     "better": "is better than",
@@ -27,7 +29,33 @@ def points(share: float) -> str:
 
 
 def percent(share: float, decimals: int = 1) -> str:
-    return f"{100 * share:.{decimals}f}\N{NO-BREAK SPACE}%"
+    """Return a share in percent; only 1 itself is shown as 100, and only 0 as 0."""
+    value = round(100 * share, decimals)
+    step = 10**-decimals
+    value = min(value, 100 - step) if share < 1 else value
+    value = max(value, step) if share > 0 else value
+    return f"{value:.{decimals}f}\N{NO-BREAK SPACE}%"
+
+
+def source(dataset: str, folder: str) -> str:
+    """Return what the images are called: the data set, or the folder's own name."""
+    return f"the folder {Path(folder).name}" if dataset == "folder" else dataset
+
+
+def why_champion(named: str, rows: list[dict], champion: str) -> str:
+    """Say how the champion was chosen, and what decided where several were equal."""
+    if named != "auto":
+        return "named in params.yaml"
+    if len(rows) == 1:
+        return "the only model"
+    accuracy = {row["model"]: row["val_accuracy"] for row in rows}
+    best = accuracy.pop(champion)
+    said = f"best validation accuracy: {percent(best)}"
+    equal = [name for name, other in accuracy.items() if other == best]
+    if not equal:
+        return said
+    others = equal[0] if len(equal) == 1 else f"{len(equal)} others"
+    return f"{said}, as {others}; of equals, the first in the table is taken"
 
 
 def verdict(rows: list[dict], champion: str, level: float) -> str:
@@ -73,10 +101,17 @@ def thumbnail(pixels: np.ndarray) -> str:
     return data_uri(buffer.getvalue())
 
 
-def mistakes(name: str, table: pd.DataFrame, images: Any, kept: Preprocessing) -> list[dict]:
+def most_mistakes(models: int) -> int:
+    """Return how many mistakes are shown of each model."""
+    return max(1, min(MISTAKES, ALL_MISTAKES // models))
+
+
+def mistakes(
+    name: str, table: pd.DataFrame, images: Any, kept: Preprocessing, most: int
+) -> list[dict]:
     """Return the wrong answers of a model that it was surest of, the surest first."""
     wrong = table[table["actual"] != table["predicted"]]
-    worst = wrong.sort_values("confidence", ascending=False, kind="stable")[:MISTAKES]
+    worst = wrong.sort_values("confidence", ascending=False, kind="stable")[:most]
     return [
         {
             "model": name,
@@ -112,12 +147,27 @@ def _grouped(cell: str) -> str:
     return f"{int(cell):,}" if cell.isascii() and cell.isdigit() else cell
 
 
+def in_use(package: str, locked: str) -> str:
+    """Return the one of several locked versions that is installed, or all where none is."""
+    several = locked.split(", ")
+    if len(several) == 1:
+        return locked
+    try:
+        installed = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        installed = ""
+    return installed if installed in several else " or ".join(several)
+
+
 def versions(folder: Path) -> list[dict[str, str]]:
-    """Return each package with its version and the stages whose result it decides."""
+    """Return each package with its version and the stages whose result it decides.
+
+    Where uv.lock has several versions, for several versions of Python: the one in use here.
+    """
     stages: dict[tuple[str, str], list[str]] = {}
     for path in sorted(folder.glob("*.json")):
         for package, version in read_json(path).items():
-            stages.setdefault((package, version), []).append(path.stem)
+            stages.setdefault((package, in_use(package, version)), []).append(path.stem)
     return [
         {"package": package, "version": version, "stages": ", ".join(own)}
         for (package, version), own in sorted(stages.items())

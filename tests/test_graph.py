@@ -70,7 +70,8 @@ LEAVES = {
     "decoding": {"arrays", "cores", "errors", "images", "raw"},
     "study_plot": {"drawing", "files"},
     "study_report": {"console", "paired", "study_plot"},
-    "report_charts": set(),
+    "chart_style": set(),
+    "report_charts": {"chart_style"},
     "report_parts": {"errors", "files", "preprocessing"},
 }
 KERAS = {
@@ -201,12 +202,22 @@ ALLOWED = {
         "predict",
     },
     "export": {"errors", "files", "arrays", "preprocessing", "engine", "backend", "quiet"},
-    "plot": {"drawing", "params", "errors", "files", "arrays", "preprocessing", "tables"},
+    "plot": {
+        "drawing",
+        "params",
+        "errors",
+        "files",
+        "arrays",
+        "chart_style",
+        "preprocessing",
+        "tables",
+    },
     "report": {
         "params",
         "errors",
         "files",
         "arrays",
+        "chart_style",
         "preprocessing",
         "report_charts",
         "report_parts",

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
-from matplotlib.patches import Rectangle
 
 from pipeline import plot
 from pipeline.preprocessing import Preprocessing
@@ -59,9 +58,61 @@ def test_learning_curves_draw_train_and_validation_of_each_model():
     assert drawn == {
         ("accuracy", "one, train"): [0.1, 0.2],
         ("accuracy", "one, validation"): [0.3, 0.4],
-        ("loss (nats)", "one, train"): [3, 2],
-        ("loss (nats)", "one, validation"): [4, 5],
+        ("loss (nats), logarithmic", "one, train"): [3, 2],
+        ("loss (nats), logarithmic", "one, validation"): [4, 5],
     }
+    plt.close(figure)
+
+
+def tables(models: int, classes: list[str]) -> dict[str, pd.DataFrame]:
+    right = pd.DataFrame({"actual": classes, "predicted": classes})
+    return {f"model{number}": right for number in range(models)}
+
+
+def test_models_look_the_same_in_every_picture_and_no_two_alike():
+    history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3, 2, 1], "accuracy": [0.1, 0.2, 0.3]})
+    history = history.assign(val_loss=history["loss"], val_accuracy=history["accuracy"])
+    names = [f"model{number}" for number in range(12)]
+    curves = plot.learning_curves(dict.fromkeys(names, history))
+    classes = plot.class_accuracy(tables(12, ["a", "b"]), ["a", "b"])
+    looks = [
+        {
+            str(line.get_label()).split(",")[0]: (line.get_color(), line.get_marker())
+            for line in figure.axes[0].lines
+        }
+        for figure in (curves, classes)
+    ]
+    assert looks[0] == looks[1]
+    assert len({colour for colour, _ in looks[0].values()}) == 12
+    for figure in (curves, classes):
+        figure.canvas.draw()
+        (legend,) = figure.legends  # below the axes, where it covers nothing
+        below = legend.get_window_extent().y1
+        assert all(axes.get_window_extent().y0 > below for axes in figure.axes)
+        plt.close(figure)
+
+
+def test_epochs_are_whole_numbers_and_losses_say_that_they_are_logarithmic():
+    history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [0.9, 0.8, 0.7], "accuracy": [0.5] * 3})
+    history = history.assign(val_loss=history["loss"], val_accuracy=history["accuracy"])
+    figure = plot.learning_curves({"one": history})
+    figure.canvas.draw()
+    left, right = figure.axes
+    assert [tick.get_text() for tick in left.get_xticklabels()] == ["1", "2", "3"]
+    assert right.get_ylabel() == "loss (nats), logarithmic"
+    assert [tick.get_text() for tick in right.get_yticklabels()] == ["0.7", "0.8", "0.9"]
+    plt.close(figure)
+
+
+def test_of_1000_classes_the_lowest_are_drawn_and_the_picture_is_bounded():
+    classes = [f"{number:04}" for number in range(1000)]
+    table = pd.DataFrame({"actual": classes, "predicted": [*classes[:-1], "0000"]})
+    figure = plot.class_accuracy({"one": table}, classes)
+    axes = figure.axes[0]
+    assert axes.get_title() == "Test accuracy: the 20 lowest of 1,000 classes"
+    labels = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert labels == ["0999", *classes[:19]]
+    assert figure.get_size_inches().max() < 16
     plt.close(figure)
 
 
@@ -87,14 +138,18 @@ def test_wrong_predictions_are_marked():
     assert [title.get_color() for title in titles] == ["black", plot.WRONG]
     assert figure.get_suptitle() == "model: 2 test images, 1 wrong (marked red)"
     plt.close(figure)
+    right = predictions.assign(predicted="a")
+    figure = plot.examples(np.zeros((2, 4, 4, 1)), right, KEPT, "model")
+    assert figure.get_suptitle() == "model: 2 test images, none wrong"
+    plt.close(figure)
 
 
 def test_accuracy_of_each_class_is_drawn_for_each_model():
     one = pd.DataFrame({"actual": ["a", "a", "b"], "predicted": ["a", "b", "b"]})
     two = pd.DataFrame({"actual": ["a", "a", "b"], "predicted": ["a", "a", "a"]})
     figure = plot.class_accuracy({"one": one, "two": two}, ["a", "b"])
-    heights = [bar.get_height() for bar in figure.axes[0].patches if isinstance(bar, Rectangle)]
-    assert heights == [0.5, 1.0, 1.0, 0.0]
+    shares = [np.asarray(line.get_xdata()).tolist() for line in figure.axes[0].lines]
+    assert shares == [[0.5, 1.0], [1.0, 0.0]]
     plt.close(figure)
 
 

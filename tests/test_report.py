@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from axe_core_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import (
@@ -27,7 +28,7 @@ from playwright.sync_api import (
     ViewportSize,
 )
 
-from pipeline import report_charts, report_parts
+from pipeline import chart_style, report_charts, report_parts
 from pipeline.errors import PipelineError
 from pipeline.preprocessing import Preprocessing
 from tests.conftest import REPOSITORY, in_browser, png, write_arrays, write_params
@@ -47,7 +48,7 @@ PARAMETERS = {"baseline": 32_906, "batchnorm": 9_000, "plain": 100_000}
 ARGUMENTS = (
     "--arrays arrays --versions versions --split split.json --comparison comparison.json "
     "--champion champion.json --test test --history history --predictions predictions "
-    "--samples samples.png --class-accuracy classes.png --inspect inspect "
+    "--samples samples.png --inspect inspect "
     "--report plots/report.html --libraries plots/vega.js"
 ).split()
 
@@ -133,8 +134,79 @@ def write_outputs(top: Path) -> None:
     for path, content in write.items():
         (top / path).parent.mkdir(exist_ok=True)
         (top / path).write_text(json.dumps(content))
-    for path in ("samples.png", "classes.png"):
-        (top / path).write_bytes(png(np.zeros((4, 4), np.uint8)))
+    (top / "samples.png").write_bytes(png(np.zeros((4, 4), np.uint8)))
+
+
+def write_many(top: Path, models: int, classes: int, epochs: int = 3, images: int = 400) -> None:
+    """Write what the report and the pictures are made of, of any size; the last name is long."""
+    noise = np.random.default_rng(0)
+    names = ["baseline", *(f"model{number}" for number in range(1, models - 1))]
+    names = [*names, "a" * 70 + "-" + "b" * 29][:models]
+    kept = Preprocessing(
+        [f"class {n:04}" for n in range(classes)], [8, 8, 3], "unit", [0] * 3, [1] * 3
+    )
+    shutil.copy(REPOSITORY / "params.yaml", top)
+    text = (top / "params.yaml").read_text()
+    before, after = (
+        text[: text.index("\nmodels:")],
+        text[text.index("\n# More models to compare") :],
+    )
+    own = "".join(f"  {name}:\n    architecture: baseline\n" for name in names)
+    (top / "params.yaml").write_text(f"{before}\nmodels:\n{own}{after}")
+    labels = np.arange(images) % classes
+    for part in ("train", "test"):
+        pixels = noise.random((images, 8, 8, 3)).astype(np.float32)
+        write_arrays(top / "arrays" / part, pixels, labels)
+    rows = []
+    write = {}
+    for number, name in enumerate(names):
+        right = noise.random(images) < 0.95 - 0.05 * number
+        predicted = np.where(right, labels, noise.integers(classes, size=images))
+        table = pd.DataFrame(
+            {
+                "actual": np.array(kept.classes)[labels],
+                "predicted": np.array(kept.classes)[predicted],
+                "confidence": (1 - noise.random(images) ** 2 * 0.6).round(6),
+            }
+        )
+        accuracy = float((labels == predicted).mean())
+        row = {
+            "model": name, "parameters": 1000 + number, "val_accuracy": accuracy,
+            "accuracy": accuracy, "accuracy_low": accuracy - 0.01, "accuracy_high": accuracy + 0.01,
+            "loss": 0.5, "f1": accuracy, "calibration_error": 0.1,
+        }  # fmt: skip
+        rows.append(row | (against("worse", -0.05 * number) if number else {}))
+        recall = (table["actual"] == table["predicted"]).groupby(table["actual"]).mean()
+        counts = table["actual"].value_counts()
+        each = [
+            {"class": c, "recall": float(recall.get(c, 0)), "images": int(counts.get(c, 0))}
+            for c in kept.classes
+        ]
+        write[f"test/{name}.json"] = {**row, "classes": each}
+        write_inspected(top / "inspect" / name)
+        fall = 2 / np.arange(1, epochs + 1) + 0.02 * number
+        history = {"epoch": np.arange(1, epochs + 1), "loss": fall, "accuracy": 1 - fall / 3}
+        history |= {"val_loss": fall * 1.1, "val_accuracy": 1 - fall * 1.1 / 3}
+        for kind, content in (("history", pd.DataFrame(history)), ("predictions", table)):
+            (top / kind).mkdir(exist_ok=True)
+            content.to_csv(top / kind / f"{name}.csv", index=False)
+    none = dict.fromkeys(("train", "validation", "test"), 0)
+    write |= {
+        "arrays/info.json": vars(kept),
+        "comparison.json": {"reference": "baseline", "level": 0.95, "models": rows},
+        "champion.json": {"model": names[-1]},
+        "split.json": {
+            "rows": {"train": images, "validation": 80, "test": images},
+            "skipped": {"train": 0, "test": 0},
+            "duplicates": {"within": none, "across": none, "groups": []},
+            "classes": [{"class": c, "train": 3, "validation": 1, "test": 2} for c in kept.classes],
+        },
+        "versions/report.json": {"numpy": "2.4"},
+    }
+    for path, found in write.items():
+        (top / path).parent.mkdir(exist_ok=True)
+        (top / path).write_text(json.dumps(found))
+    (top / "samples.png").write_bytes(png(np.zeros((4, 4), np.uint8)))
 
 
 def build(top: Path) -> subprocess.CompletedProcess[str]:
@@ -186,14 +258,13 @@ def decoded(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
 
 
-def test_mistakes_come_surest_first_with_their_image(monkeypatch):
+def test_mistakes_come_surest_first_with_their_image():
     images = np.arange(6, dtype=np.float32)[:, None, None, None] * np.full((4, 4, 1), 0.2)
-    found = report_parts.mistakes("baseline", predictions("baseline"), images, KEPT)
+    found = report_parts.mistakes("baseline", predictions("baseline"), images, KEPT, 30)
     assert [(each["row"], each["confidence"]) for each in found] == [(3, 0.95), (1, 0.8), (5, 0.5)]
     assert (found[1]["actual"], found[1]["predicted"]) == (SCRIPT, "NA")
     assert np.unique(np.asarray(decoded(found[1]["picture"]))).tolist() == [51]  # 0.2 of 255
-    monkeypatch.setattr(report_parts, "MISTAKES", 2)
-    assert len(report_parts.mistakes("baseline", predictions("baseline"), images, KEPT)) == 2
+    assert len(report_parts.mistakes("baseline", predictions("baseline"), images, KEPT, 2)) == 2
 
 
 def test_thumbnails_are_small_and_keep_their_colours():
@@ -221,13 +292,6 @@ def test_confusion_counts_pairs_and_their_share_of_the_actual_class():
         (CLASSES[actual], CLASSES[predicted]): (1, 0.5)
         for actual, predicted in zip(ACTUAL, PREDICTED["baseline"][0], strict=True)
     }
-
-
-def test_losses_have_a_logarithmic_axis_unless_one_is_zero():
-    axis, scale = report_charts.loss_axis([0.03, 4])
-    assert scale.to_dict()["type"] == "log"
-    assert {0.05, 0.1, 0.2, 0.5, 1, 2} <= set(axis.to_dict()["values"])
-    assert "type" not in report_charts.loss_axis([0, 4])[1].to_dict()
 
 
 def test_inspected_pictures_keep_the_order_of_their_list(tmp_path):
@@ -258,6 +322,49 @@ def test_page_is_one_small_file_with_the_same_bytes_again(built):
     assert page.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(1, "100.0 %"), (0.9996, "99.9 %"), (0.997, "99.7 %"), (0.0001, "0.1 %"), (0, "0.0 %")],
+)
+def test_only_all_images_are_100_percent_and_only_none_0(share, said):
+    assert report_parts.percent(share) == said.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def test_champion_is_told_with_what_decided():
+    rows = [{"model": "a", "val_accuracy": 0.5}, {"model": "b", "val_accuracy": 0.75}]
+
+    def said(named: str, rows: list[dict], champion: str) -> str:
+        text = report_parts.why_champion(named, rows, champion)
+        return text.replace("\N{NO-BREAK SPACE}", " ")
+
+    assert said("a", rows, "a") == "named in params.yaml"
+    assert said("auto", rows, "b") == "best validation accuracy: 75.0 %"
+    assert said("auto", rows[:1], "a") == "the only model"
+    rows.append({"model": "c", "val_accuracy": 0.75})
+    assert said("auto", rows, "b") == (
+        "best validation accuracy: 75.0 %, as c; of equals, the first in the table is taken"
+    )
+    rows.append({"model": "d", "val_accuracy": 0.75})
+    assert "75.0 %, as 2 others; of equals" in said("auto", rows, "b")
+
+
+def test_images_of_a_folder_are_called_by_its_name():
+    assert report_parts.source("folder", "data/photos") == "the folder photos"
+    assert report_parts.source("cifar10", "data/folder") == "cifar10"
+
+
+def test_version_in_use_is_one_of_several_that_are_locked():
+    here = np.__version__
+    assert report_parts.in_use("numpy", f"0.1, {here}") == here
+    assert report_parts.in_use("numpy", "0.1, 0.2") == "0.1 or 0.2"
+    assert report_parts.in_use("no-such-package", "0.1, 0.2") == "0.1 or 0.2"
+    assert report_parts.in_use("numpy", "0.1") == "0.1"
+
+
+def test_mistakes_of_many_models_stay_few():
+    assert [report_parts.most_mistakes(models) for models in (1, 8, 12, 500)] == [30, 30, 20, 1]
+
+
 def test_a_missing_input_is_one_line(tmp_path):
     write_outputs(tmp_path)
     (tmp_path / "history/plain.csv").unlink()
@@ -275,7 +382,7 @@ def test_pairs_of_each_model_are_listed_the_most_frequent_first(built):
     text = (built / "plots/report.html").read_text("utf-8")
     table = text[text.index("as a table: the 300") : text.index("Accuracy of each class, as a")]
     # of three wrong answers and of one; plain makes none
-    assert re.findall(r"<tr><td>(\w+)</td>", table) == ["baseline"] * 3 + ["batchnorm"]
+    assert re.findall(r"<tr><td title=\"(\w+)\">", table) == ["baseline"] * 3 + ["batchnorm"]
 
 
 def test_params_of_the_run_are_shown_without_the_gate(built):
@@ -313,7 +420,7 @@ def visit(browser: Browser) -> Iterator[Open]:
         if not request.url.startswith(("file:", "data:", "blob:")):
             faults.append(request.url)
 
-    def visit(path: Path, width: int = 1280, charts: int = 4, **options: Any) -> Page:
+    def visit(path: Path, width: int = 1280, charts: int = 5, **options: Any) -> Page:
         viewport: ViewportSize = {"width": width, "height": 900}
         context = browser.new_context(offline=True, viewport=viewport, **options)
         contexts.append(context)
@@ -351,8 +458,8 @@ def test_page_draws_its_charts_without_a_network(page):
 @in_browser
 def test_every_image_has_an_alternative_text(page):
     alts = page.eval_on_selector_all("img", "images => images.map((image) => image.alt)")
-    # samples, accuracy of each class, 4 mistakes, 2 pictures of each of 3 models
-    assert len(alts) == 12
+    # samples, 4 mistakes, 2 pictures of each of 3 models
+    assert len(alts) == 11
     assert all(alts)
     assert f"Test image 1: true {SCRIPT}, predicted NA by baseline, 80.0\xa0%" in alts
 
@@ -362,7 +469,9 @@ def test_a_class_name_with_html_in_it_stays_text(page):
     assert SCRIPT in page.inner_text(".mistakes li:nth-child(2)")
     assert page.locator("[name=actual] option").all_inner_texts() == ["any", *CLASSES]
     labels = page.locator("[data-chart=confusion] .role-axis-label text").all_text_contents()
-    assert set(labels) == set(CLASSES)
+    begun = [label.removesuffix("…") for label in labels]  # long ones are cut
+    assert all(any(name.startswith(label) for name in CLASSES) for label in begun)
+    assert len(set(begun)) == len(CLASSES)
     page.locator("[data-chart=confusion] .layer_1_marks text").first.hover()  # its tooltip
     page.wait_for_selector("#vg-tooltip-element.visible")
     assert page.locator("script").count() == 2
@@ -390,6 +499,159 @@ def test_table_is_sorted_by_number_with_mouse_or_keyboard(page):
     page.keyboard.press("Space")
     assert [text.split("\n")[0] for text in column(page, 3)] == ["+33.0", "+30.0", ""]
     assert page.locator("[aria-sort]").count() == 1
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report on 12 models and 100 classes, one with a name of 100 letters."""
+    top = tmp_path_factory.mktemp("many")
+    write_many(top, models=12, classes=100)
+    done = build(top)
+    assert (done.returncode, done.stderr) == (0, "")
+    return top / "plots/report.html"
+
+
+def marks_of(page: Page, chart: str) -> dict[str, tuple[str, str]]:
+    """Return the colour and the outline of each model's marks in a chart, by its name."""
+    found = page.eval_on_selector_all(
+        f"[data-chart={chart}] .mark-symbol path[aria-label]",
+        "all => all.map((each) => [each.getAttribute('aria-label'), "
+        "each.getAttribute('stroke') ?? each.getAttribute('fill'), each.getAttribute('d')])",
+    )
+    named = [(re.search(r"model: ([^;]+)", label), colour, path) for label, colour, path in found]
+    return {name[1]: (colour, re.sub(r"[-\d.]+", "", path)) for name, colour, path in named if name}
+
+
+@in_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_each_of_12_models_looks_like_itself_alone_in_every_chart(many, visit, scheme):
+    page = visit(many, color_scheme=scheme)
+    shown = page.eval_on_selector_all(
+        "#training .legend button",
+        "all => all.map((each) => [each.dataset.model, each.querySelector('path')"
+        ".getAttribute('fill')])",
+    )
+    colours = dict(shown)
+    assert len(set(colours.values())) == len(shown) == 12
+    styles = chart_style.styles(list(colours))
+    assert colours == {name: style.colour for name, style in styles.items()}
+    for chart in ("accuracy", "loss", "classes", "reliability"):
+        marks = marks_of(page, chart)
+        assert {name: mark[0] for name, mark in marks.items()} == colours, chart
+        assert len(set(marks.values())) == 12, chart  # and in black and white, by its shape
+
+
+@in_browser
+def test_a_name_in_the_legend_singles_its_model_out_by_keyboard(many, visit):
+    page = visit(many)
+    button = page.locator("#training .legend button").nth(1)
+    button.focus()
+    page.keyboard.press("Enter")
+    faded = "[data-chart=reliability] .mark-symbol path[opacity='0.12']"
+    page.wait_for_selector(faded, state="attached")
+    assert (
+        page.locator("[aria-pressed=true]").evaluate_all(
+            "all => all.map((each) => each.dataset.model)"
+        )
+        == ["model1"] * 3
+    )
+    assert "model: model1;" not in "".join(
+        page.locator(faded).evaluate_all("all => all.map((each) => each.ariaLabel)")
+    )
+    page.keyboard.press("Enter")
+    page.wait_for_selector(faded, state="detached")
+
+
+@in_browser
+def test_legends_cover_no_data(many, visit):
+    page = visit(many)
+    assert page.locator("[data-chart] .role-legend").count() == 1  # shares, below the matrix
+    for legend in page.locator(".legend").all():
+        inside = page.evaluate_handle("([x]) => x", [legend.element_handle()])
+        assert inside.evaluate("(each) => !each.closest('.chart')")
+
+
+@in_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_of_12_models_and_a_long_name_scrolls_one_way_and_is_bounded(many, visit, width):
+    page = visit(many, width)
+    page.eval_on_selector_all("details", "all => all.forEach((each) => each.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    heights = page.eval_on_selector_all(
+        "#mistakes, [data-chart]", "all => all.map((each) => each.offsetHeight)"
+    )
+    assert max(heights) < 3000
+    # a long name leaves room for the numbers beside it
+    first = page.locator(".sortable tbody tr:last-child > :first-child")
+    assert "…" in first.inner_text()
+    assert first.get_attribute("title") == "a" * 70 + "-" + "b" * 29
+    assert first.evaluate("(each) => each.offsetWidth") < 330
+
+
+@in_browser
+def test_mistakes_are_shown_a_part_at_a_time_by_keyboard_too(many, visit):
+    page = visit(many)
+    cards = page.locator(".mistakes li:visible")
+    count = int(page.locator("form output").inner_text().split(" of ")[1])
+    assert cards.count() == 24 < count
+    more = page.get_by_role("button", name="Show 24 more")
+    more.focus()
+    page.keyboard.press("Enter")
+    assert cards.count() == 48
+    # on to what is new
+    assert page.evaluate("document.activeElement === document.querySelectorAll('.mistakes li')[24]")
+    page.locator("form[data-for=mistakes] [name=model]").select_option(index=1)
+    assert cards.count() <= 20
+    assert not page.locator(".more").is_visible()
+
+
+def labels_of(page: Page, chart: str, axis: int) -> list[str]:
+    axes = page.locator(f"[data-chart={chart}] .role-axis:has(.role-axis-label)")
+    return axes.nth(axis).locator(".role-axis-label text").all_text_contents()
+
+
+@in_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axes_of_3_epochs_have_whole_numbers_once_and_say_that_losses_are_logarithmic(
+    many, visit, width
+):
+    page = visit(many, width)
+    for chart in ("accuracy", "loss"):
+        assert labels_of(page, chart, 0) == ["1", "2", "3"]
+    assert len(labels_of(page, "loss", 1)) >= 2
+    titles = page.locator("[data-chart=loss] .role-axis-title").all_text_contents()
+    assert "loss (nats), logarithmic" in titles
+
+
+@in_browser
+def test_shares_on_axes_are_written_as_in_the_text(page):
+    assert labels_of(page, "reliability", 0)[-1] == "100\N{NO-BREAK SPACE}%"
+    page.locator("[data-chart=reliability] .mark-symbol path[aria-label]").first.hover()
+    page.wait_for_selector("#vg-tooltip-element.visible")
+    assert re.search(r"\d\.\d\N{NO-BREAK SPACE}%", page.inner_text("#vg-tooltip-element"))
+
+
+@in_browser
+def test_bins_of_few_images_are_hollow_and_no_line_passes_through(page):
+    # of 6 images in all, every bin has few
+    fills = page.eval_on_selector_all(
+        "[data-chart=reliability] .mark-symbol path[aria-label]",
+        "all => all.map((each) => each.getAttribute('fill-opacity'))",
+    )
+    assert set(fills) == {"0"}
+    assert page.locator("[data-chart=reliability] .mark-line path").count() == 1  # the diagonal
+    assert "fewer than 10" in page.inner_text("#confidence")
+
+
+@in_browser
+def test_printed_page_cuts_no_table_and_is_light(many, visit):
+    page = visit(many, 1000, color_scheme="dark")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 990})  # A4 within its margins
+    for table in page.locator("table:visible").all():
+        assert table.evaluate("(each) => each.getBoundingClientRect().right") <= 700
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 30, 35)"
+    assert page.locator("nav:visible, form:visible").count() == 0
 
 
 @in_browser
@@ -473,14 +735,27 @@ def test_page_can_be_read_without_scripts(built, visit):
 
 
 @pytest.fixture
-def shown(project: Path, built: Path) -> Path:
-    """The page that `dvc plots show` writes with the repository's configuration."""
+def dvc_plots(project: Path, built: Path) -> Callable[[], Path]:
+    """Run `dvc plots show` with the repository's configuration, and return its page."""
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "init", "-q", "--no-scm"], check=True)
     for name in ("config", "plots.html"):
         shutil.copy(REPOSITORY / ".dvc" / name, project / ".dvc")
+    shutil.copytree(REPOSITORY / ".dvc/plots", project / ".dvc/plots")
     (project / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
     (project / "plots").mkdir()
+    shutil.copy(built / "plots/vega.js", project / "plots")
+
+    def show() -> Path:
+        subprocess.run([*dvc, "plots", "show"], check=True, capture_output=True)
+        return project / "dvc_plots/index.html"
+
+    return show
+
+
+@pytest.fixture
+def shown(project: Path, built: Path, dvc_plots: Callable[[], Path]) -> Path:
+    """The page that `dvc plots show` writes of two small files."""
     shutil.copy(built / "history/baseline.csv", project / "plots/history.csv")
     (project / "plots/predictions.csv").write_text("actual,predicted\ncat,dog\ndog,dog\n")
     (project / "dvc.yaml").write_text(
@@ -488,13 +763,27 @@ def shown(project: Path, built: Path) -> Path:
         "  - plots/history.csv: {template: linear, x: epoch, y: accuracy}\n"
         "  - plots/predictions.csv: {template: confusion, x: predicted, y: actual}\n"
     )
-    subprocess.run([*dvc, "plots", "show"], check=True, capture_output=True)
-    return project / "dvc_plots/index.html"
+    return dvc_plots()
 
 
 @in_browser
-def test_dvc_plots_draw_without_a_network(shown, built, visit):
-    shutil.copy(built / "plots/vega.js", shown.parents[1] / "plots")
+def test_dvc_plots_draw_models_in_colours_and_parts_in_dashes(project, built, visit, dvc_plots):
+    history = project / "plots/history"
+    shutil.copytree(built / "history", history)
+    own = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text("utf-8"))["plots"][:2]
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"plots": own}))
+    page = visit(dvc_plots(), charts=2)
+    lines = page.eval_on_selector_all(
+        ".mark-line path[aria-label]",
+        "all => all.map((each) => [each.getAttribute('stroke'), "
+        "each.getAttribute('stroke-dasharray')])",
+    )
+    one = [(colour, dash) for colour in chart_style.COLOURS[:2] for dash in ("1,0", "4,4")]
+    assert sorted(map(tuple, lines)) == sorted(one * 2)
+
+
+@in_browser
+def test_dvc_plots_draw_without_a_network(shown, visit):
     page = visit(shown, charts=2)
     assert not page.locator("#missing").is_visible()
 
@@ -505,6 +794,7 @@ def test_dvc_plots_name_no_other_host(shown):
 
 @in_browser
 def test_dvc_plots_say_which_file_they_miss(shown, browser):
+    (shown.parents[1] / "plots/vega.js").unlink()
     page = browser.new_page()
     page.goto(shown.as_uri())
     page.wait_for_selector("#missing:visible")
