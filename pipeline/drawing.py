@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import (
     FixedLocator,
-    LogLocator,
     MaxNLocator,
     NullFormatter,
     NullLocator,
@@ -29,7 +28,6 @@ __all__ = [
     "Figure",
     "FixedLocator",
     "Line2D",
-    "LogLocator",
     "MaxNLocator",
     "NullFormatter",
     "NullLocator",
