@@ -1,17 +1,42 @@
 """Download: fetch the data set named in params.yaml, its images encoded as they came.
 
 Reads   the data set's source; for `dataset: folder`, the images below `folder`
-Writes  data/raw/{train,test}.parquet    image (bytes, path), label int64, id string
+Writes  data/raw/{train,test}.parquet    image (bytes, path), label int64, id string; a
+                                         validation split at the end of train
 Params  dataset, folder, test_share, test_seed
 """
 
 import argparse
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from pipeline import raw
 from pipeline.errors import run
-from pipeline.params import DATASETS, load
+from pipeline.params import DATASETS, check_folder, load
+
+SHOWN = 10  # classes in one line
+
+
+def class_counts(classes: list[str], labels: Sequence[np.ndarray]) -> str:
+    """Say how many images each class has, in one line of bounded length.
+
+    Args:
+        classes: k names.
+        labels: Of each file, `(n,)` int64 in [0, k).
+    """
+    counts = np.bincount(np.concatenate(labels), minlength=len(classes))
+    each = [f"{name} {count}" for name, count in zip(classes, counts, strict=True)]
+    if len(each) <= SHOWN:
+        return ", ".join(each)
+    smallest, largest = each[np.argmin(counts)], each[np.argmax(counts)]
+    shown = SHOWN // 2
+    return (
+        f"{', '.join(each[:shown])}, … {len(each) - shown} more; "
+        f"smallest {smallest}, largest {largest}"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--raw", type=Path, required=True)
     args = parser.parse_args(argv)
     params = load()
+    if params.dataset == "folder":
+        check_folder(params.folder)
 
     module = params.dataset if (DATASETS / f"{params.dataset}.py").is_file() else "tfds"
     dataset = importlib.import_module(f"pipeline.datasets.{module}").load(
@@ -26,8 +53,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     raw.write(args.raw, dataset)
     counts = ", ".join(f"{size} {split}" for split, size in dataset.sizes.items())
+    labels = [raw.labels(args.raw / f"{file}.parquet") for file in ("train", "test")]
+    classes = class_counts(dataset.classes, labels)
     print(
-        f"download: {dataset.source}: {counts} images, {len(dataset.classes)} classes -> {args.raw}"
+        f"download: {dataset.source}: {counts} images, {len(dataset.classes)} classes ({classes}) "
+        f"-> {args.raw}"
     )
 
 

@@ -1,6 +1,6 @@
 """Params: params.yaml, checked as a whole against pipeline/schema.py.
 
-python -m pipeline.params check     says what is wrong with params.yaml, if anything is
+python -m pipeline.params check     says what is wrong with params.yaml, or with `folder`
 python -m pipeline.params schema    prints params.schema.json, which editors check it with
 """
 
@@ -8,6 +8,8 @@ import argparse
 import difflib
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -116,6 +118,43 @@ def _check_path(at: tuple[str, ...], path: str) -> None:
     if Path(os.path.normpath(path)).parts[:1] == (os.pardir,):
         # an experiment in the queue runs in a copy elsewhere
         raise unfit(at, "must lie in the repository, or be written in full, from / on", path)
+    if path.startswith("~"):
+        # DVC, which reads it too, takes it for a name
+        raise unfit(at, "must be written in full, from / on: `~` is not expanded", path)
+
+
+def check_folder(path: str) -> None:
+    """Check that the folder is there, and that no experiment commits its files to Git.
+
+    DVC depends on it whatever `dataset` is. `dvc exp run` adds such files to the experiment's
+    commit, unless Git ignores them, DVC tracks them, or the path is written in full.
+
+    Raises:
+        PipelineError: There is no such folder, or it holds files of that kind.
+    """
+    with reading(PARAMS):
+        if not Path(path).is_dir():
+            raise unfit(
+                ("folder",),
+                "must be an existing folder, written in full, from / on, unless Git or DVC tracks "
+                "it: a queued experiment sees no other",
+                path,
+            )
+        if untracked := _untracked(path):
+            raise unfit(
+                ("folder",),
+                f"must not hold files that `dvc exp run` would commit to Git, and holds {untracked}"
+                f". Write it in full, {Path(path).absolute()}, or run `dvc add {path}`",
+                path,
+            )
+
+
+def _untracked(path: str) -> int:
+    """Count the files below a relative path that Git neither tracks nor ignores."""
+    if Path(path).is_absolute() or not shutil.which("git"):
+        return 0
+    ask = ["git", "ls-files", "--others", "--exclude-standard", "-z", "--", path]
+    return subprocess.run(ask, capture_output=True).stdout.count(b"\0")  # none outside of Git
 
 
 def _check_dataset(name: str) -> None:
@@ -153,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["check", "schema"])
     if parser.parse_args(argv).what == "check":
-        load()
+        check_folder(load().folder)
     else:
         print(schema(), end="")
 

@@ -50,7 +50,7 @@ class Preprocess(Section):
 
 class Split(Section):
     validation: Annotated[float, Field(gt=0, lt=1)]
-    """Share of the training images held out for validation"""
+    """Share of the training images held out for validation, if the data set brings no such split"""
 
 
 class Evaluate(Section):
@@ -73,9 +73,9 @@ class Params(Section):
     dataset: DatasetName
     """digits, folder, or an image-classification data set of TFDS: NAME or NAME/CONFIGURATION"""
     folder: Annotated[str, Field(min_length=1)]
-    """For dataset: folder, where train/<class>/* and test/<class>/* lie, or <class>/*"""
+    """For dataset: folder, where train/<class>/*, validation and test lie, or <class>/*"""
     test_share: Annotated[float, Field(gt=0, lt=1)]
-    """Share of the images set apart as test part where the data set brings none"""
+    """Share of the images held out as test split where the data set brings none"""
     test_seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Which images these are"""
     preprocess: Preprocess

@@ -3,9 +3,11 @@
 uv.lock as a whole changes with every package; what depends on a file of these runs again only
 when one of its own does: a new matplotlib draws anew and trains nothing.
 
+The first stage of all, it also checks `folder`, since DVC only says "No such file or directory".
+
 Reads   uv.lock
 Writes  data/versions/STAGE.json    package to locked version, or versions
-Params  backend
+Params  backend, folder
 """
 
 import argparse
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError, run
 from pipeline.files import replacing, write_json
-from pipeline.params import load
+from pipeline.params import check_folder, load
 
 # What each stage imports, and what writes or computes for that: h5py the weights in a .keras
 # file, SciPy for scikit-learn, Pillow the PNGs of matplotlib. Not what only checks, prints or
@@ -81,6 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--versions", type=Path, required=True)
     args = parser.parse_args(argv)
     params = load()
+    check_folder(params.folder)
 
     stages = of_stages(locked(args.lock), params.backend)
     with replacing(args.versions) as folder:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import raw
+from pipeline import download, raw
 from pipeline.datasets import digits, folder
 from pipeline.errors import PipelineError
 from tests.conftest import REPOSITORY, grey, png
@@ -156,7 +156,7 @@ def test_folder_takes_classes_from_the_folders_of_train(tmp_path):
     write_images(tmp_path, "train/cat/.ipynb_checkpoints/a.png")
     loaded = load_folder(tmp_path)
     assert loaded.classes == ["cat", "dog"]
-    assert loaded.source == f"folder {tmp_path}"
+    assert loaded.source == f"folder {tmp_path} (2 hidden or system files left out)"
     assert loaded.sizes == {"train": 3, "test": 2}
     assert [(e.id, e.label) for e in loaded.splits["train"]] == [
         ("train/cat/a.jpg", 0), ("train/cat/z.PNG", 0), ("train/dog/b.png", 1),
@@ -191,6 +191,12 @@ BOTH = ["train/cat/a.png", "train/dog/a.png", "test/cat/a.png", "test/dog/a.png"
     (BOTH[:3], r"test must hold images of every class\. Got none of dog\. Add some, or remove"),
     (["train/cat/a.png", "test/cat/a.png"], r"must have 2 or more classes\. Got cat only\. Add an"),
     (["train/cat/a.png"], r"must have 2 or more classes\. Got cat only"),
+    (["Train/cat/a.png", "training/cat/a.png", "test/cat/a.png"],
+     r": Train and training are both the train split\. Put their images into one"),
+    ([*BOTH, "val/cat/a.png", "Valid/cat/a.png"], r": Valid and val are both the validation spl"),
+    (["TEST/cat/a.png", "val/cat/a.png"], r"train: no such folder\. Put images in .*train/<cl"),
+    ([*BOTH, "val/bird/a.png"], r"val/bird: no such class in .*train\. Classes: cat, dog$"),
+    ([*BOTH[:2], "val/cat/a.png"], r"test must hold images of every class\. Got none of dog"),
     (["cat/a.png", "cat/b.png"], r"must have 2 or more classes\. Got cat only"),
     ([*(f"cat/{i}.png" for i in range(9)), "dog/a.png"],
      r"too few images of dog \(1\) to set 20 % apart as test part\. Add some, move test_share"),
@@ -209,6 +215,89 @@ def test_a_missing_folder_is_refused(tmp_path):
         PipelineError, match=r"none: no such folder\. Put images in .*none/<class>/"
     ):
         load_folder(tmp_path / "none")
+
+
+def ids(loaded: raw.Dataset) -> dict[str, list[str]]:
+    return {split: [e.id for e in examples] for split, examples in loaded.splits.items()}
+
+
+@pytest.mark.parametrize(("train", "validation", "test"), [
+    ("train", "val", "test"), ("Train", "VALID", "Test"), ("training", "validation", "TESTING"),
+])  # fmt: skip
+def test_splits_are_found_by_their_usual_names_in_any_case(tmp_path, train, validation, test):
+    write_images(tmp_path, *(f"{split}/{name}/a.png" for split in (train, test)
+                             for name in ("cat", "dog")), f"{validation}/dog/v.png")  # fmt: skip
+    loaded = load_folder(tmp_path)
+    assert loaded.classes == ["cat", "dog"]
+    assert loaded.source == f"folder {tmp_path}"
+    assert list(loaded.sizes.items()) == [("train", 2), ("validation", 1), ("test", 2)]
+    assert ids(loaded) == {
+        "train": [f"{train}/cat/a.png", f"{train}/dog/a.png"],
+        "validation": [f"{validation}/dog/v.png"],
+        "test": [f"{test}/cat/a.png", f"{test}/dog/a.png"],
+    }
+
+
+def test_beside_train_alone_the_validation_split_is_the_test_split_and_that_is_told(tmp_path):
+    write_images(tmp_path, *BOTH[:2], "Val/cat/v.png", "Val/dog/w.png")
+    loaded = load_folder(tmp_path)
+    assert loaded.source == f"folder {tmp_path} (no {tmp_path}/test: Val is the test split)"
+    assert ids(loaded) == {"train": BOTH[:2], "test": ["Val/cat/v.png", "Val/dog/w.png"]}
+
+
+def test_other_folders_beside_splits_are_not_read_and_that_is_told(tmp_path):
+    write_images(tmp_path, *BOTH, "extra/cat/a.png", "test1/b.png")
+    loaded = load_folder(tmp_path)
+    assert loaded.source == f"folder {tmp_path} ({tmp_path}/extra, {tmp_path}/test1 not read)"
+    assert loaded.sizes == {"train": 2, "test": 2}
+
+
+@pytest.mark.parametrize(("names", "message"), [
+    (["seg_train/cat/a.png", "seg_test/cat/a.png"], r"seg_test, seg_train must be classes"),
+    (["train1/cat.1.png", "test1/1.png"], r"test1, train1 must be classes, and look like splits"),
+    (["TrainingSet/cat/a.png", "dogs/a.png"], r": TrainingSet must be classes, and look like"),
+    (["cat/a.png", "dog/a.png", "val/cat/b.png", "val/dog/b.png"], r": val must be classes, and"),
+    (["a/cat/1.png", "a/dog/1.png", "b/Cat/1.png", "b/Dog/1.png"],
+     r": a and b must be classes, and hold the same folders \(cat, dog\), as splits do\. Rename"),
+    (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png", "dog/test/1.png"],
+     r": cat and dog must be classes, and hold the same folders \(test, train\)"),
+    ([*(f"train/{fold}/{c}/1.png" for fold in ("1", "2") for c in ("cat", "dog")), *BOTH[2:]],
+     r"train: 1 and 2 must be classes, and hold the same folders \(cat, dog\)"),
+])  # fmt: skip
+def test_splits_do_not_pass_for_classes(tmp_path, names, message):
+    write_images(tmp_path, *names)
+    with pytest.raises(PipelineError, match=message):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("names", [
+    ["cat/session1/a.png", "cat/session2/a.png", "dog/session3/a.png"],
+    ["cat/images/a.png", "dog/images/a.png"],
+    ["cat/day/a.png", "cat/night/a.png", "cat/c.png", "dog/day/a.png", "dog/night/a.png"],
+    ["valid/a.png", "invalid/a.png"],
+    ["contest/a/1.png", "trainer/a/1.png"],
+])  # fmt: skip
+def test_images_in_further_folders_are_of_the_class_above(tmp_path, names):
+    write_images(tmp_path, *names, *(name.replace(".png", "2.png") for name in names))
+    loaded = load_folder(tmp_path, share=0.5)
+    assert set(loaded.classes) == {name.split("/")[0] for name in names}
+    examples = [e for split in loaded.splits.values() for e in split]
+    assert len(examples) == 2 * len(names)
+    assert all(e.id.startswith(f"{loaded.classes[e.label]}/") for e in examples)
+
+
+def test_what_file_systems_and_tools_leave_is_no_image_and_no_class_and_is_counted(tmp_path):
+    left = (
+        "cat/@eaDir/a.png/SYNOFILE_THUMB_M.png", "cat/Thumbs.db", "cat/.ipynb_checkpoints/a.png",
+        "@eaDir/cat/a.png", "__MACOSX/cat/._a.png", "$RECYCLE.BIN/b.png", "dog/more/@eaDir/b.png",
+    )  # fmt: skip
+    for part in ("train/", "test/"):
+        write_images(tmp_path, *(f"{part}{c}/a.png" for c in ("cat", "dog")))
+    write_images(tmp_path, *(f"train/{name}" for name in left))
+    loaded = load_folder(tmp_path)
+    assert loaded.classes == ["cat", "dog"]
+    assert loaded.source == f"folder {tmp_path} (7 hidden or system files left out)"
+    assert ids(loaded)["train"] == ["train/cat/a.png", "train/dog/a.png"]
 
 
 @pytest.mark.parametrize("top", ["", "train/"])
@@ -255,9 +344,7 @@ def test_pipes_and_linked_folders_inside_a_class_are_listed_and_not_waited_for(t
     write_images(tmp_path, "elsewhere/deep/a.png")
     os.mkfifo(tmp_path / "train/cat/pipe.png")
     (tmp_path / "train/cat/linked").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(
-        PipelineError, match=r"2 files cannot be read: .*linked, .*pipe\.png\. Mend"
-    ):
+    with pytest.raises(PipelineError, match=r"2 files cannot be read: .*linked, .*pipe\.png\. Fix"):
         load_folder(tmp_path)
 
 
@@ -302,7 +389,9 @@ def test_files_that_cannot_be_read_and_names_that_are_no_text_are_listed(tmp_pat
     write_images(tmp_path, "train/cat/a.png", "train/dog/b.png", "test/cat/c.png", "test/dog/d.png")
     for name in ("one.png", "two.png"):
         (tmp_path / "train/cat" / name).symlink_to(tmp_path / "nowhere")
-    with pytest.raises(PipelineError, match=r"2 files cannot be read: .*one\.png, .*two\.png\. Me"):
+    with pytest.raises(
+        PipelineError, match=r"2 files cannot be read: .*one\.png, .*two\.png\. Fix"
+    ):
         folder.load("folder", str(tmp_path), 0.2, 0)
     for name in ("one.png", "two.png"):
         (tmp_path / "train/cat" / name).unlink()
@@ -316,8 +405,41 @@ def test_download_of_a_folder(project, edit, stage):
     edit("dataset: digits", "dataset: folder")
     edit("folder: data/folder", "folder: photos")
     done = stage("pipeline.download", "--raw", "raw")
-    assert done.stdout == "download: folder photos: 3 train, 2 test images, 2 classes -> raw\n"
+    assert (
+        done.stdout
+        == "download: folder photos: 3 train, 2 test images, 2 classes (cat 3, dog 2) -> raw\n"
+    )
     assert done.stderr == ""
+
+
+def test_download_names_the_classes_with_their_counts_and_many_in_bounded_length():
+    labels = [np.array([0, 0, 1]), np.array([1, 1])]
+    assert download.class_counts(["cat", "dog"], labels) == "cat 2, dog 3"
+    names = [f"c{i:02}" for i in range(100)]
+    # i + 1 of each, and 200 of c42
+    labels = [np.repeat(np.arange(100), np.where(np.arange(100) == 42, 200, np.arange(100) + 1))]
+    assert download.class_counts(names, labels) == (
+        "c00 1, c01 2, c02 3, c03 4, c04 5, … 95 more; smallest c00 1, largest c42 200"
+    )
+
+
+def test_a_validation_folder_reaches_the_split_for_every_seed(project, edit, stage):
+    write_images(project / "photos", *(f"{split}/{c}/{i}.png" for c in ("cat", "dog") for split, n
+                                       in (("train", 6), ("val", 2), ("test", 3))
+                                       for i in range(n)))  # fmt: skip
+    edit("dataset: digits", "dataset: folder")
+    edit("folder: data/folder", "folder: photos")
+    done = stage("pipeline.download", "--raw", "raw")
+    assert done.stdout == (
+        "download: folder photos: 12 train, 4 validation, 6 test images, "
+        "2 classes (cat 11, dog 11) -> raw\n"
+    ), done.stderr
+    assert stage("pipeline.preprocess", *"--raw raw --arrays arrays".split()).returncode == 0
+    for seed in ("seed: 0", "seed: 7"):
+        edit("seed: 0", seed)
+        done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
+        assert "12 train, 4 validation rows (of the data set, nothing held out)" in done.stdout
+        assert np.load(project / "s.npz")["validation"].tolist() == [12, 13, 14, 15]
 
 
 def test_the_part_set_apart_is_told_and_does_not_move_with_seed(project, edit, stage):
@@ -327,7 +449,7 @@ def test_the_part_set_apart_is_told_and_does_not_move_with_seed(project, edit, s
     done = stage("pipeline.download", "--raw", "one")
     assert done.stdout == (
         "download: folder photos (no photos/test: 20 % of the images set apart as test part, "
-        "seed 0): 16 train, 4 test images, 2 classes -> one\n"
+        "seed 0): 16 train, 4 test images, 2 classes (cat 10, dog 10) -> one\n"
     )
     edit("seed: 0", "seed: 7")
     stage("pipeline.download", "--raw", "two")
@@ -526,12 +648,13 @@ def test_any_prepared_data_set_of_tfds_works_without_network(project, edit, stag
     done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="half")
     assert done.stdout.endswith(
         "mnist/3.0.1 (no test split: 20 % of the images set apart as test part, seed 0): "
-        "40 train, 10 test images, 10 classes -> raw\n"
+        "40 train, 10 test images, 10 classes (0 5, 1 5, 2 5, 3 5, 4 5, 5 5, 6 5, 7 5, 8 5, 9 5) "
+        "-> raw\n"
     ), done.stderr
     test = raw.read_group(project / "raw/test.parquet", 0)
     assert sorted(e.label for e in test) == list(range(10))
     done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="whole")
-    assert done.stdout.endswith("mnist/3.0.1: 12 train, 10 test images, 10 classes -> raw\n")
+    assert "mnist/3.0.1: 12 train, 10 test images, 10 classes (0 3, 1 3, 2 2, 3" in done.stdout
     assert sorted(e.label for e in raw.read_group(project / "raw/train.parquet", 0)) == sorted(
         i % 10 for i in range(12)
     )
@@ -548,7 +671,7 @@ def test_a_damaged_tfrecord_is_one_line_and_the_last_good_files_stay(project, ed
     damage = """if True:
         import shutil
         from pathlib import Path
-        from pipeline import raw
+        from pipeline import download, raw
         from pipeline.datasets import tfds
         from pipeline.errors import PipelineError
         folder = Path("whole/mnist/3.0.1").absolute()

@@ -527,8 +527,43 @@ def write_digits(top: Path, digits: range, per_class: int) -> None:
 
 
 @pytest.mark.slow
+def test_no_experiment_commits_images_to_git_and_the_documented_ways_work(tmp_path):
+    (tmp_path / "clone").mkdir()
+    clone = Clone(tmp_path / "clone")
+    clone.commit("first")
+    write_digits(tmp_path / "outside", range(2), 8)
+    write_digits(tmp_path / "clone/photos", range(2), 8)
+
+    def run(name: str, folder: object, *argv: str) -> str:
+        settings = ["-S", "dataset=folder", "-S", f"folder={folder}"]
+        return clone.run("dvc", "exp", "run", *argv, "-n", name, *settings, "download")
+
+    def committed() -> str:
+        return clone.run("git", "log", "--all", "--format=", "--name-only")
+
+    with pytest.raises(AssertionError, match="`dvc exp run` would commit to Git"):
+        run("untracked", "photos")
+    with pytest.raises(AssertionError, match="error: params.yaml: folder must be an existing"):
+        run("missing", "img")
+    clone.run("git", "checkout", "-q", ".")
+    assert run("outside", tmp_path / "outside")
+    clone.run("git", "checkout", "-q", ".")
+    # a commit needs none of it: staged is enough
+    clone.run("dvc", "add", "photos")
+    clone.run("git", "add", "photos.dvc", ".gitignore")
+    run("outside_queued", tmp_path / "outside", "--queue")
+    run("added_queued", "photos", "--queue")
+    clone.run("dvc", "exp", "run", "--run-all")
+    experiments = clone.run("git", "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps")
+    assert {"outside", "outside_queued", "added_queued"} <= set(experiments.split())
+    assert "0.png" not in committed()
+
+
+@pytest.mark.slow
 def test_a_model_of_some_digits_is_fine_tuned_on_others(tmp_path):
     clone = Clone(tmp_path, alone=True, epochs=10)
+    with (tmp_path / ".gitignore").open("a") as file:
+        file.write("/low/\n/high/\n")
     write_digits(tmp_path / "low", range(5), 100)
     write_digits(tmp_path / "high", range(5, 10), 20)
     clone.edit("params.yaml", "dataset: digits", "dataset: folder")
@@ -548,7 +583,14 @@ def test_a_model_of_some_digits_is_fine_tuned_on_others(tmp_path):
     )
     mine, following = (of(name, "finetune") for name in ("mine", "next"))
     ran = clone.repro() - {"export"}
-    assert ran == {"download", "preprocess", "split"} | of("baseline") | mine | following | LAST
+    assert (
+        ran
+        == {"versions", "download", "preprocess", "split"}
+        | of("baseline")
+        | mine
+        | following
+        | LAST
+    )
     metrics = json.loads((tmp_path / "metrics/test/mine.json").read_text())
     # five classes of which the kept layers have seen no image, 16 to learn from of each. Guesses
     # are right once in 5, and for 20 of these 50 once in a thousand; measured: 0.62

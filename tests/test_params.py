@@ -122,6 +122,7 @@ WRONG = [
      r"folder must lie in the repository, or be written in full.*Got '\.\./photos'"),
     ("folder: data/folder", "folder: data/../../photos", r"folder must lie in the repository"),
     ("folder: data/folder", "folder: ..", r"folder must lie in the repository"),
+    ("folder: data/folder", "folder: ~/imgs", r"folder must be written in full.* Got '~/imgs'"),
     ("folder: data/folder", r'folder: "photos\e[2J"', r"folder must hold no control characters"),
     ("folder: data/folder", r'folder: "photos\0"', r"folder must hold no control .*photos\\x00"),
     ("folder: data/folder", "folder: ''", r"folder must have at least 1 character"),
@@ -449,3 +450,47 @@ def test_params_yaml_names_its_schema_and_explains_every_key():
             and key not in ("preprocess", "split", "architecture", "train", "build")
         ):
             assert before.lstrip().startswith("#"), f"{key} has no comment"
+
+
+def test_a_folder_that_is_not_there_is_refused_with_the_way_out(project):
+    with pytest.raises(PipelineError, match=r"params\.yaml: folder must be an existing folder, .*"
+                       r"written in full, from / on, .*\. Got 'img'"):  # fmt: skip
+        params.check_folder("img")
+
+
+def test_images_that_an_experiment_would_commit_are_refused_until_one_of_three_ways_is_taken(
+    project,
+):
+    (project / "photos/train/cat").mkdir(parents=True)
+    for name in ("a.png", "b c.png"):
+        (project / "photos/train/cat" / name).touch()
+    params.check_folder("photos")  # without Git nothing is committed
+    subprocess.run(["git", "init", "-q"], check=True)
+    message = (
+        r"params\.yaml: folder must not hold files that `dvc exp run` would commit to Git, and "
+        rf"holds 2\. Write it in full, {project}/photos, or run `dvc add photos`\. Got 'photos'"
+    )
+    with pytest.raises(PipelineError, match=message):
+        params.check_folder("photos")
+    params.check_folder(str(project / "photos"))
+    (project / ".gitignore").write_text("/photos\n")  # as `dvc add` does
+    params.check_folder("photos")
+    (project / ".gitignore").unlink()
+    subprocess.run(["git", "add", "photos"], check=True)  # on purpose
+    params.check_folder("photos")
+
+
+@pytest.mark.parametrize("argv", [
+    ("pipeline.params", "check"),
+    ("pipeline.versions", "--lock", "uv.lock", "--versions", "versions"),
+    ("pipeline.download", "--raw", "raw"),
+])  # fmt: skip
+def test_the_folder_is_checked_in_the_first_stage_and_wherever_it_is_read(
+    project, edit, stage, argv
+):
+    edit("dataset: digits", "dataset: folder")
+    edit("folder: data/folder", "folder: img")
+    done = stage(*argv)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.match(r"error: params\.yaml: folder must be an existing.*\n$", done.stderr)
+    assert not list(project.glob("[rv]*"))

@@ -61,6 +61,7 @@ LOCK = "".join(
 ])  # fmt: skip
 def test_a_new_version_concerns_the_stages_that_use_it(project, stage, package, stages):
     argv = "pipeline.versions", "--lock", "uv.lock", "--versions", "versions"
+    (project / "data/folder").mkdir(parents=True)
     found = []
     old, new = (f'"{package}"\nversion = "{version}"' for version in ("1.0", "2.0"))
     for text in (LOCK, LOCK.replace(old, new)):

@@ -1,4 +1,8 @@
-"""Folder: your own images, as train/<class>/* and test/<class>/*, or as <class>/*."""
+"""Folder: your own images, a folder for each class, in splits or not.
+
+The folders train and test, and validation, are splits; so they are by the names training, testing,
+val and valid, in any case. With train alone, a validation split is the test split.
+"""
 
 import os
 import re
@@ -11,67 +15,156 @@ from PIL import Image
 from pipeline.errors import PipelineError
 from pipeline.raw import SET_APART, Dataset, Example, check_classes, set_apart
 
+# The names of each split's folder.
+SPLITS = {
+    "train": {"train", "training"},
+    "validation": {"val", "valid", "validation"},
+    "test": {"test", "testing"},
+}
+# A name that has one of these as a word, as seg_train, test1 and training_set have.
+SPLIT_WORD = re.compile(
+    r"(?:^|[^a-z])(?:(?P<train>train(?:ing)?)|(?P<validation>val(?:id(?:ation)?)?)"
+    r"|(?P<test>test(?:ing)?))(?:set|data)?(?:[^a-z]|$)"
+)
+# What file systems and tools leave among images, beside what is hidden: thumbnails (Synology,
+# Windows), attributes (macOS in archives), what was deleted (Synology, QNAP, Windows, Linux).
+LEFTOVERS = {
+    "@eadir", "#recycle", "@recycle", "__macosx", "$recycle.bin", "recycler", "lost+found",
+    "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+}  # fmt: skip
+SHOWN = 5  # names in one line
+
 
 def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
-    """Return every file in a class's folder that is not hidden; preprocess says which are images.
+    """Return every file of each class, in further folders too; preprocess says which are images.
 
-    Layouts: train/<class>/* and test/<class>/*; train/<class>/* alone; <class>/*. Without
-    test/, `test_share` of each class becomes the test part, drawn by `test_seed`.
+    Hidden files and what file systems and tools leave are left out, and counted. Without a test
+    or validation split, `test_share` of each class becomes the test split, by `test_seed`.
 
     Raises:
         PipelineError: A folder is missing, there is one class only or one without images in
-            train or test, or an image is in no class.
+            train or test, an image is in no class, or classes look like splits.
     """
     top = Path(folder)
     source = f"folder {folder}"
-    whole = not (top / "train").is_dir() and not (top / "test").is_dir()
-    parts = {"train": _classes(top if whole else top / "train")}
-    classes = list(parts["train"])
-    if (top / "test").is_dir():
-        parts["test"] = _classes(top / "test")
-        if unknown := sorted(set(parts["test"]) - set(classes)):
+    parts, ignored = _splits(top)
+    if "test" not in parts and "validation" in parts:
+        parts["test"] = parts.pop("validation")
+        source += f" (no {top / 'test'}: {parts['test'].name} is the test split)"
+    found = {split: _classes(part) for split, part in parts.items()}
+    classes = list(found["train"])
+    for own in found.values():
+        if unknown := sorted(set(own) - set(classes)):
             raise PipelineError(
-                f"{parts['test'][unknown[0]]}: no such class in {top / 'train'}. "
+                f"{own[unknown[0]]}: no such class in {parts['train']}. "
                 f"Classes: {', '.join(classes)}"
             )
-    files = {split: _files(found, classes) for split, found in parts.items()}
-    _check_readable([path for found in files.values() for path, _ in found])
-    labels = {split: np.array([label for _, label in found], int) for split, found in files.items()}
-    check_classes(source, classes, labels)
+    files: dict[str, list[tuple[Path, int]]] = {}
+    left_out = 0
+    for split, own in found.items():
+        files[split], count = _files(parts[split], own, classes)
+        left_out += count
+    _check_readable([path for f in files.values() for path, _ in f])
+    labels = {split: np.array([label for _, label in f], int) for split, f in files.items()}
+    check_classes(
+        source, classes, {split: labels[split] for split in labels if split != "validation"}
+    )
     if "test" not in files:
         train_rows, test_rows = set_apart(source, classes, labels["train"], test_share, test_seed)
-        found = files["train"]
-        files = {"train": [found[r] for r in train_rows], "test": [found[r] for r in test_rows]}
+        every = files["train"]
+        files = {"train": [every[r] for r in train_rows], "test": [every[r] for r in test_rows]}
         source += SET_APART.format(top / "test", 100 * test_share, test_seed)
+    if ignored:
+        source += f" ({_some([str(path) for path in ignored])} not read)"
+    if left_out:
+        source += f" ({left_out} hidden or system files left out)"
     return Dataset(
         classes=classes,
         source=source,
-        sizes={split: len(found) for split, found in files.items()},
+        sizes={split: len(listed) for split, listed in files.items()},
         splits={
             split: (
                 Example(path.read_bytes(), label, path.relative_to(top).as_posix())
-                for path, label in found
+                for path, label in listed
             )
-            for split, found in files.items()
+            for split, listed in files.items()
         },
     )
 
 
-def _classes(part: Path) -> dict[str, Path]:
-    """Return the folder of each class, by a name that is spelled alike in every part."""
+def _splits(top: Path) -> tuple[dict[str, Path], list[Path]]:
+    """Return the folder of each split (one, train, where there are none), and other folders."""
+    folders = _folders(top)
+    parts: dict[str, Path] = {}
+    for path in folders:
+        for split, names in SPLITS.items():
+            if path.name.casefold() not in names:
+                continue
+            if split in parts:
+                raise PipelineError(
+                    f"{top}: {parts[split].name} and {path.name} are both the {split} split. "
+                    "Put their images into one"
+                )
+            parts[split] = path
+    if not parts.keys() & {"train", "test"}:
+        _check_no_splits(top, folders)
+        return {"train": top}, []
+    others = [path for path in folders if path not in parts.values()]
+    parts.setdefault("train", top / "train")  # which is then said to be missing
+    return {split: parts[split] for split in SPLITS if split in parts}, others
+
+
+def _check_no_splits(top: Path, folders: list[Path]) -> None:
+    """Check that folders that are to be classes have not the names of splits, as seg_train has."""
+    alike = {
+        path: match.lastgroup
+        for path in folders
+        if (match := SPLIT_WORD.search(path.name.casefold()))
+    }
+    nested = [path for path in alike if _subfolders(path)]
+    if nested or len(set(alike.values())) > 1:
+        names = ", ".join(path.name for path in nested or alike)
+        raise PipelineError(
+            f"{top}: {names} must be classes, and look like splits. Rename the folders of splits "
+            "to train, validation and test, or those of classes to something else"
+        )
+
+
+def _folders(part: Path) -> list[Path]:
+    """List the folders in a folder, without what tools leave."""
     if not part.is_dir():
         raise PipelineError(
             f"{part}: no such folder. Put images in {part}/<class>/, or change `folder:`"
         )
-    entries = sorted(p for p in part.iterdir() if not p.name.startswith("."))
-    folders = [p for p in entries if p.is_dir()]
+    return sorted(p for p in part.iterdir() if p.is_dir() and not _is_leftover(p.name))
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in LEFTOVERS
+
+
+def _subfolders(folder: Path) -> set[str]:
+    """Return the names of the folders in a folder that holds nothing else; in small letters."""
+    entries = [p for p in folder.iterdir() if not _is_leftover(p.name)]
+    return {p.name.casefold() for p in entries} if all(p.is_dir() for p in entries) else set()
+
+
+def _classes(part: Path) -> dict[str, Path]:
+    """Return the folder of each class, by a name that is spelled alike in every part."""
+    folders = _folders(part)
     # a README may lie beside the classes
     known = Image.registered_extensions()
-    if loose := [p for p in entries if p not in folders and p.suffix.lower() in known]:
+    loose = sorted(
+        p
+        for p in part.iterdir()
+        if p not in folders and p.suffix.lower() in known and not _is_leftover(p.name)
+    )
+    if loose:
         raise PipelineError(f"{loose[0]}: is in no class. Move it into a folder of {part}")
     if not folders:
         raise PipelineError(f"{part}: must hold a folder of images for each class. Got none")
     _check_names(folders)
+    _check_not_repeated(part, folders)
     classes: dict[str, Path] = {}
     for own in folders:
         # macOS writes é as e and an accent, others as one letter
@@ -85,16 +178,49 @@ def _classes(part: Path) -> dict[str, Path]:
     return classes
 
 
-def _files(folders: dict[str, Path], classes: list[str]) -> list[tuple[Path, int]]:
-    """List what is not hidden, with the label; a link to a folder too, which is not entered."""
-    return [
-        (path, label)
-        for label, name in enumerate(classes)
-        if name in folders
-        for path in sorted(folders[name].rglob("*"))
-        if (path.is_symlink() or not path.is_dir())
-        and not any(step.startswith(".") for step in path.relative_to(folders[name]).parts)
-    ]
+def _check_not_repeated(part: Path, folders: list[Path]) -> None:
+    """Check that no two classes hold the same two or more folders, which then are the classes.
+
+    One folder alone, as class/images, does not tell.
+    """
+    seen: dict[frozenset[str], Path] = {}
+    for path in folders:
+        inside = frozenset(_subfolders(path))
+        if len(inside) < 2:
+            continue
+        if inside in seen:
+            raise PipelineError(
+                f"{part}: {seen[inside].name} and {path.name} must be classes, and hold the same "
+                f"folders ({_some(sorted(inside))}), as splits do. Rename splits to train, "
+                "validation and test, or move the images of a class out of its folders"
+            )
+        seen[inside] = path
+
+
+def _files(
+    part: Path, folders: dict[str, Path], classes: list[str]
+) -> tuple[list[tuple[Path, int]], int]:
+    """List the files of each class, with the label; and count those that are left out."""
+    files = []
+    beside = [p for p in part.iterdir() if p.is_dir() and _is_leftover(p.name)]
+    left_out = sum(len(_below(folder)) for folder in beside)
+    for label, name in enumerate(classes):
+        for path in _below(folders[name]) if name in folders else []:
+            if any(map(_is_leftover, path.relative_to(folders[name]).parts)):
+                left_out += 1
+            else:
+                files.append((path, label))
+    return files, left_out
+
+
+def _below(folder: Path) -> list[Path]:
+    """List all files below a folder; a link to a folder too, which is not entered."""
+    return [p for p in sorted(folder.rglob("*")) if p.is_symlink() or not p.is_dir()]
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f", … {more} more" if more > 0 else "")
 
 
 def _check_readable(paths: list[Path]) -> None:
@@ -103,8 +229,8 @@ def _check_readable(paths: list[Path]) -> None:
     closed = [str(path) for path in paths if not (path.is_file() and os.access(path, os.R_OK))]
     if closed:
         raise PipelineError(
-            f"{len(closed)} files cannot be read: {', '.join(closed)}. "
-            "Mend their permissions or links, or remove them"
+            f"{len(closed)} files cannot be read: {_some(closed)}. "
+            "Fix their permissions or links, or remove them"
         )
 
 
@@ -112,5 +238,5 @@ def _check_names(paths: list[Path]) -> None:
     # what is no UTF-8 comes as surrogates
     if foreign := [os.fsencode(p) for p in paths if re.search("[\ud800-\udfff]", str(p))]:
         raise PipelineError(
-            f"{len(foreign)} names must be UTF-8: {', '.join(map(repr, foreign))}. Rename them"
+            f"{len(foreign)} names must be UTF-8: {_some(list(map(repr, foreign)))}. Rename them"
         )
