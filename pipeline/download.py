@@ -14,10 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import raw
-from pipeline.errors import run
+from pipeline.errors import FEW, first_few, run
 from pipeline.params import DATASETS, check_folder, load
-
-SHOWN = 10  # classes in one line
 
 
 def class_counts(classes: list[str], labels: Sequence[np.ndarray]) -> str:
@@ -29,14 +27,9 @@ def class_counts(classes: list[str], labels: Sequence[np.ndarray]) -> str:
     """
     counts = np.bincount(np.concatenate(labels), minlength=len(classes))
     each = [f"{name} {count}" for name, count in zip(classes, counts, strict=True)]
-    if len(each) <= SHOWN:
-        return ", ".join(each)
     smallest, largest = each[np.argmin(counts)], each[np.argmax(counts)]
-    shown = SHOWN // 2
-    return (
-        f"{', '.join(each[:shown])}, … {len(each) - shown} more; "
-        f"smallest {smallest}, largest {largest}"
-    )
+    tail = f"; smallest {smallest}, largest {largest}" if len(each) > FEW else ""
+    return first_few(each) + tail
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -419,7 +419,8 @@ def test_download_names_the_classes_with_their_counts_and_many_in_bounded_length
     # i + 1 of each, and 200 of c42
     labels = [np.repeat(np.arange(100), np.where(np.arange(100) == 42, 200, np.arange(100) + 1))]
     assert download.class_counts(names, labels) == (
-        "c00 1, c01 2, c02 3, c03 4, c04 5, … 95 more; smallest c00 1, largest c42 200"
+        "c00 1, c01 2, c02 3, c03 4, c04 5, c05 6, c06 7, c07 8, c08 9, c09 10, and 90 more; "
+        "smallest c00 1, largest c42 200"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_few
 from pipeline.raw import SET_APART, Dataset, Example, check_classes, set_apart
 
 # The names of each split's folder.
@@ -32,7 +32,6 @@ LEFTOVERS = {
     "@eadir", "#recycle", "@recycle", "__macosx", "$recycle.bin", "recycler", "lost+found",
     "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
 }  # fmt: skip
-SHOWN = 5  # names in one line
 
 
 def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
@@ -57,7 +56,7 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
         if unknown := sorted(set(own) - set(classes)):
             raise PipelineError(
                 f"{own[unknown[0]]}: no such class in {parts['train']}. "
-                f"Classes: {', '.join(classes)}"
+                f"Classes: {first_few(classes)}"
             )
     files: dict[str, list[tuple[Path, int]]] = {}
     left_out = 0
@@ -75,7 +74,7 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
         files = {"train": [every[r] for r in train_rows], "test": [every[r] for r in test_rows]}
         source += SET_APART.format(top / "test", 100 * test_share, test_seed)
     if ignored:
-        source += f" ({_some([str(path) for path in ignored])} not read)"
+        source += f" ({first_few([str(path) for path in ignored])} not read)"
     if left_out:
         source += f" ({left_out} hidden or system files left out)"
     return Dataset(
@@ -123,7 +122,7 @@ def _check_no_splits(top: Path, folders: list[Path]) -> None:
     }
     nested = [path for path in alike if _subfolders(path)]
     if nested or len(set(alike.values())) > 1:
-        names = ", ".join(path.name for path in nested or alike)
+        names = first_few([path.name for path in nested or alike])
         raise PipelineError(
             f"{top}: {names} must be classes, and look like splits. Rename the folders of splits "
             "to train, validation and test, or those of classes to something else"
@@ -191,7 +190,7 @@ def _check_not_repeated(part: Path, folders: list[Path]) -> None:
         if inside in seen:
             raise PipelineError(
                 f"{part}: {seen[inside].name} and {path.name} must be classes, and hold the same "
-                f"folders ({_some(sorted(inside))}), as splits do. Rename splits to train, "
+                f"folders ({first_few(sorted(inside))}), as splits do. Rename splits to train, "
                 "validation and test, or move the images of a class out of its folders"
             )
         seen[inside] = path
@@ -218,18 +217,13 @@ def _below(folder: Path) -> list[Path]:
     return [p for p in sorted(folder.rglob("*")) if p.is_symlink() or not p.is_dir()]
 
 
-def _some(names: list[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f", … {more} more" if more > 0 else "")
-
-
 def _check_readable(paths: list[Path]) -> None:
     _check_names(paths)
     # no file: a pipe, which would be waited for without end, or a link to nothing or to a folder
     closed = [str(path) for path in paths if not (path.is_file() and os.access(path, os.R_OK))]
     if closed:
         raise PipelineError(
-            f"{len(closed)} files cannot be read: {_some(closed)}. "
+            f"{len(closed)} files cannot be read: {first_few(closed)}. "
             "Fix their permissions or links, or remove them"
         )
 
@@ -238,5 +232,6 @@ def _check_names(paths: list[Path]) -> None:
     # what is no UTF-8 comes as surrogates
     if foreign := [os.fsencode(p) for p in paths if re.search("[\ud800-\udfff]", str(p))]:
         raise PipelineError(
-            f"{len(foreign)} names must be UTF-8: {_some(list(map(repr, foreign)))}. Rename them"
+            f"{len(foreign)} names must be UTF-8: {first_few([repr(n) for n in foreign])}. "
+            "Rename them"
         )
