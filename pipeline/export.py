@@ -1,29 +1,31 @@
 """Export: the champion for programs without Keras; each file is run once and compared with it.
 
 Reads   models/champion.keras, data/arrays/test/images.npy, data/arrays/info.json
-Writes  models/champion.onnx      for onnxruntime
-        models/champion.tflite    for LiteRT: phones, browsers, small boards
-        metrics/export.json       of each format the largest difference from Keras, in
-                                  probability; the share of images with the same class; bytes
+Writes  models/export/champion.onnx      for onnxruntime
+        models/export/champion.tflite    for LiteRT: phones, browsers, small boards
+        metrics/export.json              of each format the largest difference from Keras, in
+                                         probability; the share of images with the same class;
+                                         bytes; or why there is no such file
 
 Both take `images`, (n, h, w, c) uint8, and answer `probabilities`, (n, k) float32. Names of the
 classes travel in them: in ONNX as the metadata `classes`, a JSON list; in the .tflite file, which
 is also a ZIP archive, as labels.txt.
+
+A network that a format cannot express costs that file alone, and no other stage.
 """
 
 import argparse
-import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pipeline import arrays, engine, preprocessing
-from pipeline.errors import PipelineError, run
+from pipeline import arrays, engine, export_onnx, preprocessing
+from pipeline.errors import PipelineError, one_line, run
 from pipeline.files import read_json, replacing, write_json
 from pipeline.preprocessing import Preprocessing
 
@@ -35,6 +37,7 @@ BATCH_SIZE = 32
 # Largest difference in probability that rounding explains; measured are some 1e-6. Within it, a
 # predicted class differs only where Keras itself is undecided between two.
 TOLERANCE = 1e-3
+REASON = 300  # characters of it: converters can write pages
 
 Answer = Callable[[np.ndarray], np.ndarray]
 
@@ -44,6 +47,10 @@ def serving(model: "keras.Model", kept: Preprocessing) -> "keras.Model":
     import keras
 
     shift, scale = kept.shift_and_scale()
+    for layer in model._flatten_layers():  # tensors, unlike arrays, would be taken for inputs
+        for name, value in vars(layer).items():
+            if keras.ops.is_tensor(value) and not isinstance(value, keras.Variable):
+                setattr(layer, name, keras.ops.convert_to_numpy(value))
     images = keras.Input(kept.image_shape, dtype="uint8", name="images")
     factor, offset = 1 / (255 * scale), -shift / scale
     logits = model(keras.layers.Rescaling(factor.tolist(), offset.tolist())(images))
@@ -52,120 +59,62 @@ def serving(model: "keras.Model", kept: Preprocessing) -> "keras.Model":
     return served
 
 
-def write_onnx(model: "keras.Model", path: Path, classes: list[str]) -> None:
-    import onnx
-
-    model.export(path, format="onnx", verbose=False)
-    written = onnx.load(path)
-    _fold_shapes(written)
-    _number(written.graph)
-    del written.graph.value_info[:]  # of the former names; runtimes infer it
-    for tensor in (*written.graph.input, *written.graph.output):
-        tensor.type.tensor_type.shape.dim[0].dim_param = "n"
-    onnx.helper.set_model_props(written, {"classes": json.dumps(classes, ensure_ascii=False)})
-    onnx.checker.check_model(written, full_check=True)
-    path.write_bytes(written.SerializeToString(deterministic=True))
-
-
-def _fold_shapes(model) -> None:
-    """Give each Reshape its target as a constant, -1 for the images.
-
-    tf2onnx mostly does, and where its sets of nodes come in another order leaves some to be
-    computed from the input's shape.
-    """
-    import onnx
-
-    graph = model.graph
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    known = {value.name: value.type.tensor_type.shape.dim for value in inferred.value_info}
-    weights = {weight.name for weight in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Reshape" and node.input[1] not in weights:
-            target = [dim.dim_value or -1 for dim in known.get(node.output[0], [])]
-            if target.count(-1) == 1:
-                name = f"{node.output[0]}_target"
-                values = np.array(target, np.int64)
-                graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-                node.input[1] = name
-    wanted = {tensor.name for tensor in graph.output}
-    for node in reversed(list(graph.node)):  # from output to input
-        if wanted.isdisjoint(node.output):
-            graph.node.remove(node)
-        else:
-            wanted.update(node.input)
-    for weight in list(graph.initializer):
-        if weight.name not in wanted:
-            graph.initializer.remove(weight)
-
-
-def _number(graph) -> None:
-    """Order weights by first use, and name them and all nodes by number.
-
-    tf2onnx leaves these to chance, which would write other bytes for an equal model.
-    """
-    used = list(dict.fromkeys(name for node in graph.node for name in node.input))
-    graph.initializer.sort(key=lambda weight: used.index(weight.name))
-    names = {"": ""}  # an input that is left out
-    names |= {weight.name: f"weight_{number}" for number, weight in enumerate(graph.initializer)}
-    for number, node in enumerate(graph.node):
-        node.name = f"{node.op_type}_{number}"
-        names |= {name: f"{node.name}:{i}" for i, name in enumerate(node.output)}
-    names |= {tensor.name: tensor.name for tensor in (*graph.input, *graph.output)}
-    for weight in graph.initializer:
-        weight.name = names[weight.name]
-    for node in graph.node:
-        node.input[:] = [names[name] for name in node.input]
-        node.output[:] = [names[name] for name in node.output]
-
-
-def open_onnx(path: Path) -> Answer:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["probabilities"], {"images": images})[0]
-
-
 def write_litert(model: "keras.Model", path: Path, classes: list[str]) -> None:
     model.export(path, format="litert", verbose=False)
     with zipfile.ZipFile(path, "a") as archive:  # where TensorFlow's tools put labels too
         archive.writestr(zipfile.ZipInfo("labels.txt"), "".join(f"{name}\n" for name in classes))
 
 
-def open_litert(path: Path) -> Answer:
+def load_litert(path: Path) -> Answer:
     from ai_edge_litert.interpreter import Interpreter
 
     answer = Interpreter(model_path=str(path)).get_signature_runner()  # takes any n
     return lambda images: answer(images=images)["probabilities"]
 
 
-FORMATS = {"onnx": (write_onnx, open_onnx), "litert": (write_litert, open_litert)}
+class Format(NamedTuple):
+    file: str
+    write: Callable[["keras.Model", Path, list[str]], None]
+    load: Callable[[Path], Answer]
+
+
+FORMATS = {
+    "onnx": Format("champion.onnx", export_onnx.write, export_onnx.load),
+    "litert": Format("champion.tflite", write_litert, load_litert),
+}
 
 
 @contextmanager
-def naming(name: str, path: Path) -> Iterator[None]:
-    """Name the format in what goes wrong with it; a full disk or short memory speaks for itself."""
+def told(name: str) -> Iterator[None]:
+    """Turn what goes wrong in a converter or a runtime into NotWritten, with its reason.
+
+    A full disk, short memory and a package that is missing are no fault of the network.
+    """
     try:
         yield
-    except Exception as error:  # converters and runtimes have errors of their own, of any class
+    except ImportError as error:
+        raise PipelineError(f"export: {name} needs a package: {error}. Run `uv sync`") from error
+    except Exception as error:  # they have errors of their own, of any class
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise
-        raise PipelineError(
-            f"{path}: {name} cannot be written and run on this machine: {type(error).__name__}: "
-            f"{error}. Run `uv sync`, or set `champion:` to another model"
-        ) from error
+        raise NotWritten(one_line(f"{type(error).__name__}: {error}")[:REASON]) from error
 
 
-def compare(name: str, path: Path, answers: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+class NotWritten(Exception):
+    """Why there is no file in a format."""
+
+
+def compare(answers: np.ndarray, expected: np.ndarray) -> dict[str, float]:
     """Measure how far a format's probabilities `(n, k)` are from Keras's.
 
     Raises:
-        PipelineError: Further than rounding explains.
+        NotWritten: Further than rounding explains.
     """
     difference = float(np.abs(answers - expected).max())
     if not difference <= TOLERANCE:  # nor is NaN
-        raise PipelineError(
-            f"{path}: {name} must answer as Keras, to {TOLERANCE:g} in probability. Got a "
-            f"difference of {difference:.2g}. Set `champion:` to another model"
+        raise NotWritten(
+            f"probabilities must be those of Keras, to {TOLERANCE:g}. "
+            f"Got a difference of {difference:.2g}"
         )
     agreement = float((answers.argmax(axis=1) == expected.argmax(axis=1)).mean())
     # two digits: the others are noise, and would change in Git with every processor
@@ -173,10 +122,10 @@ def compare(name: str, path: Path, answers: np.ndarray, expected: np.ndarray) ->
 
 
 def write(
-    name: str, path: Path, model: "keras.Model", classes: list[str], pixels: np.ndarray,
+    name: str, folder: Path, model: "keras.Model", classes: list[str], pixels: np.ndarray,
     expected: np.ndarray,
-) -> dict[str, float]:  # fmt: skip
-    """Write a format, run it, and return how it compares; nothing is written if it fails.
+) -> dict[str, Any]:  # fmt: skip
+    """Write a format, run it, and return how it compares, or why there is no file.
 
     Args:
         name: One of FORMATS.
@@ -184,20 +133,23 @@ def write(
         pixels: `(n, h, w, c)` uint8.
         expected: Keras's probabilities, `(n, k)`.
     """
-    save, load = FORMATS[name]
-    with replacing(path) as beside:
-        with naming(name, path):
-            save(model, beside, classes)
-            answer = load(beside)
+    path = folder / FORMATS[name].file
+    try:
+        with told(name):
+            FORMATS[name].write(model, path, classes)
+            answer = FORMATS[name].load(path)
             starts = range(0, len(pixels), BATCH_SIZE)
             answers = [answer(pixels[start : start + BATCH_SIZE]) for start in starts]
-        compared = compare(name, path, np.concatenate(answers), expected)
-        return compared | {"bytes": beside.stat().st_size}
+        compared = compare(np.concatenate(answers), expected)
+    except NotWritten as reason:
+        path.unlink(missing_ok=True)
+        return {"not_written": [str(reason)]}  # in a list: DVC shows it in no table of numbers
+    return {**compared, "bytes": path.stat().st_size}
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for path in ("model", "arrays", *FORMATS, "metrics"):
+    for path in ("model", "arrays", "out", "metrics"):
         parser.add_argument(f"--{path}", type=Path, required=True)
     args = parser.parse_args(argv)
 
@@ -224,12 +176,19 @@ def main(argv: list[str] | None = None) -> None:
         logits = model.predict(normalized, batch_size=BATCH_SIZE, verbose=0)
         expected = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
         served = serving(model, kept)
-        metrics: dict[str, object] = {"images": len(pixels)}
-        for name in FORMATS:
-            path = getattr(args, name)
-            metrics[name] = write(name, path, served, kept.classes, pixels, expected)
-    write_json(args.metrics, metrics)
-    print(f"export: {', '.join(FORMATS)}: as Keras on {len(pixels)} test images -> {args.metrics}")
+        with replacing(args.out) as folder:
+            folder.mkdir()
+            rows = {
+                name: write(name, folder, served, kept.classes, pixels, expected)
+                for name in FORMATS
+            }
+    write_json(args.metrics, {"images": len(pixels), **rows})
+    for name, row in rows.items():
+        for reason in row.get("not_written", ()):
+            print(f"export: {name}: not written, {reason}")
+    written = [name for name, row in rows.items() if "not_written" not in row]
+    if written:
+        print(f"export: {', '.join(written)}: as Keras on {len(pixels)} test images -> {args.out}")
 
 
 if __name__ == "__main__":

@@ -195,10 +195,7 @@ def arguments(model: str, out: str) -> list[str]:
 
 
 # of the stage export, in the working directory
-EXPORT = (
-    "--model champion.keras --arrays arrays --onnx champion.onnx --litert champion.tflite "
-    "--metrics export.json"
-).split()
+EXPORT = "--model champion.keras --arrays arrays --out export --metrics export.json".split()
 
 
 def png(pixels: np.ndarray) -> bytes:

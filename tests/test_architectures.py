@@ -98,7 +98,6 @@ def test_is_the_same_after_saving(name, make, tmp_path):
 EXPORTED = ("airnet", "baseline", "batchnorm")
 
 
-@pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")  # of Keras 3.15
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=() if n in EXPORTED else pytest.mark.slow) for n in NAMES],

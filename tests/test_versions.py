@@ -20,7 +20,7 @@ UNUSED = {
     "export": {"pillow", "jax"},
 }
 # no file of ours imports them: they write or compute for those that are imported
-BEHIND = {"h5py", "jaxlib", "ml-dtypes", "pyarrow", "scipy", "tf2onnx"}
+BEHIND = {"h5py", "jaxlib", "ml-dtypes", "pyarrow", "scipy"}
 
 
 def imported(stage: str) -> set[str]:
