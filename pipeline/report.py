@@ -1,6 +1,6 @@
 """Report: one page with all that a run has found, which needs no network.
 
-Reads   metrics/comparison.json, metrics/champion.json, metrics/split.json, and of every model
+Reads   metrics/{comparison,champion,export,split}.json, and of every model
         metrics/test/MODEL.json, plots/history/MODEL.csv, plots/predictions/MODEL.csv and
         plots/inspect/MODEL/…; plots/samples.png, data/arrays/test/…, data/arrays/info.json,
         data/versions/…, pipeline/report.html.jinja
@@ -30,7 +30,7 @@ from pipeline.schema import Params
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 INPUTS = (
     "arrays", "versions", "split", "comparison", "champion", "test", "history", "predictions",
-    "samples", "inspect",
+    "samples", "inspect", "export",
 )  # fmt: skip
 
 
@@ -135,6 +135,7 @@ def gather(args: argparse.Namespace) -> dict[str, Any]:
         "split": read_json(args.split),
         "samples": parts.picture(args.samples),
         "inspected": {name: parts.inspected(args.inspect / name) for name in names},
+        "exported": parts.exported(args.export),
         "versions": parts.versions(args.versions),
     }
 

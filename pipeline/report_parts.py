@@ -147,6 +147,12 @@ def _grouped(cell: str) -> str:
     return f"{int(cell):,}" if cell.isascii() and cell.isdigit() else cell
 
 
+def exported(path: Path) -> list[dict[str, Any]]:
+    """Return each format that the champion was to be exported in, with what came of it."""
+    rows = {name: row for name, row in read_json(path).items() if isinstance(row, dict)}
+    return [{"format": name, **row} for name, row in rows.items()]
+
+
 def in_use(package: str, locked: str) -> str:
     """Return the one of several locked versions that is installed, or all where none is."""
     several = locked.split(", ")

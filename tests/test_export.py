@@ -4,6 +4,7 @@ import json
 import sys
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import keras
 import numpy as np
@@ -13,8 +14,10 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from pipeline import export, export_onnx, preprocessing
+from pipeline.architectures import pretrained
 from pipeline.errors import PipelineError
 from pipeline.preprocessing import Preprocessing
+from pipeline.schema_model import Activation
 from tests.conftest import EXPORT, write_arrays
 
 CLASSES = ["Ελλάδα", "bright, white"]
@@ -181,6 +184,65 @@ def test_a_file_that_does_not_answer_as_keras_is_not_left_behind(champion, monke
     (reason,) = json.loads((champion / "export.json").read_text())["litert"]["not_written"]
     # of black, 0.99995 against 0.00005
     assert reason == "probabilities must be those of Keras, to 0.001. Got a difference of 1"
+
+
+# the smallest network of each family of keras.applications, and the smallest side it takes
+FAMILIES = {
+    "convnext_tiny": 32, "densenet121": 32, "efficientnet_b0": 32, "efficientnet_v2_b0": 32,
+    "inception_resnet_v2": 75, "inception_v3": 75, "mobilenet": 32, "mobilenet_v2": 32,
+    "mobilenet_v3_small": 32, "nasnet_mobile": 32, "resnet50": 32, "resnet50_v2": 32, "vgg16": 32,
+    "xception": 71,
+}  # fmt: skip
+
+
+def written(network: keras.Model, folder: Path) -> dict[str, dict]:
+    """Export a network of colour images, its answers spread over the classes; return the rows."""
+    shape = [*network.input_shape[1:]]
+    kept = Preprocessing(CLASSES, shape, "standardize", [0.5] * 3, [0.2, 0.3, 0.25])
+    pixels = np.random.default_rng(0).integers(0, 256, (8, *shape)).astype(np.uint8)
+    # random weights answer all images nearly alike, which would hide a fault
+    logits = network.predict(kept.normalized(pixels), verbose=0)
+    kernel, bias = network.layers[-1].get_weights()
+    scale = logits.std(axis=0).mean()
+    network.layers[-1].set_weights([kernel / scale, (bias - logits.mean(axis=0)) / scale])
+    served = export.serving(network, kept)
+    expected = served.predict(pixels, verbose=0)["probabilities"]
+    assert expected.std(axis=0).min() > 0.05
+    return {
+        name: export.write(name, folder, served, CLASSES, pixels, expected)
+        for name in export.FORMATS
+    }
+
+
+@pytest.mark.parametrize("activation", get_args(Activation))
+def test_every_activation_can_be_exported(activation, tmp_path):
+    network = keras.Sequential([
+        keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, activation=activation),
+        keras.layers.Flatten(), keras.layers.Dense(2),
+    ])  # fmt: skip
+    for name, row in written(network, tmp_path).items():
+        assert row.get("largest_difference", row) < 1e-5, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", FAMILIES)
+def test_a_network_of_every_family_can_be_exported(base, tmp_path):
+    keras.utils.set_random_seed(0)
+    shape = (FAMILIES[base], FAMILIES[base], 3)
+    network = pretrained.build(shape, 2, base=base, weights=None)
+    for name, row in written(network, tmp_path).items():
+        assert row.get("largest_difference", row) < export.TOLERANCE, name
+
+
+def test_every_family_of_networks_is_exported():
+    # a family is a module of its own
+    modules = {
+        function.__module__.rsplit(".", 1)[1]
+        for name, function in vars(keras.applications).items()
+        if name[0].isupper()
+    }
+    found = {pretrained._find(base).__module__.rsplit(".", 1)[1] for base in FAMILIES}
+    assert modules - found == {"vgg19"}  # of the family of vgg16
 
 
 def test_a_full_disk_is_no_fault_of_a_format():

@@ -48,7 +48,7 @@ PARAMETERS = {"baseline": 32_906, "batchnorm": 9_000, "plain": 100_000}
 ARGUMENTS = (
     "--arrays arrays --versions versions --split split.json --comparison comparison.json "
     "--champion champion.json --test test --history history --predictions predictions "
-    "--samples samples.png --inspect inspect "
+    "--samples samples.png --inspect inspect --export export.json "
     "--report plots/report.html --libraries plots/vega.js"
 ).split()
 
@@ -108,6 +108,11 @@ def write_outputs(top: Path) -> None:
         "arrays/info.json": vars(KEPT),
         "comparison.json": {"reference": "baseline", "level": 0.95, "models": ROWS},
         "champion.json": {"model": "batchnorm"},
+        "export.json": {
+            "images": 6,
+            "onnx": {"largest_difference": 1.2e-06, "agreement": 1.0, "bytes": 4092119},
+            "litert": {"not_written": ["no <words> for this"]},
+        },
         "split.json": {
             "rows": {"train": 8, "validation": 3, "test": 6},
             "skipped": {"train": 1, "test": 0},
@@ -391,6 +396,17 @@ def test_params_of_the_run_are_shown_without_the_gate(built):
     assert "\n  epochs: 20\n" in params
     assert "\n  batchnorm:\n    architecture: batchnorm\n" in params
     assert "gate" not in params
+
+
+def test_a_format_that_could_not_be_written_stands_beside_the_other_with_its_reason(built):
+    text = (built / "plots/report.html").read_text("utf-8")
+    start = text.index("batchnorm for programs without Keras")
+    rows = re.findall(r"<tr>(.*?)</tr>", text[start : text.index("Versions of", start)])
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows[1:]]
+    assert cells == [
+        ["onnx", "4,092,119", "1.2e-06", "100.0\N{NO-BREAK SPACE}%", ""],
+        ["litert", "", "", "", "no &lt;words&gt; for this"],
+    ]
 
 
 # In the browser. ---------------------------------------------------------------------------------
