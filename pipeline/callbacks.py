@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from tqdm import tqdm
 
 from pipeline import hosts
 from pipeline.checkpoints import Checkpoints, State
@@ -81,9 +82,41 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         )
 
 
+class Progress(keras.callbacks.Callback):
+    """On a terminal, show a bar of the epoch's steps until the epoch is done.
+
+    Keras's own bar counts whole executions: with 36 steps an epoch and 32 an execution it ends
+    at 64/36.
+    """
+
+    bar: Any = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        title = f"epoch {epoch + 1}/{self.params['epochs']}"
+        self.bar = tqdm(
+            total=self.params["steps"], desc=title, unit="step", leave=False, disable=None
+        )
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        self.bar.set_postfix(logs, refresh=False)
+        self.bar.update(min(batch + 1, self.params["steps"]) - self.bar.n)
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        self.bar.refresh()  # full, while validation runs
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the bar. Where training fails, the error then has a line of its own."""
+        if self.bar is not None:
+            self.bar.close()
+
+
 class LineAnEpoch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        values = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
+        # four numbers: with the learning rate it would not fit into 80 columns
+        values = "  ".join(f"{name} {logs[name]:.4f}" for name in COLUMNS[:4])
         print(f"epoch {epoch + 1}/{self.params['epochs']}: {values}", flush=True)
 
 

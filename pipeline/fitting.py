@@ -1,6 +1,5 @@
 """Fitting: a network trained as params.yaml says."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from pipeline.callbacks import (
     KeepBest,
     LearningRate,
     LineAnEpoch,
+    Progress,
     StopWhenNotFinite,
 )
 from pipeline.checkpoints import Checkpoints
@@ -66,7 +66,6 @@ def fit(
     size, mirror = (len(classes), settings.batch_size), settings.augment.alternates
     batches = Batches(train, *size, seed, lookup, mirror)
     verbose = verbose and hosts.first()
-    terminal = verbose and sys.stdout.isatty()
     optimizer = recipe.optimizer(settings, len(batches))
     # with all variables there, TensorFlow traces the first step once and not twice
     optimizer.build(whole.trainable_variables)
@@ -77,8 +76,9 @@ def fit(
     # the weights that are kept
     rate = recipe.rate(settings, len(batches))
     callbacks = [StopWhenNotFinite(first, len(batches), rate), LearningRate()]
-    if verbose and not terminal:
-        callbacks.append(LineAnEpoch())
+    progress = Progress()
+    if verbose:
+        callbacks += [progress, LineAnEpoch()]
     callbacks += [callback for callback in (best, average) if callback]
     callbacks += [*watch, history]
     whole.compile(
@@ -95,16 +95,19 @@ def fit(
         print(f"train: {checkpoints.model}: {what}", flush=True)
     for _ in range(done):
         batches.on_epoch_end()  # to the order of the images in the next one
-    whole.fit(
-        speed.feed(batches),
-        validation_data=speed.feed(Batches(validation, *size, rows_only=lookup, mirror=mirror)),
-        initial_epoch=done,
-        epochs=done if history.stopped else settings.epochs,
-        shuffle=False,  # Batches does it, image by image
-        class_weight=weights,
-        callbacks=callbacks,
-        verbose=int(terminal),  # a progress bar
-    )
+    try:
+        whole.fit(
+            speed.feed(batches),
+            validation_data=speed.feed(Batches(validation, *size, rows_only=lookup, mirror=mirror)),
+            initial_epoch=done,
+            epochs=done if history.stopped else settings.epochs,
+            shuffle=False,  # Batches does it, image by image
+            class_weight=weights,
+            callbacks=callbacks,
+            verbose=0,  # see Progress
+        )
+    finally:
+        progress.close()
     model.set_weights(trained.get_weights())
     return history
 

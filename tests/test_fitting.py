@@ -1,8 +1,14 @@
 """Fitting: what fit returns, which weights are kept, and that every setting has its effect."""
 
+import contextlib
+import fcntl
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 from operator import itemgetter
 from typing import Any
 
@@ -50,6 +56,49 @@ def test_one_line_an_epoch_where_there_is_no_terminal(capsys):
     fitting.fit(build(), task(), task(16), settings(), CLASSES, seed=0)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+
+
+ON_A_TERMINAL = """
+import sys
+from pipeline.errors import run
+from tests.test_fitting import CLASSES, build, fitting, settings, task
+
+own = {"optimizer": "sgd", "learning_rate": float(sys.argv[1]), "batch_size": 2}
+run(lambda: fitting.fit(build(), task(71), task(16), settings(**own), CLASSES, seed=0))
+"""
+
+
+def frames(learning_rate: float) -> list[str]:
+    """Train on a terminal of 80 columns, and return each state of each of its lines."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    argv = [sys.executable, "-c", ON_A_TERMINAL, str(learning_rate)]
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with subprocess.Popen(argv, stdout=follower, stderr=follower, env=env):
+        os.close(follower)
+        shown = b""
+        with contextlib.suppress(OSError):  # so Linux says that the other end is closed
+            while read := os.read(leader, 4096):
+                shown += read
+    os.close(leader)
+    return [frame for frame in re.split(r"[\r\n]+", shown.decode()) if frame.strip()]
+
+
+def test_the_bar_of_a_terminal_counts_every_step_and_no_more():
+    # 71 images, 2 a step: 36 steps, of which the last has one image; executions of 32 and of 4
+    shown = frames(0.01)
+    counts = re.findall(r"epoch (\d)/3: .* (\d+)/36 \[", "\n".join(shown))
+    assert {int(count) for _, count in counts} <= {0, 32, 36}
+    assert {epoch for epoch, count in counts if count == "36"} == {"1", "2", "3"}
+    assert not [frame for frame in shown if frame.startswith("epoch") and len(frame) > 80]
+    assert not [frame for frame in shown if re.search(r"<-|-\d+s", frame)]
+    done = [frame for frame in shown if re.match(r"epoch \d/3: loss", frame)]
+    assert [frame.split(":")[0] for frame in done] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+
+
+def test_an_error_has_a_line_of_its_own_on_a_terminal():
+    shown = frames(1e30)
+    assert [frame for frame in shown if frame.startswith("error: baseline: epoch 1, batch ")]
 
 
 def test_early_stopping_keeps_the_best_epoch():
