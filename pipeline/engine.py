@@ -10,13 +10,17 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 
 # Beginnings of the names of variables by which libraries compute otherwise: TensorFlow, XLA, JAX,
-# oneDNN, OpenMP, the libraries of linear algebra, NumPy and NVIDIA's.
+# oneDNN, OpenMP, the libraries of linear algebra, NumPy and NVIDIA's. Not all of TF_, by which
+# Terraform's begin, too, and these may be secret.
 NUMERIC = (
-    "TF_", "TF2_", "XLA_", "JAX_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "GOMP_", "MKL_",
-    "OPENBLAS_", "BLIS_", "VECLIB_", "NPY_", "CUDA_", "CUDNN_", "CUBLAS", "NVIDIA_TF32_OVERRIDE",
+    "TF_AUTO_MIXED_PRECISION", "TF_CONV", "TF_CUBLAS", "TF_CUDNN", "TF_DETERMINISTIC_",
+    "TF_DISABLE_", "TF_ENABLE_", "TF_FORCE_", "TF_FP16_", "TF_GPU_", "TF_MATMUL_", "TF_MKL_",
+    "TF_NUM_", "TF_ONEDNN_", "TF_OVERRIDE_", "TF_SET_ONEDNN_", "TF_USE_", "TF_XLA_",
+    "XLA_", "JAX_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "BLIS_",
+    "VECLIB_", "NPY_", "CUDA_", "CUDNN_", "CUBLAS", "NVIDIA_TF32_OVERRIDE",
 )  # fmt: skip
-# of these: what they log; and which GPU it is, whose name is recorded
-HARMLESS = ("TF_CPP_", "CUDA_VISIBLE_DEVICES")
+# of these: which GPU it is, whose name is recorded; and what scikit-learn sets itself
+HARMLESS = ("CUDA_VISIBLE_DEVICES", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 # Keras cuts a training short by them, or computes with other variables
 KERAS_SETTINGS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "KERAS_NNX_ENABLED")
 
@@ -29,7 +33,7 @@ def environment() -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(os.environ.items())
-        if name.startswith(NUMERIC) and not name.startswith(HARMLESS)
+        if name.startswith(NUMERIC) and name not in HARMLESS
     }
 
 

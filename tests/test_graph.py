@@ -425,20 +425,20 @@ class Clone:
         self.run("git", "config", "user.email", "test@example.org")
         self.run("git", "config", "user.name", "test")
 
-    def run(self, *argv: str, folder: Path | None = None) -> str:
+    def run(self, *argv: str, folder: Path | None = None, own: dict[str, str] | None = None) -> str:
         bin = Path(sys.executable).parent
         path = f"{bin}{os.pathsep}{os.environ['PATH']}"
         env = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_"))}
         done = subprocess.run(
-            argv, cwd=folder or self.folder, env={**env, "PATH": path},
+            argv, cwd=folder or self.folder, env={**env, "PATH": path, **(own or {})},
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    def repro(self, *argv: str) -> set[str]:
+    def repro(self, *argv: str, own: dict[str, str] | None = None) -> set[str]:
         """Run dvc repro and return the stages that ran, or came back from the run cache."""
-        out = self.run("dvc", "repro", *argv)
+        out = self.run("dvc", "repro", *argv, own=own)
         ran = re.findall(r"Running stage '([\w@-]+)'", out)
         return set(ran) | set(re.findall(r"Stage '([\w@-]+)' is cached", out))
 
@@ -667,7 +667,7 @@ def check_comparison_of_readme(clone: Clone) -> None:
 
 
 @pytest.mark.slow
-def test_default_is_good_repeats_to_the_bit_and_compares(tmp_path):
+def test_default_is_good_repeats_to_the_bit_and_compares(tmp_path, hostile):
     clone = Clone(tmp_path)
     clone.repro()
     clone.commit("run")
@@ -694,9 +694,10 @@ def test_default_is_good_repeats_to_the_bit_and_compares(tmp_path):
         "data/**/*.npy",
     )
     before = clone.read(*kept)
-    # what no other test repeats (see test_kill.py), each stage alone
-    clone.repro("-f", "-s", *(f"{stage}@batchnorm" for stage in ("train", "evaluate", "inspect")))
-    clone.repro("-f", "-s", "compare", "export", "plot", "report")
+    # what no other test repeats (see test_kill.py), each stage alone; among another user's settings
+    of_one = (f"{stage}@batchnorm" for stage in ("train", "evaluate", "inspect"))
+    clone.repro("-f", "-s", *of_one, own=hostile)
+    clone.repro("-f", "-s", "compare", "export", "plot", "report", own=hostile)
     after = clone.read(*kept)
     assert len(before) > 20
     assert [name for name in before if before[name] != after.get(name)] == []
