@@ -9,15 +9,18 @@ Writes  models/export/champion.onnx      for onnxruntime
 
 Both take `images`, (n, h, w, c) uint8, and answer `probabilities`, (n, k) float32. Names of the
 classes travel in them: in ONNX as the metadata `classes`, a JSON list; in the .tflite file, which
-is also a ZIP archive, as labels.txt.
+is also a ZIP archive, as labels.txt. So does, of a model trained on grey images of more than 8 bits,
+their range [low, high], as `intensity_range` and intensity_range.json: such an image becomes uint8,
+as in training, by round(255 (clip(x, low, high) - low) / (high - low)).
 
 A network that a format cannot express costs that file alone, and no other stage.
 """
 
 import argparse
+import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -59,10 +62,19 @@ def serving(model: "keras.Model", kept: Preprocessing) -> "keras.Model":
     return served
 
 
-def write_litert(model: "keras.Model", path: Path, classes: list[str]) -> None:
+def metadata_of(kept: Preprocessing) -> dict[str, Any]:
+    """Return what a program has to know that runs an exported model."""
+    deep = {} if kept.intensity_range is None else {"intensity_range": kept.intensity_range}
+    return {"classes": kept.classes, **deep}
+
+
+def write_litert(model: "keras.Model", path: Path, metadata: Mapping[str, Any]) -> None:
     model.export(path, format="litert", verbose=False)
-    with zipfile.ZipFile(path, "a") as archive:  # where TensorFlow's tools put labels too
-        archive.writestr(zipfile.ZipInfo("labels.txt"), "".join(f"{name}\n" for name in classes))
+    labels = "".join(f"{name}\n" for name in metadata["classes"])
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo("labels.txt"), labels)  # as TensorFlow's tools
+        if deep := metadata.get("intensity_range"):
+            archive.writestr(zipfile.ZipInfo("intensity_range.json"), json.dumps(deep))
 
 
 def load_litert(path: Path) -> Answer:
@@ -74,7 +86,7 @@ def load_litert(path: Path) -> Answer:
 
 class Format(NamedTuple):
     file: str
-    write: Callable[["keras.Model", Path, list[str]], None]
+    write: Callable[["keras.Model", Path, Mapping[str, Any]], None]
     load: Callable[[Path], Answer]
 
 
@@ -122,7 +134,7 @@ def compare(answers: np.ndarray, expected: np.ndarray) -> dict[str, float]:
 
 
 def write(
-    name: str, folder: Path, model: "keras.Model", classes: list[str], pixels: np.ndarray,
+    name: str, folder: Path, model: "keras.Model", kept: Preprocessing, pixels: np.ndarray,
     expected: np.ndarray,
 ) -> dict[str, Any]:  # fmt: skip
     """Write a format, run it, and return how it compares, or why there is no file.
@@ -136,7 +148,7 @@ def write(
     path = folder / FORMATS[name].file
     try:
         with told(name):
-            FORMATS[name].write(model, path, classes)
+            FORMATS[name].write(model, path, metadata_of(kept))
             answer = FORMATS[name].load(path)
             starts = range(0, len(pixels), BATCH_SIZE)
             answers = [answer(pixels[start : start + BATCH_SIZE]) for start in starts]
@@ -178,10 +190,7 @@ def main(argv: list[str] | None = None) -> None:
         served = serving(model, kept)
         with replacing(args.out) as folder:
             folder.mkdir()
-            rows = {
-                name: write(name, folder, served, kept.classes, pixels, expected)
-                for name in FORMATS
-            }
+            rows = {name: write(name, folder, served, kept, pixels, expected) for name in FORMATS}
     write_json(args.metrics, {"images": len(pixels), **rows})
     for name, row in rows.items():
         for reason in row.get("not_written", ()):

@@ -1,7 +1,7 @@
 """Export as ONNX: the file that tf2onnx makes, put in order, and a function that runs it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     import keras
 
 
-def write(model: "keras.Model", path: Path, classes: list[str]) -> None:
+def write(model: "keras.Model", path: Path, metadata: Mapping[str, Any]) -> None:
     """Write a model as ONNX; equal models give equal bytes.
 
     Args:
         model: From images `(n, h, w, c)` uint8 to a dictionary with `probabilities`.
+        metadata: Each is kept as JSON.
     """
     import onnx
 
@@ -25,7 +26,8 @@ def write(model: "keras.Model", path: Path, classes: list[str]) -> None:
     del written.graph.value_info[:]  # of the former names; runtimes infer it
     for tensor in (*written.graph.input, *written.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "n"
-    onnx.helper.set_model_props(written, {"classes": json.dumps(classes, ensure_ascii=False)})
+    properties = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+    onnx.helper.set_model_props(written, properties)
     onnx.checker.check_model(written, full_check=True)
     path.write_bytes(written.SerializeToString(deterministic=True))
 

@@ -1,5 +1,6 @@
 """Export: the same answers without Keras, from raw pixels."""
 
+import dataclasses
 import json
 import sys
 import zipfile
@@ -25,14 +26,14 @@ KEPT = Preprocessing(CLASSES, [2, 2, 1], "standardize", [0.5], [0.25])
 BLACK, WHITE = np.zeros((2, 2, 1), np.uint8), np.full((2, 2, 1), 255, np.uint8)
 
 
-def save(folder: Path, model: keras.Model) -> None:
+def save(folder: Path, model: keras.Model, kept: Preprocessing = KEPT) -> None:
     """Save a model of 2×2 grey images with 300 of them, half black and half white, to test it."""
     model.save(folder / "champion.keras")
-    preprocessing.store(folder / "champion.keras", KEPT)
+    preprocessing.store(folder / "champion.keras", kept)
     labels = np.arange(300) % 2
     images = KEPT.normalized(np.stack([BLACK, WHITE])[labels])
     write_arrays(folder / "arrays/test", images, labels)
-    (folder / "arrays/info.json").write_text(json.dumps({**vars(KEPT), "skipped": {}}))
+    (folder / "arrays/info.json").write_text(json.dumps({**vars(kept), "skipped": {}}))
 
 
 @pytest.fixture
@@ -68,6 +69,7 @@ def test_both_formats_take_raw_pixels_and_name_the_classes(champion, capsys):
     assert runner(images=images)["probabilities"] == pytest.approx(ANSWERS, abs=1e-6)
     with zipfile.ZipFile(champion / "export/champion.tflite") as archive:
         assert archive.read("labels.txt").decode().splitlines() == CLASSES
+        assert "intensity_range.json" not in archive.namelist()
 
     metrics = json.loads((champion / "export.json").read_text())
     assert metrics["images"] == 256
@@ -75,6 +77,18 @@ def test_both_formats_take_raw_pixels_and_name_the_classes(champion, capsys):
         assert 0 <= metrics[name]["largest_difference"] < 1e-6
         assert metrics[name]["agreement"] == 1
         assert metrics[name]["bytes"] == (champion / "export" / file).stat().st_size
+
+
+def test_the_range_of_16_bit_images_is_in_both_files(champion):
+    model = keras.saving.load_model(champion / "champion.keras")
+    save(champion, model, dataclasses.replace(KEPT, intensity_range=[0.0, 4095.0]))
+    export.main(EXPORT)
+    session = onnxruntime.InferenceSession(champion / "export/champion.onnx")
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["intensity_range"]) == [0, 4095]
+    assert json.loads(metadata["classes"]) == CLASSES
+    with zipfile.ZipFile(champion / "export/champion.tflite") as archive:
+        assert json.loads(archive.read("intensity_range.json")) == [0, 4095]
 
 
 @pytest.mark.slow
@@ -209,8 +223,7 @@ def written(network: keras.Model, folder: Path) -> dict[str, dict]:
     expected = served.predict(pixels, verbose=0)["probabilities"]
     assert expected.std(axis=0).min() > 0.05
     return {
-        name: export.write(name, folder, served, CLASSES, pixels, expected)
-        for name in export.FORMATS
+        name: export.write(name, folder, served, kept, pixels, expected) for name in export.FORMATS
     }
 
 
