@@ -9,7 +9,7 @@ Writes  models/export/champion.onnx      for onnxruntime
 
 Both take `images`, (n, h, w, c) uint8, and answer `probabilities`, (n, k) float32. Names of the
 classes travel in them: in ONNX as the metadata `classes`, a JSON list; in the .tflite file, which
-is also a ZIP archive, as labels.txt. So does, of a model trained on grey images of more than 8 bits,
+is also a ZIP archive, as labels.txt. So does, of a model of grey images with more than 8 bits,
 their range [low, high], as `intensity_range` and intensity_range.json: such an image becomes uint8,
 as in training, by round(255 (clip(x, low, high) - low) / (high - low)).
 
