@@ -22,6 +22,7 @@ from pipeline.schema_train import Train
 
 REPOSITORY = Path(__file__).parents[1]
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+os.environ["MPLBACKEND"] = "agg"  # a notebook's is not installed here
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the stages, before Keras is imported
 if "TFDS_DATA_DIR" in os.environ:  # stages run in folders of their own
     os.environ["TFDS_DATA_DIR"] = str(Path(os.environ["TFDS_DATA_DIR"]).resolve())
