@@ -86,6 +86,15 @@ def _tenths(decimals: int) -> list[float]:
     return [number / scale for number in range(scale, 10 * scale)]
 
 
+def percent(share: float, decimals: int = 1) -> str:
+    """Return a share in percent; only 1 itself is shown as 100, and only 0 as 0."""
+    value = round(100 * share, decimals)
+    step = 10**-decimals
+    value = min(value, 100 - step) if share < 1 else value
+    value = max(value, step) if share > 0 else value
+    return f"{value:.{decimals}f}\N{NO-BREAK SPACE}%"
+
+
 def class_accuracy(predictions: dict[str, pd.DataFrame], classes: list[str]) -> pd.DataFrame:
     """Return the share of each class that each model gets right: classes in rows, models beside.
 

@@ -124,7 +124,7 @@ def _spoken(table: pd.DataFrame) -> Iterator[str]:
     """Yield in words what the picture of the flow shows."""
     yield "Norms of gradients and weights of each layer, at the start and at the end of training."
     for column, form in (
-        ("silent", "Most silent ReLUs: {:.0%}, in {}."),
+        ("silent", "Most silent ReLUs: {:.1%}, in {}."),
         ("mean", "Moving mean farthest from the batch's: {:.2g} σ, {}."),
     ):
         if table[column].notna().any():

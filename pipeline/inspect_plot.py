@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from pipeline.chart_style import percent
 from pipeline.drawing import Axes, Figure, NullFormatter, plt
 from pipeline.layers import Row
 
@@ -25,7 +26,7 @@ class Shown(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"true {self.actual}\npredicted {self.predicted}, {self.confidence:.0%}"
+        return f"true {self.actual}\npredicted {self.predicted}, {percent(self.confidence)}"
 
     @property
     def words(self) -> str:
@@ -97,7 +98,11 @@ def layers(rows: Sequence[Row], name: str) -> Figure:
     panels[0].invert_yaxis()
     panels[0].tick_params(axis="y", length=0, labelsize=9)
     last = [row for row in rows if row.stride][-1]
-    seen = f"; {last.name} sees {last.receptive_field} pixels of the image"
+    image = rows[0].output_shape[:2]
+    field = tuple(map(int, last.receptive_field.split("×")))
+    whole = all(seen >= side for seen, side in zip(field, image, strict=True))
+    reach = "the whole image" if whole else f"{last.receptive_field} pixels of the image"
+    seen = f"; {last.name} sees {reach}"
     figure.suptitle(f"{name}: layers of one image{seen if last is not rows[0] else ''}")
     return figure
 

@@ -57,7 +57,7 @@ def render(page: dict[str, Any], script: str) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "percent": parts.percent,
+        "percent": chart_style.percent,
         "points": parts.points,
         "shortened": chart_style.shortened,
     }

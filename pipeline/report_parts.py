@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pipeline.chart_style import percent
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.preprocessing import Preprocessing
@@ -26,15 +27,6 @@ WORDS = {
 
 def points(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def percent(share: float, decimals: int = 1) -> str:
-    """Return a share in percent; only 1 itself is shown as 100, and only 0 as 0."""
-    value = round(100 * share, decimals)
-    step = 10**-decimals
-    value = min(value, 100 - step) if share < 1 else value
-    value = max(value, step) if share > 0 else value
-    return f"{value:.{decimals}f}\N{NO-BREAK SPACE}%"
 
 
 def source(dataset: str, folder: str) -> str:

@@ -74,7 +74,7 @@ LEAVES = {
     "export_onnx": set(),
     "chart_style": set(),
     "report_charts": {"chart_style"},
-    "report_parts": {"errors", "files", "preprocessing"},
+    "report_parts": {"chart_style", "errors", "files", "preprocessing"},
 }
 KERAS = {
     "knobs": {"schema_model"},
@@ -98,7 +98,7 @@ KERAS = {
     "grad_cam": {"measure", "network"},
     "ascent": {"network", "preprocessing"},
     "flow": {"measure", "network", "speed"},
-    "inspect_plot": {"drawing", "layers"},
+    "inspect_plot": {"chart_style", "drawing", "layers"},
     "inspect_pictures": {
         "ascent",
         "drawing",

@@ -193,6 +193,25 @@ def test_the_surest_are_chosen_right_ones_first():
     assert inspect.surest(table).tolist() == [0, 4, 2, 6, 3, 1]
 
 
+@pytest.mark.parametrize(
+    ("field", "seen"),
+    [("22×22", "the whole image"), ("8×8", "the whole image"), ("8×7", "8×7 pixels of the image")],
+)
+def test_no_layer_sees_more_than_the_image(field, seen):
+    rows = [
+        layers.Row("input", "", (8, 8, 1), 0, 0, 0, "1×1", "1×1", 0),
+        layers.Row("conv", "", (1, 1, 4), 0, 0, 0, field, "8×8", 0),
+    ]
+    figure = inspect_plot.layers(rows, "mine")
+    assert figure.get_suptitle() == f"mine: layers of one image; conv sees {seen}"
+    plt.close(figure)
+
+
+def test_a_confidence_below_1_is_never_shown_as_100_percent():
+    shown = inspect_plot.Shown(np.zeros((2, 2, 1)), "a", "a", 0.9997)
+    assert shown.title == "true a\npredicted a, 99.9\N{NO-BREAK SPACE}%"
+
+
 def test_pictures_are_stitched_with_room_between_them():
     sheet, corners = inspect_plot.stitched([np.zeros((4, 4, 1))] * 9)
     # eight of 4 pixels and a gap of 1 a line, two lines

@@ -332,7 +332,7 @@ def test_page_is_one_small_file_with_the_same_bytes_again(built):
     [(1, "100.0 %"), (0.9996, "99.9 %"), (0.997, "99.7 %"), (0.0001, "0.1 %"), (0, "0.0 %")],
 )
 def test_only_all_images_are_100_percent_and_only_none_0(share, said):
-    assert report_parts.percent(share) == said.replace(" ", "\N{NO-BREAK SPACE}")
+    assert chart_style.percent(share) == said.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def test_champion_is_told_with_what_decided():
