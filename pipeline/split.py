@@ -63,32 +63,43 @@ def stratified(
     return np.sort(train), np.sort(validation)
 
 
-def duplicates(parts: Mapping[str, tuple[arrays.Images | np.ndarray, np.ndarray]]) -> dict:
+Part = tuple[arrays.Images | np.ndarray, np.ndarray, np.ndarray]
+
+
+def duplicates(parts: Mapping[str, Part], classes: list[str]) -> dict:
     """Find images that are equal to the last bit, within parts and across them.
 
     Args:
-        parts: Name to images `(n, h, w, c)` and the row numbers that belong to the part.
+        parts: Name to images `(n, h, w, c)` and their labels `(n,)` int64 in [0, k), and the row
+            numbers that belong to the part.
+        classes: k names.
 
     Returns:
         Number of images that repeat an earlier one `within` each part; number of distinct
-        images that two parts share, `across`; and their rows, as `groups`.
+        images that two parts share, `across`; their rows, as `groups`; and those of them that
+        stand in two classes, so that one label is wrong, with each class, as `conflicts`.
     """
-    places: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
-    for part, (images, rows) in parts.items():
+    places: dict[bytes, list[tuple[str, int, int]]] = defaultdict(list)
+    for part, (images, labels, rows) in parts.items():
         chunk = max(1, READ_VALUES // math.prod(images.shape[1:]))
         for at in range(0, len(rows), chunk):
             some = rows[at : at + chunk]
             for row, image in zip(some.tolist(), images[some], strict=True):
                 digest = hashlib.blake2b(image.data, digest_size=16).digest()
-                places[digest].append((part, row))
+                places[digest].append((part, row, int(labels[row])))
     groups = [group for group in places.values() if len(group) > 1]
-    names = [[part for part, _ in group] for group in groups]
+    names = [[part for part, _, _ in group] for group in groups]
     return {
         "within": {part: sum(max(0, group.count(part) - 1) for group in names) for part in parts},
         "across": {
             f"{a}_{b}": sum(a in g and b in g for g in names) for a, b in combinations(parts, 2)
         },
-        "groups": [[f"{part} {row}" for part, row in group] for group in groups],
+        "groups": [[f"{part} {row}" for part, row, _ in group] for group in groups],
+        "conflicts": [
+            [f"{part} {row} ({classes[label]})" for part, row, label in group]
+            for group in groups
+            if len({label for _, _, label in group}) > 1
+        ],
     }
 
 
@@ -112,10 +123,11 @@ def main(argv: list[str] | None = None) -> None:
         train, validation = np.split(np.arange(len(labels)), [len(labels) - info["validation"]])
     found = duplicates(
         {
-            "train": (images, train),
-            "validation": (images, validation),
-            "test": (test_images, np.arange(len(test_labels))),
-        }
+            "train": (images, labels, train),
+            "validation": (images, labels, validation),
+            "test": (test_images, test_labels, np.arange(len(test_labels))),
+        },
+        info["classes"],
     )
     parts = {"train": labels[train], "validation": labels[validation], "test": test_labels}
     metrics = {
@@ -140,6 +152,11 @@ def main(argv: list[str] | None = None) -> None:
         print(f"split: warning: no validation images of {first_few(missing)}: too few of it")
     if across:
         print(f"split: warning: {across} images stand in two parts, see {args.metrics}")
+    if conflicts := found["conflicts"]:
+        print(
+            f"split: warning: {len(conflicts)} images stand in two classes, as "
+            f"{first_few(conflicts[0])}: one label is wrong, see {args.metrics}"
+        )
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def test_a_missing_folder_is_refused(tmp_path):
         load_folder(tmp_path / "none")
 
 
-def ids(loaded: raw.Dataset) -> dict[str, list[str]]:
+def ids_of(loaded: raw.Dataset) -> dict[str, list[str]]:
     return {split: [e.id for e in examples] for split, examples in loaded.splits.items()}
 
 
@@ -231,7 +231,7 @@ def test_splits_are_found_by_their_usual_names_in_any_case(tmp_path, train, vali
     assert loaded.classes == ["cat", "dog"]
     assert loaded.source == f"folder {tmp_path}"
     assert list(loaded.sizes.items()) == [("train", 2), ("validation", 1), ("test", 2)]
-    assert ids(loaded) == {
+    assert ids_of(loaded) == {
         "train": [f"{train}/cat/a.png", f"{train}/dog/a.png"],
         "validation": [f"{validation}/dog/v.png"],
         "test": [f"{test}/cat/a.png", f"{test}/dog/a.png"],
@@ -242,7 +242,7 @@ def test_beside_train_alone_the_validation_split_is_the_test_split_and_that_is_t
     write_images(tmp_path, *BOTH[:2], "Val/cat/v.png", "Val/dog/w.png")
     loaded = load_folder(tmp_path)
     assert loaded.source == f"folder {tmp_path} (no {tmp_path}/test: Val is the test split)"
-    assert ids(loaded) == {"train": BOTH[:2], "test": ["Val/cat/v.png", "Val/dog/w.png"]}
+    assert ids_of(loaded) == {"train": BOTH[:2], "test": ["Val/cat/v.png", "Val/dog/w.png"]}
 
 
 def test_other_folders_beside_splits_are_not_read_and_that_is_told(tmp_path):
@@ -297,7 +297,7 @@ def test_what_file_systems_and_tools_leave_is_no_image_and_no_class_and_is_count
     loaded = load_folder(tmp_path)
     assert loaded.classes == ["cat", "dog"]
     assert loaded.source == f"folder {tmp_path} (7 hidden or system files left out)"
-    assert ids(loaded)["train"] == ["train/cat/a.png", "train/dog/a.png"]
+    assert ids_of(loaded)["train"] == ["train/cat/a.png", "train/dog/a.png"]
 
 
 @pytest.mark.parametrize("top", ["", "train/"])
@@ -663,7 +663,8 @@ def test_any_prepared_data_set_of_tfds_works_without_network(project, edit, stag
     done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="letters")
     assert done.stdout == (
         "download: TensorFlow Datasets emnist/letters/3.1.0: 12 train, 11 validation, 10 test "
-        "images, 37 classes -> raw\n"
+        "images, 37 classes (0 5, 1 4, 2 3, 3 3, 4 3, 5 3, 6 3, 7 3, 8 3, 9 3, and 27 more; "
+        "smallest 10 0, largest 0 5) -> raw\n"
     ), done.stderr
 
 

@@ -97,10 +97,11 @@ def test_duplicates_are_counted_within_and_across():
     train = images(1, 1, 2, 1, 4)
     found = split.duplicates(
         {
-            "train": (train, np.array([0, 1, 3, 4])),
-            "validation": (train, np.array([2])),
-            "test": (images(3, 2, 1, 3), np.arange(4)),
-        }
+            "train": (train, np.array([0, 1, 0, 0, 0]), np.array([0, 1, 3, 4])),
+            "validation": (train, np.zeros(5, int), np.array([2])),
+            "test": (images(3, 2, 1, 3), np.array([1, 0, 0, 1]), np.arange(4)),
+        },
+        ["cat", "dog"],
     )
     assert found["within"] == {"train": 2, "validation": 0, "test": 1}
     assert found["across"] == {"train_validation": 0, "train_test": 1, "validation_test": 1}
@@ -109,16 +110,21 @@ def test_duplicates_are_counted_within_and_across():
         ["train 0", "train 1", "train 3", "test 2"],
         ["validation 2", "test 1"],
     ]
+    assert found["conflicts"] == [
+        ["train 0 (cat)", "train 1 (dog)", "train 3 (cat)", "test 2 (cat)"]
+    ]
 
 
 def test_duplicates_are_found_however_many_rows_are_read_at_a_time(monkeypatch):
     monkeypatch.setattr(split, "READ_VALUES", 2)
-    found = split.duplicates({"train": (images(5, 6, 7, 8, 5), np.array([0, 1, 2, 4]))})
+    found = split.duplicates(
+        {"train": (images(5, 6, 7, 8, 5), np.zeros(5, int), np.array([0, 1, 2, 4]))}, ["cat"]
+    )
     assert found["groups"] == [["train 0", "train 4"]]
 
 
 def test_stage_writes_rows_and_counts_and_warns_of_leaks(project, stage):
-    for part, values in (("train", range(10)), ("test", [3, 20])):
+    for part, values in (("train", range(10)), ("test", [20, 3])):
         labels = np.arange(len(values)) % 2
         write_arrays(project / "arrays" / part, images(*values), labels)
     (project / "arrays/info.json").write_text(INFO)
@@ -156,3 +162,16 @@ def test_a_validation_split_of_the_data_set_is_kept_whatever_the_seed(project, e
     metrics = json.loads((project / "m.json").read_text())
     assert metrics["held_out"] is False
     assert metrics["rows"] == {"train": 7, "validation": 3, "test": 2}
+
+
+def test_an_image_in_two_classes_is_a_contradiction_and_no_mere_duplicate(project, stage):
+    for part, values in (("train", [0, 1, 2, 3, 4, 5, 6, 6]), ("test", [20, 21])):
+        write_arrays(project / "arrays" / part, images(*values), np.arange(len(values)) % 2)
+    (project / "arrays/info.json").write_text(json.dumps({**json.loads(INFO), "validation": 2}))
+    done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
+    assert done.stdout.splitlines()[1:] == [
+        "split: warning: 1 images stand in two classes, as validation 6 (even), validation 7 "
+        "(odd): one label is wrong, see m.json"
+    ], done.stderr
+    conflicts = json.loads((project / "m.json").read_text())["duplicates"]["conflicts"]
+    assert conflicts == [["validation 6 (even)", "validation 7 (odd)"]]
