@@ -120,6 +120,7 @@ def write_outputs(top: Path) -> None:
                 "within": {"train": 1, "validation": 0, "test": 0},
                 "across": {"train_validation": 0, "train_test": 1, "validation_test": 0},
                 "groups": [["train 1", "train 3"], ["train 2", "test 4"]],
+                "conflicts": [["train 2 (a)", "test 4 (b)"]],
             },
             "classes": [{"class": c, "train": 3, "validation": 1, "test": 2} for c in CLASSES],
         },
@@ -203,7 +204,7 @@ def write_many(top: Path, models: int, classes: int, epochs: int = 3, images: in
         "split.json": {
             "rows": {"train": images, "validation": 80, "test": images},
             "skipped": {"train": 0, "test": 0},
-            "duplicates": {"within": none, "across": none, "groups": []},
+            "duplicates": {"within": none, "across": none, "groups": [], "conflicts": []},
             "classes": [{"class": c, "train": 3, "validation": 1, "test": 2} for c in kept.classes],
         },
         "versions/report.json": {"numpy": "2.4"},
@@ -396,6 +397,11 @@ def test_params_of_the_run_are_shown_without_the_gate(built):
     assert "\n  epochs: 20\n" in params
     assert "\n  batchnorm:\n    architecture: batchnorm\n" in params
     assert "gate" not in params
+
+
+def test_images_in_two_classes_are_told_with_their_classes(built):
+    page = " ".join((built / "plots/report.html").read_text("utf-8").split())
+    assert "1 images stand in two classes, as train 2 (a), test 4 (b): one label is wrong." in page
 
 
 def test_a_format_that_could_not_be_written_stands_beside_the_other_with_its_reason(built):
