@@ -13,8 +13,10 @@ import matplotlib
 from matplotlib import colormaps
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import (
     FixedLocator,
     MaxNLocator,
@@ -31,7 +33,9 @@ __all__ = [
     "MaxNLocator",
     "NullFormatter",
     "NullLocator",
+    "PatchCollection",
     "PercentFormatter",
+    "Rectangle",
     "colormaps",
     "plt",
 ]

@@ -30,6 +30,7 @@ METHODS = {"load", "read", "reading", "check_model", "model_copy"}
 STAND_FOR = {
     "all_models": {"models", "finetune"},
     "train_of": {"train"},
+    "pictures_of": {"inspect", "models", "finetune", "reference"},
     "train.under": {"train", "backend"},
 }
 

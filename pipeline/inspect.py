@@ -1,8 +1,9 @@
 """Inspect: what one trained network is made of, responds to, looks at, and where it learns.
 
-Reads   models/MODEL.keras, data/arrays/…, data/split.npz, plots/predictions/MODEL.csv
-Writes  plots/inspect/MODEL/    layers.csv, flow.csv, pictures, and inspect.json, which lists
-                                the pictures with their titles and descriptions
+Reads   models/MODEL.keras, data/arrays/…, data/split.npz, plots/predictions/MODEL.csv,
+        data/inspect/MODEL.json     which pictures to draw; without any, there is layers.csv alone
+Writes  plots/inspect/MODEL/        layers.csv, flow.csv, pictures, and inspect.json, which lists
+                                    the pictures with their titles and descriptions
 Params  models.MODEL or finetune.MODEL, train, seed, backend
 
 `python -m pipeline.inspect models/MODEL.keras --table` shows the layers of any model that is
@@ -12,16 +13,18 @@ trained here, and writes nothing.
 import argparse
 import dataclasses
 import math
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from pipeline import arrays, engine, preprocessing, tables
 from pipeline.console import Column, print_table
 from pipeline.errors import PipelineError, run
-from pipeline.files import replacing, write_json
+from pipeline.files import read_json, replacing, write_json
 from pipeline.params import load
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 # Images that gradients, responses and statistics are taken from; fewer where they are large, since
 # all feature maps are kept at once.
 BATCH = 256
-BATCH_VALUES = 2**21
+BATCH_VALUES = 2**20
 LOOKED_AT = 4  # test images each that it got right and wrong, the surest of them
 
 
@@ -77,15 +80,29 @@ def sample(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return rows[np.unique(np.linspace(0, len(rows) - 1, count).astype(int))]
 
 
+def told(name: str, parts: Iterable[str]) -> Iterator[str]:
+    """Yield what is drawn, and say so: by a bar on a terminal, elsewhere by a line each."""
+    bar = tqdm(parts, f"inspect: {name}", unit="picture", leave=False, disable=None)
+    for part in bar:
+        words = part.replace("_", " ")
+        bar.set_postfix_str(words)
+        if bar.disable:
+            print(f"inspect: {name}: {words} …", flush=True)
+        yield part
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="models/MODEL.keras")
     parser.add_argument("--table", action="store_true", help="show the layers, and write nothing")
-    for path in ("arrays", "split", "predictions", "out"):
+    for path in ("arrays", "split", "predictions", "pictures", "out"):
         parser.add_argument(f"--{path}", type=Path)
     args = parser.parse_args(argv)
-    if not args.table and not all((args.arrays, args.split, args.predictions, args.out)):
-        parser.error("--arrays, --split, --predictions and --out are needed, or --table")
+    needed = (args.arrays, args.split, args.predictions, args.pictures, args.out)
+    if not args.table and not all(needed):
+        parser.error(
+            "--arrays, --split, --predictions, --pictures and --out are needed, or --table"
+        )
     return args
 
 
@@ -109,6 +126,7 @@ def inspect(args: argparse.Namespace) -> None:
         raise PipelineError(
             f"inspect: {name} must be one of {', '.join(params.all_models)} in params.yaml"
         )
+    wanted = read_json(args.pictures)
     predictions = tables.read(args.predictions)
     images, labels = arrays.load(args.arrays / "train")
     train, _ = arrays.read_split(args.split, len(labels))
@@ -121,26 +139,34 @@ def inspect(args: argparse.Namespace) -> None:
 
     settings = params.train_of(name)
     shape = tuple(kept.image_shape)
-    start = building.build(params.all_models[name], shape, len(kept.classes), params.seed)
-    if settings.whiten:
-        whitening.whiten(start, Part(images, labels, train))
     model = backend.load(args.model)
     flat = unnested(model)
     rows = layers.table(flat)
-    batch, one_hot = Batches(Part(images, labels, sample(train, shape)), len(kept.classes), BATCH)[
-        0
-    ]
-    backend.make_repeatable(params.seed)  # dropout
-    norms = flow.table(model, start, batch, one_hot, recipe.loss(settings))
+    sampled = Part(images, labels, sample(train, shape))
+    batch, one_hot = Batches(sampled, len(kept.classes), BATCH)[0]
     chosen = surest(predictions)
+    looked_at = tested[chosen], predictions.iloc[chosen]
+
+    def gradients() -> pd.DataFrame:
+        start = building.build(params.all_models[name], shape, len(kept.classes), params.seed)
+        if settings.whiten:
+            whitening.whiten(start, Part(images, labels, train))
+        backend.make_repeatable(params.seed)  # dropout
+        return flow.table(model, start, batch, one_hot, recipe.loss(settings))
+
     with replacing(args.out) as folder:
         folder.mkdir()
         pictures = inspect_pictures.Pictures(folder, name)
-        pictures.layers(rows)
-        pictures.looked(flat, tested[chosen], predictions.iloc[chosen], kept)
-        pictures.flow(norms)
-        pictures.learned(flat, kept, batch, params.seed)
-        norms.to_csv(folder / "flow.csv", float_format="%.6g")
+        drawing: dict[str, Callable[[], None]] = {
+            "layers": lambda: pictures.layers(rows),
+            "feature_maps": lambda: pictures.feature_maps(flat, *looked_at, kept),
+            "grad_cam": lambda: pictures.grad_cam(flat, *looked_at, kept),
+            "flow": lambda: pictures.flow(gradients()),
+            "kernels": lambda: pictures.kernels(flat),
+            "filters": lambda: pictures.filters(flat, kept, batch, params.seed),
+        }
+        for part in told(name, [part for part in drawing if part in wanted]):
+            drawing[part]()
         listed = pd.DataFrame([dataclasses.asdict(row) for row in rows])
         listed["output_shape"] = ["×".join(map(str, row.output_shape)) for row in rows]
         listed.to_csv(folder / "layers.csv", index=False)

@@ -44,14 +44,23 @@ class Pictures:
         self._add("layers.png", inspect_plot.layers(rows, self.name), "Layers", alt)
 
     def flow(self, table: pd.DataFrame) -> None:
-        """Draw the table of `flow.table`."""
+        """Draw the table of `flow.table`, and keep it."""
+        table.to_csv(self.folder / "flow.csv", float_format="%.6g")
         figure = inspect_plot.flow(table, self.name)
         self._add("flow.png", figure, "Gradients and weights", " ".join(_spoken(table)))
 
-    def learned(
+    def kernels(self, model: keras.Model) -> None:
+        """Draw the kernels of the first convolution, where its images have colours or grey."""
+        first = next((layer for layer in model.layers if isinstance(layer, CONVOLUTIONS)), None)
+        if first and (kernel := first.get_weights()[0]).shape[2] in COLOURS:
+            alt = f"{kernel.shape[-1]} kernels of {kernel.shape[0]} by {kernel.shape[1]} pixels"
+            figure = inspect_plot.kernels(kernel, first.name)
+            self._add("kernels.png", figure, f"{first.name}: kernels", alt)
+
+    def filters(
         self, model: keras.Model, kept: Preprocessing, images: np.ndarray, seed: int
     ) -> None:
-        """Draw the first convolution's kernels, and what each one's filters respond to.
+        """Draw what the filters of convolutions respond to.
 
         Args:
             model: Of one level; it is frozen.
@@ -59,11 +68,6 @@ class Pictures:
             images: `(n, h, w, c)` as it takes them, to tell which filters are strong.
             seed: Of the noise that pictures start from.
         """
-        first = next((layer for layer in model.layers if isinstance(layer, CONVOLUTIONS)), None)
-        if first and (kernel := first.get_weights()[0]).shape[2] in COLOURS:
-            alt = f"{kernel.shape[-1]} kernels of {kernel.shape[0]} by {kernel.shape[1]} pixels"
-            figure = inspect_plot.kernels(kernel, first.name)
-            self._add("kernels.png", figure, f"{first.name}: kernels", alt)
         every = ascent.convolutions(model, images)
         painted = ascent.paint(model, every, kept, seed)
         for number, (convolution, found) in enumerate(zip(every, painted, strict=True), 1):
@@ -75,10 +79,10 @@ class Pictures:
                 f"{len(found)} pictures painted by gradient ascent, one a filter of {own}",
             )
 
-    def looked(
+    def feature_maps(
         self, model: keras.Model, images: np.ndarray, answers: pd.DataFrame, kept: Preprocessing
     ) -> None:
-        """Draw feature maps of the surest right and wrong answer, and Grad-CAM of all.
+        """Draw feature maps of the surest right and of the surest wrong answer.
 
         Args:
             model: Of one level.
@@ -86,29 +90,31 @@ class Pictures:
             answers: n rows of actual, predicted and confidence, the surest of a kind first.
             kept: How it takes its images.
         """
-        visible = kept.visible(images)
-        every = [
-            Shown(image, *answer)
-            for image, answer in zip(visible, answers[ANSWER].to_numpy().tolist(), strict=True)
-        ]
-        found = [node for node in nodes(model) if isinstance(node.operation, CONVOLUTIONS)]
-        maps = values_of(model, [node.output_tensors[0] for node in found], images)
+        every = _shown(images, answers, kept)
+        calls = [node for node in nodes(model) if isinstance(node.operation, CONVOLUTIONS)]
+        names = [node.operation.name for node in calls]
         for kind, right in (("right", True), ("wrong", False)):
             rows = [
                 i for i, shown in enumerate(every) if (shown.actual == shown.predicted) == right
             ]
-            if rows and found:
+            if rows and calls:
                 shown = every[rows[0]]
-                own = {
-                    node.operation.name: values[rows[0]]
-                    for node, values in zip(found, maps, strict=True)
-                }
+                maps = values_of(
+                    model, [node.output_tensors[0] for node in calls], images[rows[:1]]
+                )
+                own = {name: values[0] for name, values in zip(names, maps, strict=True)}
                 self._add(
                     f"feature_maps_{kind}.png",
                     inspect_plot.feature_maps(shown, own),
                     f"Feature maps, surest {kind} answer",
                     f"The image and eight feature maps of each convolution: {shown.words}",
                 )
+
+    def grad_cam(
+        self, model: keras.Model, images: np.ndarray, answers: pd.DataFrame, kept: Preprocessing
+    ) -> None:
+        """Draw where the network looked in each of some images: arguments of `feature_maps`."""
+        every = _shown(images, answers, kept)
         heat = grad_cam(model, images, np.array([kept.classes.index(x.predicted) for x in every]))
         if heat is not None:
             words = "; ".join(shown.words for shown in every)
@@ -118,6 +124,14 @@ class Pictures:
                 "Where it looks",
                 f"Test images with a heat map of what spoke for the answer: {words}",
             )
+
+
+def _shown(images: np.ndarray, answers: pd.DataFrame, kept: Preprocessing) -> list[Shown]:
+    visible = kept.visible(images)
+    return [
+        Shown(image, *answer)
+        for image, answer in zip(visible, answers[ANSWER].to_numpy().tolist(), strict=True)
+    ]
 
 
 def _spoken(table: pd.DataFrame) -> Iterator[str]:

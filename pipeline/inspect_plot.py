@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.chart_style import percent
-from pipeline.drawing import Axes, Figure, NullFormatter, plt
+from pipeline.drawing import Axes, Figure, NullFormatter, PatchCollection, Rectangle, plt
 from pipeline.layers import Row
 
 COLUMNS = 8  # pictures side by side
 WRONG = "#d62728"
+FRAME = "#9a9a9a"
 
 
 class Shown(NamedTuple):
@@ -65,6 +66,9 @@ def _sheet(axes: Axes, pictures: Sequence[np.ndarray], labels: Iterable[object] 
     # the colour map is for one channel only
     axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
+    height, width, _ = pictures[0].shape
+    frames = [Rectangle(corner, width, height) for corner in corners]  # white on white is seen
+    axes.add_collection(PatchCollection(frames, facecolor="none", edgecolor=FRAME, linewidth=0.5))
     for (x, y), label in zip(corners, labels, strict=False):
         axes.text(x, y, str(label), fontsize=7, va="bottom")
 

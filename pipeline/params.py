@@ -64,6 +64,9 @@ def _check_names(params: Params) -> None:
         raise unfit(("champion",), f"must be auto or one of {', '.join(names)}", params.champion)
     if params.reference not in names:
         raise unfit(("reference",), f"must be one of {', '.join(names)}", params.reference)
+    for name in params.inspect.models or []:
+        if name not in names:
+            raise unfit(("inspect", "models"), f"must be one of {', '.join(names)}", name)
     for taken in {"auto", "champion"} & set(names):
         raise PipelineError(
             f"models.{taken}: the name is taken by `champion: auto` and "

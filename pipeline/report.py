@@ -103,6 +103,7 @@ def shown(params: Params) -> str:
         "finetune": params.finetune,
         "reference": params.reference,
         "champion": params.champion,
+        "inspect": params.inspect,
     }
     return yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True)
 
@@ -119,6 +120,7 @@ def gather(args: argparse.Namespace) -> dict[str, Any]:
     images, _ = arrays.load(args.arrays / "test")
     most = parts.most_mistakes(len(names))
     mistakes = [parts.mistakes(name, predictions[name], images, kept, most) for name in names]
+    inspected = {name: parts.inspected(args.inspect / name) for name in names}
     return {
         "verdict": parts.verdict(rows, champion, comparison["level"]),
         "level": comparison["level"],
@@ -134,7 +136,7 @@ def gather(args: argparse.Namespace) -> dict[str, Any]:
         "classes": kept.classes,
         "split": read_json(args.split),
         "samples": parts.picture(args.samples),
-        "inspected": {name: parts.inspected(args.inspect / name) for name in names},
+        "inspected": {name: own for name, own in inspected.items() if own["pictures"]},
         "exported": parts.exported(args.export),
         "versions": parts.versions(args.versions),
     }

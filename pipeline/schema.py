@@ -60,6 +60,13 @@ class Evaluate(Section):
     """What to predict in; auto: bfloat16 where GPU or processor do it well"""
 
 
+class Inspect(Section):
+    models: list[str] | None
+    """Of which models; null: all of two, of more the reference and the last"""
+    pictures: list[Literal["layers", "feature_maps", "grad_cam", "flow", "kernels", "filters"]]
+    """What is drawn of each"""
+
+
 class Gate(Section):
     floor: Annotated[float, Field(ge=0, le=1)] | None
     """Least accuracy of the champion on the test images; null: off"""
@@ -94,12 +101,22 @@ class Params(Section):
     """The name of the model that the others are compared with"""
     champion: str
     """auto (best validation accuracy), or the name of a model"""
+    inspect: Inspect
+    """What is drawn of the inside of the models"""
     gate: Gate
     """What the gate asks of the champion"""
 
     @property
     def all_models(self) -> dict[str, Model]:
         return {**self.models, **self.finetune}
+
+    def pictures_of(self, model: str) -> list[str]:
+        """What is drawn of the inside of one model."""
+        names = list(self.all_models)
+        chosen = self.inspect.models
+        if chosen is None:
+            chosen = names if len(names) <= 2 else [self.reference, names[-1]]
+        return list(self.inspect.pictures) if model in chosen else []
 
     def train_of(self, model: str) -> Train:
         """The training settings of one model: the common ones with its own on top."""

@@ -116,6 +116,81 @@ def test_what_is_painted_makes_its_filter_respond():
     assert pictures[1] == pytest.approx(0.5, abs=0.1)  # to nothing: the grey of the start
 
 
+def painted_sizes(model: keras.Model) -> list[tuple]:
+    shape = model.input_shape[1:]
+    unit = Preprocessing(["dark", "bright"], list(shape), "unit", [0.5], [0.5])
+    images = np.random.default_rng(0).random((2, *shape), np.float32)
+    pictures = ascent.paint(model, ascent.convolutions(model, images), unit, seed=0)
+    return [picture.shape for picture in pictures]
+
+
+def test_pictures_of_large_images_are_no_larger_than_a_filter_needs(monkeypatch):
+    monkeypatch.setattr(ascent, "STEPS", 4)
+    images = keras.Input((224, 80, 1))
+    x = L.Conv2D(2, 3, padding="same")(images)
+    flat = L.Flatten()(L.Conv2D(3, 3)(L.MaxPooling2D(2)(x)))
+    model = keras.Model(images, L.Dense(2)(flat))
+    assert painted_sizes(model) == [(2, 32, 32, 1), (3, 32, 32, 1)]
+
+
+def test_pictures_grow_where_a_network_makes_nothing_of_small_ones(monkeypatch):
+    monkeypatch.setattr(ascent, "STEPS", 4)
+    images = keras.Input((100, 40, 1))
+    # without padding 33 pixels are needed; 64 are the next larger size
+    tall = keras.Model(images, L.Flatten()(L.Conv2D(2, 33)(images)))
+    assert painted_sizes(tall) == [(2, 64, 40, 1)]
+    # a layer that takes one size only
+    whole = L.Conv2D(2, 3)(L.Reshape((50, 80, 1))(images))
+    assert painted_sizes(keras.Model(images, L.Flatten()(whole))) == [(2, 100, 40, 1)]
+
+
+def test_a_picture_goes_no_further_than_its_own_filter_and_round_every_branch():
+    backend.make_repeatable(0)
+    images = keras.Input((8, 8, 1))
+    first = L.Conv2D(2, 3, padding="same")(images)
+    left = L.Conv2D(2, 3, padding="same")(first)
+    joined = L.Dropout(0.5)(L.Add()([first, left]))
+    model = keras.Model(images, [first, left, L.Conv2D(2, 3)(joined)])
+    pictures = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
+    rows = [(0, 1), (1, 3), (3, 6)]
+    prefixes = ascent.Prefixes(model, model.outputs, rows)
+    assert prefixes.wanted[id(first)] == (0, 6)
+    assert prefixes.wanted[id(left)] == (1, 6)
+    assert prefixes.wanted[id(joined)] == (3, 6)
+    whole = model(pictures, training=False)
+    for (start, stop), values, all_values in zip(rows, prefixes(pictures), whole, strict=True):
+        expected = keras.ops.convert_to_numpy(all_values)[start:stop]
+        assert keras.ops.convert_to_numpy(values) == pytest.approx(expected, abs=1e-6)
+
+
+def test_costs_decide_how_many_layers_and_filters_are_painted(monkeypatch):
+    monkeypatch.setattr(ascent, "MACS", 100)
+    assert ascent.affordable([1, 2, 3]) == ([0, 1, 2], 16)  # 16 of each: 96
+    assert ascent.affordable([1, 4, 5]) == ([0, 1, 2], 10)
+    assert ascent.affordable([1] * 100)[0][::11] == [0, 99]  # 12 layers, the last too
+    # all three cost 150, the first and the last 95
+    assert ascent.affordable([15, 55, 80]) == ([0, 2], 1)
+    assert ascent.affordable([200]) == ([0], 1)  # one at least
+
+
+def test_batches_are_smaller_where_images_are_large():
+    rows = np.arange(1000)
+    assert len(inspect.sample(rows, (8, 8, 1))) == 256
+    # 2**20 values: 6 images of 150,528 each
+    assert len(inspect.sample(rows, (224, 224, 3))) == 6
+
+
+def test_white_pictures_have_a_frame():
+    figure = inspect_plot.filters(np.ones((2, 4, 4, 1)), np.array([0, 1]), "x")
+    (frames,) = figure.axes[0].collections
+    # a gap of one pixel above; across four of the picture, a gap of one, four
+    boxes = [path.get_extents().get_points().ravel().tolist() for path in frames.get_paths()]
+    assert boxes == [[-0.5, 0.5, 3.5, 4.5], [4.5, 0.5, 8.5, 4.5]]
+    edge = np.asarray(frames.get_edgecolor(), float)[0, :3]
+    assert edge == pytest.approx([0x9A / 255] * 3)
+    plt.close(figure)
+
+
 def test_an_activation_does_not_hide_what_a_filter_responds_to():
     backend.make_repeatable(0)
     images = keras.Input((8, 8, 1))
@@ -133,7 +208,7 @@ def test_paintings_repeat_for_a_seed_and_differ_for_another():
     images = np.random.default_rng(0).random((16, 8, 8, 1), np.float32)
     every = ascent.convolutions(model, images)
     painted = [
-        next(iter(ascent.paint(model, every, UNIT, seed)))
+        ascent.paint(model, every, UNIT, seed)[0]
         for seed in (0, 0, 1)
     ]  # fmt: skip
     assert np.array_equal(painted[0], painted[1])
@@ -230,6 +305,10 @@ def test_only_what_a_network_has_is_drawn(silent, moving, panels):
     plt.close(figure)
 
 
+EVERY = ["layers", "feature_maps", "grad_cam", "flow", "kernels", "filters"]
+TOLD = "".join(f"inspect: baseline: {part.replace('_', ' ')} …\n" for part in EVERY)
+
+
 @pytest.fixture
 def trained(project, edit):
     """A small trained network, and what the stage reads beside it."""
@@ -244,6 +323,7 @@ def trained(project, edit):
         {"actual": names[labels], "predicted": "dark", "confidence": np.linspace(0.5, 1, 40)}
     )
     table.to_csv(project / "predictions.csv", index=False)
+    (project / "pictures.json").write_text(json.dumps(EVERY))
     edit("  baseline:\n    architecture: baseline", "  baseline:\n    architecture: plain")
     edit("dropout: 0.0", "dropout: 0.5\n      depth: 2")
     edit("batch_norm:", "batch_norm: true")
@@ -257,7 +337,7 @@ def trained(project, edit):
 
 ARGUMENTS = (
     "models/baseline.keras --arrays arrays --split split.npz "
-    "--predictions predictions.csv --out out/baseline"
+    "--predictions predictions.csv --pictures pictures.json --out out/baseline"
 ).split()
 
 
@@ -265,7 +345,7 @@ ARGUMENTS = (
 def test_stage_draws_and_lists_its_pictures(trained, stage):
     done = stage("pipeline.inspect", *ARGUMENTS)
     said = "inspect: baseline: 10 layers, 8 pictures -> out/baseline\n"
-    assert (done.stdout, done.stderr) == (said, "")
+    assert (done.stdout, done.stderr) == (TOLD + said, "")
     found = json.loads((trained / "out/baseline/inspect.json").read_text())
     assert [picture["file"] for picture in found["pictures"]][:4] == [
         "layers.png", "feature_maps_right.png", "feature_maps_wrong.png", "grad_cam.png",
@@ -288,7 +368,25 @@ def test_it_runs_on_jax(trained, edit, stage):
     edit("backend: tensorflow", "backend: jax")
     done = stage("pipeline.inspect", *ARGUMENTS)
     said = "inspect: baseline: 10 layers, 8 pictures -> out/baseline\n"
+    assert (done.stdout, done.stderr) == (TOLD + said, "")
+
+
+def test_only_the_pictures_that_are_asked_for_are_drawn(trained, stage):
+    (trained / "pictures.json").write_text('["kernels"]')
+    done = stage("pipeline.inspect", *ARGUMENTS)
+    said = "inspect: baseline: 10 layers, 1 pictures -> out/baseline\n"
+    assert (done.stdout, done.stderr) == ("inspect: baseline: kernels …\n" + said, "")
+    files = {path.name for path in (trained / "out/baseline").iterdir()}
+    assert files == {"inspect.json", "layers.csv", "kernels.png"}
+
+
+def test_a_model_that_is_not_chosen_has_its_table_of_layers_alone(trained, stage):
+    (trained / "pictures.json").write_text("[]")
+    done = stage("pipeline.inspect", *ARGUMENTS)
+    said = "inspect: baseline: 10 layers, 0 pictures -> out/baseline\n"
     assert (done.stdout, done.stderr) == (said, "")
+    files = {path.name for path in (trained / "out/baseline").iterdir()}
+    assert files == {"inspect.json", "layers.csv"}
 
 
 def test_the_table_needs_the_model_alone(trained, stage):

@@ -71,6 +71,10 @@ WRONG = [
     ("ema_momentum:", "ema_momentum: 0", r"ema_momentum must be greater than 0\. Got 0"),
     ("whiten: false", "whiten: 3", r"train\.whiten must be a valid boolean"),
     ("crop_fill: zeros", "crop_fill: edge", r"crop_fill must be 'zeros' or 'reflect'\. Got 'edge'"),
+    ("  models:\n  # Any", "  models: [vgg]\n  # Any",
+     r"inspect\.models must be one of baseline, batchnorm\. Got 'vgg'"),
+    ("[layers, feature_maps", "[layer, feature_maps",
+     r"inspect\.pictures\.0 must be 'layers', 'feature_maps', .*Got 'layer'"),
     ("floor: 0.95", "floor: 95", r"gate\.floor must be less than or equal to 1\. Got 95"),
     ("floor: 0.95", "floor: high", r"gate\.floor must be a valid number\. Got 'high'"),
     ("mirror: false", "mirror: both", r"evaluate\.mirror must be a valid boolean"),
@@ -308,6 +312,23 @@ def test_class_weights_set_with_dvc_keep_the_names_of_the_classes(project):
     assert params.load().train.class_weights == {"yes": 2.0, "no": 1.0, "01": 3.0}
 
 
+def test_pictures_are_of_both_models_or_of_the_reference_and_the_last(edit):
+    every = ["layers", "feature_maps", "grad_cam", "flow", "kernels", "filters"]
+    two = params.load()
+    assert [two.pictures_of(name) for name in two.all_models] == [every, every]
+    edit("finetune: {}", "finetune: {tuned: {architecture: transfer, from_model: x.keras}}")
+    three = params.load()
+    drawn = {name: three.pictures_of(name) for name in three.all_models}
+    assert drawn == {"baseline": every, "batchnorm": [], "tuned": every}
+
+
+def test_pictures_are_of_the_models_and_kinds_that_are_named(edit):
+    edit("  models:\n  # Any", "  models: [batchnorm]\n  # Any")
+    edit("pictures: [layers, feature_maps, grad_cam, flow, kernels, filters]", "pictures: [flow]")
+    loaded = params.load()
+    assert (loaded.pictures_of("baseline"), loaded.pictures_of("batchnorm")) == ([], ["flow"])
+
+
 def test_a_model_overrides_training(edit):
     edit("train: {batch_size: 32}", "train: {batch_size: 128}")
     loaded = params.load()
@@ -327,7 +348,7 @@ def test_a_model_overrides_one_augmentation_and_keeps_the_others(edit):
 def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
     edit("seed: 0", "seed: zero")
     options = {
-        "versions": ["--lock", "uv.lock", "--versions", "versions"],
+        "versions": ["--lock", "uv.lock", "--versions", "versions", "--inspect", "inspect"],
         "download": ["--raw", "raw"],
         "preprocess": ["--raw", "raw", "--arrays", "arrays"],
         "split": ["--arrays", "arrays", "--split", "split.npz", "--metrics", "split.json"],
@@ -342,7 +363,7 @@ def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
             for x in "arrays history predictions samples learning-curves class-accuracy".split()
         ]
         + ["--confusion=x", "--examples=x"],
-        "inspect": ["x"] + [f"--{x}=x" for x in "arrays split predictions out".split()],
+        "inspect": ["x"] + [f"--{x}=x" for x in "arrays split predictions pictures out".split()],
         "report": [f"--{x}=x" for x in (*report.INPUTS, "report", "libraries")],
     }
     graph = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
@@ -482,7 +503,7 @@ def test_images_that_an_experiment_would_commit_are_refused_until_one_of_three_w
 
 @pytest.mark.parametrize("argv", [
     ("pipeline.params", "check"),
-    ("pipeline.versions", "--lock", "uv.lock", "--versions", "versions"),
+    ("pipeline.versions", "--lock=uv.lock", "--versions=versions", "--inspect=inspect"),
     ("pipeline.download", "--raw", "raw"),
 ])  # fmt: skip
 def test_the_folder_is_checked_in_the_first_stage_and_wherever_it_is_read(

@@ -1,5 +1,6 @@
 """Versions: what a new version of a package makes run again, and what it does not."""
 
+import json
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -45,6 +46,7 @@ def test_every_package_that_a_stage_imports_counts_and_no_other(stage):
     assert counted - found <= BEHIND
 
 
+ARGUMENTS = "pipeline.versions --lock uv.lock --versions versions --inspect inspect"
 LOCK = "".join(
     f'[[package]]\nname = "{name}"\nversion = "1.0"\n'
     for name in sorted({name for names in versions.PACKAGES.values() for name in names}
@@ -60,8 +62,8 @@ LOCK = "".join(
     ("rich", set()),
 ])  # fmt: skip
 def test_a_new_version_concerns_the_stages_that_use_it(project, stage, package, stages):
-    argv = "pipeline.versions", "--lock", "uv.lock", "--versions", "versions"
     (project / "data/folder").mkdir(parents=True)
+    argv = ARGUMENTS.split()
     found = []
     old, new = (f'"{package}"\nversion = "{version}"' for version in ("1.0", "2.0"))
     for text in (LOCK, LOCK.replace(old, new)):
@@ -69,6 +71,27 @@ def test_a_new_version_concerns_the_stages_that_use_it(project, stage, package, 
         assert stage(*argv).returncode == 0
         found.append({p.stem: p.read_bytes() for p in (project / "versions").iterdir()})
     assert {name for name in found[0] if found[0][name] != found[1][name]} == stages
+
+
+def test_the_pictures_of_a_model_are_no_matter_of_another_ones_settings(project, stage, edit):
+    (project / "data/folder").mkdir(parents=True)
+    argv = ARGUMENTS.split()
+    (project / "uv.lock").write_text(LOCK)
+    found = []
+    for old, new in (
+        ("seed: 0", "seed: 0"),
+        ("train: {batch_size: 32}", "train: {batch_size: 64}"),
+        ("finetune: {}", "finetune: {last: {architecture: transfer, from_model: x.keras}}"),
+    ):
+        edit(old, new)
+        done = stage(*argv)
+        assert done.returncode == 0
+        found.append({p.stem: json.loads(p.read_text()) for p in (project / "inspect").iterdir()})
+    assert found[0] == found[1]
+    assert found[0]["baseline"] == found[0]["batchnorm"] != []
+    # of three the reference and the last
+    assert found[2] == found[0] | {"batchnorm": [], "last": found[0]["baseline"]}
+    assert done.stdout.endswith("inspect draws baseline, last\n")
 
 
 def test_of_a_package_locked_for_two_pythons_both_versions_count(tmp_path):
