@@ -28,7 +28,7 @@ from pipeline.drawing import colormaps
 from pipeline.errors import PipelineError, one_line, run
 from pipeline.files import read_json
 from pipeline.images import BadImage, open_for
-from pipeline.predict import best
+from pipeline.predict import best, seen
 from pipeline.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ UPLOAD = "100mb"
 GIVEN = "The image"
 ENLARGED = f'img[alt="{GIVEN}"] {{object-fit: contain !important}}'  # also one of 8×8 pixels
 UNSEEN = "Where it looks"
+SEEN = "What the model sees"
+EXPECTED = """A model knows images like those it was trained on. Under *What the model sees*, check
+that yours has the same colours (light on dark, or dark on light) and margin as the test images."""
 
 
 def models(folder: Path) -> dict[str, Path]:
@@ -107,6 +110,15 @@ def looks(path: Path, encoded: bytes, name: str) -> Image.Image | None:
     return None if heat is None else overlaid(image, heat[0])
 
 
+def sight(path: Path, encoded: bytes) -> Image.Image:
+    """Return an image as a model sees it, each pixel a square.
+
+    Raises: As `answer`.
+    """
+    _, kept = trained(path)
+    return seen(kept.apply(open_for(encoded, kept)), kept)
+
+
 def overlaid(image: Image.Image, heat: np.ndarray) -> Image.Image:
     """Lay a heat map `(h, w)` in [0, 1] over an image of any size and mode; bright is 1."""
     scale = SHOWN / max(image.size)
@@ -154,11 +166,12 @@ def page(found: dict[str, Path], tests: list[tuple[str, str]]) -> "gradio.Blocks
         said = f"Where {name} looks for {label}" if drawn else f"{name} has nothing to show"
         return gr.Image(drawn, label=said, alt_text=said)
 
-    def show(name: str, file: str | None) -> tuple[Any, Any]:
+    def show(name: str, file: str | None) -> tuple[Any, Any, Any]:
         if file is None:
-            return None, look(name, None, None)
-        likely = told(answer, found[name], Path(file).read_bytes())
-        return likely, look(name, file, next(iter(likely)))
+            return None, None, look(name, None, None)
+        encoded = Path(file).read_bytes()
+        likely = told(answer, found[name], encoded)
+        return told(sight, found[name], encoded), likely, look(name, file, next(iter(likely)))
 
     def look_for(name: str, file: str | None, event: gr.SelectData) -> Any:
         return look(name, file, event.value)
@@ -175,6 +188,12 @@ def page(found: dict[str, Path], tests: list[tuple[str, str]]) -> "gradio.Blocks
                 # the file as it was: the model's own preprocessing opens and converts it
                 image.preprocess = lambda file: file and file.path  # type: ignore
             with gr.Column():
+                model_sees = gr.Image(
+                    label=SEEN, alt_text=SEEN, interactive=False, format="png", height=360,
+                    buttons=["download", "fullscreen"],
+                )  # fmt: skip
+                gr.Markdown(EXPECTED)
+            with gr.Column():
                 classes = gr.Label(label="Classes: choose one to see where it looks for it")
                 heat = gr.Image(
                     label=UNSEEN, interactive=False, format="png", height=360,
@@ -190,7 +209,7 @@ def page(found: dict[str, Path], tests: list[tuple[str, str]]) -> "gradio.Blocks
         # one at a time: they share a model
         alone: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
         for changed in (model.change, image.change):
-            changed(show, [model, image], [classes, heat], **alone)
+            changed(show, [model, image], [model_sees, classes, heat], **alone)
         classes.select(look_for, [model, image], heat, **alone)
     return blocks
 

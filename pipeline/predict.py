@@ -4,6 +4,7 @@
     python -m pipeline.predict --json IMAGE…    a line of JSON each, in the order given:
                                                 {"file", "predictions": [{"class", "probability"}]}
                                                 or {"file", "error"}
+    python -m pipeline.predict --seen DIR IMAGE…    each image as the model sees it, too, as PNG
 
 Not a stage. The model's own file says how its images were preprocessed; params.yaml is not read. A
 file that is no image is an error, the others are predicted, and the exit status is 1.
@@ -18,7 +19,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.special import softmax
@@ -29,11 +30,15 @@ from pipeline.errors import PipelineError, one_line, run
 from pipeline.images import BadImage, open_for
 from pipeline.preprocessing import Preprocessing
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 CHAMPION = Path(__file__).parents[1] / "models/champion.keras"  # from any working directory
 STDIN = "-"
 # as evaluate; bounds memory, however many images there are
 BATCH_SIZE = 512
 BATCH_VALUES = 2**22
+SEEN = 256  # pixels, the longer side of what --seen writes, at most; larger images stay as they are
 
 
 class Answer(NamedTuple):
@@ -41,6 +46,8 @@ class Answer(NamedTuple):
     probabilities: np.ndarray | None
     """Of each class, `(k,)`; none where there is an error"""
     error: str = ""
+    image: np.ndarray | None = None
+    """As the model takes it, `(h, w, c)`"""
 
 
 def files(given: list[str]) -> list[str]:
@@ -102,7 +109,26 @@ def answers(
         odds = softmax(logits(np.stack(list(images.values()))), axis=1) if images else ()
         answered = dict(zip(images, odds, strict=True))
         for row, file in enumerate(files[start : start + size]):
-            yield Answer(file, answered.get(row), errors.get(row, ""))
+            yield Answer(file, answered.get(row), errors.get(row, ""), images.get(row))
+
+
+def seen(image: np.ndarray, kept: Preprocessing) -> "Image.Image":
+    """Return an image as the model takes it, `(h, w, c)`, as a picture; enlarged, each pixel is a
+    square."""
+    from PIL import Image
+
+    height, width, channels = image.shape
+    pixels = kept.pixels(image)
+    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    times = max(1, SEEN // max(height, width))
+    return picture.resize((width * times, height * times), Image.Resampling.NEAREST)
+
+
+def write_seen(folder: Path, number: int, answer: Answer, kept: Preprocessing) -> None:
+    """Write what the model sees of a file; the number keeps files of the same name apart."""
+    if answer.image is not None:
+        stem = "stdin" if answer.file == STDIN else Path(answer.file).stem
+        seen(answer.image, kept).save(folder / f"{number:04d}-{stem[:100]}.png")
 
 
 def best(probabilities: np.ndarray, classes: list[str], top: int) -> list[tuple[str, float]]:
@@ -149,23 +175,30 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=CHAMPION)
     parser.add_argument("--top", type=positive, default=3, help="classes to name, of each image")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each image")
+    parser.add_argument(
+        "--seen", type=Path, metavar="DIR", help="write what the model sees of each image there"
+    )
     args = parser.parse_args(argv)
 
     kept = preprocessing.read(args.model)
     named = files(args.images)
+    if args.seen:
+        args.seen.mkdir(parents=True, exist_ok=True)
     engine.choose()
     from pipeline import backend
 
     model = backend.load(args.model)
     top, answered, failed = min(args.top, len(kept.classes)), [], False
-    for answer in answers(named, kept, model.predict_on_batch):
+    for number, answer in enumerate(answers(named, kept, model.predict_on_batch), 1):
+        if args.seen:
+            write_seen(args.seen, number, answer, kept)
         if answer.error:
             failed = True
             print(f"error: {one_line(f'{answer.file}: {answer.error}')}", file=sys.stderr)
         if args.json:
             print(as_json(answer, kept.classes, top))
         else:
-            answered.append(answer)
+            answered.append(answer._replace(image=None))  # or all would be in memory
     show(answered, kept.classes, top)
     if failed:
         sys.exit(1)

@@ -89,6 +89,14 @@ def test_where_it_looks_is_bright_and_the_rest_dark(model):
     assert drawn.getpixel((479, 120)) == (0, 0, 1)
 
 
+def test_what_the_model_sees_is_its_own_pixels_as_squares(model):
+    large = np.repeat(np.repeat(HALF, 3, axis=0), 3, axis=1)  # 24×24, shown to it as 8×8
+    picture = demo.sight(model, png(large))
+    assert picture.size == (256, 256)
+    # 8×8 pixels of 32: the edge between the fourth and the fifth column is sharp
+    assert [picture.getpixel((x, 9)) for x in (0, 95, 160, 255)] == [255, 255, 0, 0]
+
+
 def test_a_network_without_feature_maps_looks_nowhere(tmp_path):
     path = save(flat(), tmp_path / "models/flat.keras")
     assert demo.looks(path, png(HALF), LEFT) is None
@@ -249,6 +257,7 @@ def test_a_test_image_is_taken_as_it_is(page):
     picture = shown(page, "The image")
     assert np.unique(np.asarray(picture)).tolist() == [14]
     shown(page, f"Where champion looks for {LEFT}")
+    assert np.unique(np.asarray(shown(page, "What the model sees"))).tolist() == [14]
 
 
 @in_browser

@@ -137,6 +137,21 @@ def test_what_is_no_image_is_named_and_the_others_are_predicted(model, stage):
     assert rows[0]["predictions"] == rows[4]["predictions"] == [WHITE, DARK]
 
 
+def test_what_the_model_sees_is_written_as_pictures_without_smoothing(model, capsys):
+    pixels = np.array([[0, 255], [128, 64]], np.uint8)
+    for name in ("a.png", "b/a.png"):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_bytes(png(pixels))
+    (model / "c.txt").write_text("no image")
+    predict.main(["--model", "model.keras", "--json", "--seen", "seen/here", "a.png", "b"])
+    with pytest.raises(SystemExit, match="1"):
+        predict.main(["--model", "model.keras", "--seen", "seen/here", "c.txt"])
+    written = sorted((model / "seen/here").iterdir())
+    assert [path.name for path in written] == ["0001-a.png", "0002-a.png"]
+    with Image.open(written[1]) as picture:
+        assert np.array_equal(np.asarray(picture), np.kron(pixels, np.ones((128, 128), np.uint8)))
+
+
 def test_a_link_to_nothing_in_a_folder_is_an_error_of_its_own(model, capsys):
     (model / "images").mkdir()
     (model / "images/a.png").symlink_to("nowhere")
