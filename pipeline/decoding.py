@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from pipeline import arrays, cores, raw
 from pipeline.errors import PipelineError
-from pipeline.images import BadImage, decode, extremes, open_image, to_8_bits
+from pipeline.images import HIGH_BYTE, BadImage, decode, extremes, open_image, to_8_bits
 
 CHUNK_VALUES = 2**20  # decoded at a time: bounds memory where images are large
 
@@ -64,6 +64,8 @@ class Decoded(NamedTuple):
     """Names of the others, with the reason"""
     extremes: list[tuple[float, float]]
     """Of each image of more than 8 bits the lowest and highest pixel, if no range is known"""
+    high_byte: int
+    """How many images, in colour of 16 bits, have but their high 8"""
 
 
 def decode_group(task: Task) -> Decoded:
@@ -72,6 +74,7 @@ def decode_group(task: Task) -> Decoded:
     good = np.ones(len(examples), bool)
     bad = []
     found = []
+    high_byte = 0
     shape, resize, _, intensity_range, max_megapixels = task.options
     histogram = np.zeros((shape[2], 256), np.int64)
     start = task.start
@@ -85,6 +88,7 @@ def decode_group(task: Task) -> Decoded:
                     found.append(bounds)
                 image = to_8_bits(image, intensity_range)
                 images.append(decode(image, example.id, shape, resize))
+                high_byte += image.info.get(HIGH_BYTE, False)
             except BadImage as error:
                 good[row] = False
                 bad.append(f"{example.id} {error}")
@@ -95,7 +99,7 @@ def decode_group(task: Task) -> Decoded:
             start += len(batch)
             for channel, counts in enumerate(histogram):
                 counts += np.bincount(batch[..., channel].ravel(), minlength=256)
-    return Decoded(histogram, good, bad, found)
+    return Decoded(histogram, good, bad, found, high_byte)
 
 
 def _follow_parent() -> None:

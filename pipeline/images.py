@@ -16,6 +16,8 @@ from pipeline.preprocessing import Preprocessing, to_pixels
 
 EIGHT_BITS = ("L", "RGB")
 FULL_RANGE = (0, 65535)  # of 16 bits
+CUT = ("RGB", "RGBA", "CMYK")  # modes of 8 bits that colour of 16 bits is opened in
+HIGH_BYTE = "high_byte"
 # Brands of files that Pillow does not read: a phone's photographs.
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # what Pillow raises for damaged files
@@ -42,7 +44,8 @@ def open_image(encoded: bytes, max_megapixels: float) -> Image.Image:
 
     Returns:
         Of mode RGB or L; a grey one of more than 8 bits is I;16, I (32 bits) or F (floating
-        point). Colour of 16 bits has its high 8: Pillow reads no more of it.
+        point). Colour of 16 bits has its high 8, since Pillow reads no more of
+        it, and `info[HIGH_BYTE]` says so.
 
     Raises:
         BadImage: It cannot be.
@@ -56,10 +59,13 @@ def open_image(encoded: bytes, max_megapixels: float) -> Image.Image:
             # of metadata and palettes, without the file's name, and no pixel depends on them
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(encoded))
+            file = Image.open(io.BytesIO(encoded))
+            cut = bool(re.search(";16[BLN]", str(file.tile))) and file.mode in CUT
+            image: Image.Image = file
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
             image = _simplified(image)
+            image.info[HIGH_BYTE] = cut
     except UnidentifiedImageError:
         if encoded[4:8] == b"ftyp" and encoded[8:12] in HEIC:
             raise BadImage("is HEIC, which cannot be read: convert it to JPEG or PNG") from None

@@ -6,7 +6,8 @@ Writes  data/arrays/{train,test}/images.npy    (n, h, w, c) float32 or float16, 
         data/arrays/{train,test}/labels.npy    (n,) int64
         data/arrays/{train,test}/SHA256SUMS    of these files
         data/arrays/info.json                  class names, shape, normalization, statistics,
-                                               intensity range, images skipped, validation images
+                                               intensity range, images of which only the high
+                                               byte was read, images skipped, validation images
                                                at the end of train (0: the data set has no
                                                validation split)
 Params  preprocess
@@ -198,6 +199,7 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
             "std": std.tolist(),
             "intensity_range": options.intensity_range and list(options.intensity_range),
             "max_megapixels": settings.max_megapixels,
+            "high_byte": {split: sum(g.high_byte for g in decoded[split]) for split in SPLITS},
             "skipped": {split: sum(len(g.bad) for g in decoded[split]) for split in SPLITS},
             "validation": validation,
         }
@@ -218,6 +220,8 @@ def main(argv: list[str] | None = None) -> None:
     shape = " × ".join(map(str, info["image_shape"]))
     scaled = "{:g} to {:g} as 0 to 255".format(*info["intensity_range"] or (0, 255))
     deep = f", {scaled}" if info["intensity_range"] else ""
+    if high_byte := sum(info["high_byte"].values()):
+        deep += f", {high_byte} in colour of 16 bits by their high 8"
     skipped = sum(info["skipped"].values())
     tail = f", {skipped} skipped as bad" if skipped else ""
     print(f"preprocess: {shape} images, {info['normalize']}{deep}{tail} -> {args.arrays}")

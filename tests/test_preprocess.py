@@ -65,7 +65,7 @@ def test_unit_divides_by_255_and_greyscale_stays_one_channel(tmp_path):
     assert info == {
         "classes": ["cat", "dog"], "image_shape": [2, 3, 1], "normalize": "unit",
         "mean": [0.5], "std": [0.5], "intensity_range": None, "max_megapixels": 250,
-        "skipped": {"train": 0, "test": 0}, "validation": 0,
+        "high_byte": {"train": 0, "test": 0}, "skipped": {"train": 0, "test": 0}, "validation": 0,
     }  # fmt: skip
 
 
@@ -278,7 +278,9 @@ def test_the_range_depends_neither_on_the_number_of_processes_nor_on_bad_files(t
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_colour_of_16_bits_is_read_by_its_high_byte_which_is_all_that_pillow_reads():
+def test_colour_of_16_bits_is_read_by_its_high_byte_and_counted(project, stage):
+    """The high byte is all that Pillow reads."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         sums = struct.pack(">I", zlib.crc32(kind + data))
         return struct.pack(">I", len(data)) + kind + data + sums
@@ -287,6 +289,13 @@ def test_colour_of_16_bits_is_read_by_its_high_byte_which_is_all_that_pillow_rea
     pixel = zlib.compress(b"\0" + struct.pack(">HHH", 0x0FFF, 0x1234, 0xFFFF))
     deep = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixel) + chunk(b"IEND", b"")
     assert np.asarray(images.open_image(deep, 1)).tolist() == [[[0x0F, 0x12, 0xFF]]]
+    plain = Example(png(np.zeros((1, 1, 3), np.uint8)), 0, "8 bits")
+    parts = {"train": [plain, Example(deep, 1, "a")], "test": [plain, Example(deep, 1, "b")]}
+    raw.write(project / "raw", raw.Dataset(["a", "b"], "t", dict.fromkeys(parts, 2), parts))
+    done = stage("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
+    assert done.stdout == (
+        "preprocess: 1 × 1 × 3 images, unit, 2 in colour of 16 bits by their high 8 -> arrays\n"
+    ), done.stderr
 
 
 @pytest.mark.parametrize(("lab", "rgb"), [
