@@ -98,6 +98,7 @@ def _of_model(names: list[str]) -> dict[str, Any]:
     scales = [alt.Scale(domain=names, range=list(values)) for values in ranges]
     return {
         "color": alt.Color("model:N", scale=scales[0], legend=None),
+        "stroke": alt.Stroke("model:N", scale=scales[0], legend=None),
         "shape": alt.Shape("model:N", scale=scales[1], legend=None),
     }
 
@@ -244,6 +245,7 @@ def reliability(names: list[str]) -> Specification:
     )
     enough = f"datum.images >= {FEW}"
     dots = base.mark_point(filled=True).encode(
+        stroke=model["stroke"],  # what is left of a hollow mark
         shape=model["shape"],
         size=alt.Size("images:Q", scale=alt.Scale(range=[40, 400]), legend=None),
         fillOpacity=alt.when(enough).then(alt.value(0.9)).otherwise(alt.value(0)),

@@ -17,6 +17,7 @@ from pipeline.preprocessing import Preprocessing
 
 MISTAKES = 30  # of each model at most
 ALL_MISTAKES = 240  # of all models together, about: the page stays small
+DIAGRAMS = ("layers.png", "flow.png")  # of inspect: bars and curves, and no images
 SIDE = 96  # pixels, of a thumbnail at most
 WORDS = {
     "better": "is better than",
@@ -123,7 +124,12 @@ def inspected(folder: Path) -> dict[str, Any]:
     """Return what inspect wrote of a model: its pictures in order, and its layers."""
     found = read_json(folder / "inspect.json")
     pictures = [
-        {"title": each["title"], "alt": each["alt"], "picture": picture(folder / each["file"])}
+        {
+            "title": each["title"],
+            "alt": each["alt"],
+            "picture": picture(folder / each["file"]),
+            "diagram": each["file"] in DIAGRAMS,
+        }
         for each in found["pictures"]
     ]
     layers = pd.read_csv(folder / "layers.csv", dtype=str, keep_default_na=False)

@@ -208,6 +208,11 @@ def write_many(top: Path, models: int, classes: int, epochs: int = 3, images: in
             "classes": [{"class": c, "train": 3, "validation": 1, "test": 2} for c in kept.classes],
         },
         "versions/report.json": {"numpy": "2.4"},
+        "export.json": {
+            "images": images,
+            "onnx": {"not_written": ["."]},
+            "litert": {"not_written": ["."]},
+        },
     }
     for path, found in write.items():
         (top / path).parent.mkdir(exist_ok=True)
@@ -584,6 +589,17 @@ def test_a_name_in_the_legend_singles_its_model_out_by_keyboard(many, visit):
     page.wait_for_selector(faded, state="detached")
 
 
+def test_diagrams_are_told_from_images_which_a_dark_page_must_not_invert(tmp_path):
+    top = tmp_path / "inspect"
+    write_inspected(top)
+    found = json.loads((top / "inspect.json").read_text())
+    (top / "layers.png").write_bytes((top / "filters/a.png").read_bytes())
+    found["pictures"].append({"file": "layers.png", "title": "layers", "alt": "layers"})
+    (top / "inspect.json").write_text(json.dumps(found))
+    pictures = report_parts.inspected(top)["pictures"]
+    assert [each["diagram"] for each in pictures] == [False, False, True]
+
+
 @in_browser
 def test_legends_cover_no_data(many, visit):
     page = visit(many)
@@ -661,6 +677,9 @@ def test_bins_of_few_images_are_hollow_and_no_line_passes_through(page):
         "all => all.map((each) => each.getAttribute('fill-opacity'))",
     )
     assert set(fills) == {"0"}
+    assert {colour for colour, _ in marks_of(page, "reliability").values()} == set(
+        chart_style.COLOURS[:3]
+    )
     assert page.locator("[data-chart=reliability] .mark-line path").count() == 1  # the diagonal
     assert "fewer than 10" in page.inner_text("#confidence")
 
