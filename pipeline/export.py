@@ -50,10 +50,6 @@ def serving(model: "keras.Model", kept: Preprocessing) -> "keras.Model":
     import keras
 
     shift, scale = kept.shift_and_scale()
-    for layer in model._flatten_layers():  # tensors, unlike arrays, would be taken for inputs
-        for name, value in vars(layer).items():
-            if keras.ops.is_tensor(value) and not isinstance(value, keras.Variable):
-                setattr(layer, name, keras.ops.convert_to_numpy(value))
     images = keras.Input(kept.image_shape, dtype="uint8", name="images")
     factor, offset = 1 / (255 * scale), -shift / scale
     logits = model(keras.layers.Rescaling(factor.tolist(), offset.tolist())(images))

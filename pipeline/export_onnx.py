@@ -45,6 +45,7 @@ def _converted(model: "keras.Model") -> Any:
 
     Not by `model.export`, which leaves out what tf2onnx does not know by itself.
     """
+    import onnx
     import tensorflow as tf
     from tf2onnx import convert, handler
 
@@ -55,9 +56,19 @@ def _converted(model: "keras.Model") -> Any:
     eager = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
-        return convert.from_function(function, [images])[0]
+        written = convert.from_function(function, [images])[0]
+        captured = function.get_concrete_function(images).graph.captures
     finally:
         tf.config.run_functions_eagerly(eager)
+    # tensors that the network holds as constants, which tf2onnx takes for inputs
+    constants = {
+        inside.name: value.numpy() for value, inside in captured if inside.dtype != tf.resource
+    }
+    for tensor in [each for each in written.graph.input if each.name in constants]:
+        written.graph.input.remove(tensor)
+        value = onnx.numpy_helper.from_array(constants[tensor.name], tensor.name)
+        written.graph.initializer.append(value)
+    return written
 
 
 class _Erfc:
