@@ -30,11 +30,11 @@ $(READY): uv.lock pyproject.toml
 
 repro: $(READY)  ## run the pipeline: only what changed; JOBS=2 trains two models at once
 	@python -m pipeline.params check  # at once, and not only when a stage runs
-	@python -m pipeline.locks
+	@python -m pipeline.doctor --repair
 	$(if $(filter 1,$(JOBS)),dvc repro,python -m pipeline.parallel $(JOBS))
 	@python -m pipeline.summary
 
-doctor:  ## say what is to mend, and how: locks, declarations, outputs, versions, disk, GPU
+doctor:  ## say what is to fix, and how: DVC's files, outputs, versions, disk, params.yaml, GPU
 	@test -f $(READY) || { echo "error: no .venv yet. Run make repro, which sets it up" >&2; exit 1; }
 	@python -m pipeline.doctor  # uv.lock may be newer than .venv: it says so, and changes nothing
 

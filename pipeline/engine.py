@@ -77,14 +77,13 @@ def choose() -> None:
     use(chosen)
 
 
-def use(backend: str) -> None:
-    """Choose what Keras computes with, before it is imported.
+def check(backend: str) -> None:
+    """Check the backend that params.yaml names.
 
     Raises:
         PipelineError: KERAS_BACKEND names another one, or it is not installed.
     """
     chosen = os.environ.get("KERAS_BACKEND") or backend
-    os.environ["KERAS_BACKEND"] = chosen
     if chosen != backend:
         raise PipelineError(
             f"KERAS_BACKEND must be as params.yaml says, {backend}. Got {chosen}. Set `backend: "
@@ -94,6 +93,16 @@ def use(backend: str) -> None:
         raise PipelineError(
             f"params.yaml: backend: {backend} is not installed. Run `uv sync --group {backend}`"
         )
+
+
+def use(backend: str) -> None:
+    """Choose what Keras computes with, before it is imported.
+
+    Raises:
+        PipelineError: KERAS_BACKEND names another one, or it is not installed.
+    """
+    check(backend)
+    os.environ["KERAS_BACKEND"] = backend
     if backend == "tensorflow":
         # TensorFlow does so by itself only where AVX-512 or AMX is; convolutions on other
         # processors are 1.6 to 2.4 times as fast with it (Zen 3)

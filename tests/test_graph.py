@@ -1,5 +1,6 @@
 """The graph: dvc.yaml says what the stages do, and DVC reruns what a change affects."""
 
+import ast
 import json
 import os
 import re
@@ -7,7 +8,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,13 +18,103 @@ import pytest
 import yaml
 from sklearn.datasets import load_digits
 
-from pipeline import graph
-from pipeline.graph import body, imports, own_imports, paths
 from tests.conftest import REPOSITORY, png, write_params
 
 PIPELINE = REPOSITORY / "pipeline"
 DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
-UNEXPANDED = DVC["stages"] | graph.read_stages(REPOSITORY / "studies/dvc.yaml")
+STUDIES = yaml.safe_load((REPOSITORY / "studies/dvc.yaml").read_text())
+UNEXPANDED = DVC["stages"] | STUDIES["stages"]
+# what is found by name at run time, which the walk cannot see: as dvc.yaml has it
+BY_NAME = {
+    "report": "pipeline/report.html.jinja",
+    "train": "pipeline/architectures/${item.architecture}.py",
+    "inspect": "pipeline/architectures/${item.architecture}.py",
+    "study": "pipeline/architectures/${item}.py",
+}
+# the same, where any file of a folder may be it
+FOLDERS = {"download": "pipeline/datasets"}
+# attributes of `params` and `common` that are no settings: of the module, or of pydantic
+METHODS = {"load", "read", "reading", "check_model", "model_copy"}
+# methods, and the settings that they read; a study's models are its own
+STAND_FOR = {
+    "all_models": {"models", "finetune"},
+    "train_of": {"train"},
+    "pictures_of": {"inspect", "models", "finetune", "reference"},
+    "train.under": {"train", "backend"},
+}
+
+
+def body(stage: dict[str, Any]) -> dict[str, Any]:
+    return stage.get("do", stage)
+
+
+def script_of(stage: dict[str, Any]) -> str | None:
+    """Return the module of pipeline/ that a stage runs, if it runs one."""
+    found = re.search(r"-m pipeline\.(\w+)", str(body(stage).get("cmd")))
+    return found[1] if found else None
+
+
+def paths(entries: Iterable[Any]) -> list[str]:
+    """Return the paths of deps, outs or metrics, which may be mappings of a path to options."""
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+def imports(path: Path, top: Path) -> Iterator[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    package = path.relative_to(top).parent.parts
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(path: Path, top: Path) -> set[str]:
+    """Return the modules of pipeline/ that a file imports."""
+    parts = {name.split(".")[1] for name in imports(path, top) if name.startswith("pipeline.")}
+    return {name for name in parts if (top / f"pipeline/{name}.py").is_file()}
+
+
+def files_needed(script: str, top: Path) -> set[str]:
+    """Return the files of pipeline/ that run when a script does, through any number of imports."""
+    waiting = {f"pipeline/{script}.py"}
+    if folder := FOLDERS.get(script):
+        waiting |= {f"{folder}/{path.name}" for path in (top / folder).glob("*.py")}
+    found: set[str] = set()
+    while waiting:
+        file = waiting.pop()
+        found.add(file)
+        waiting |= {f"pipeline/{name}.py" for name in own_imports(top / file, top)} - found
+    return found | ({BY_NAME[script]} if script in BY_NAME else set())
+
+
+def files_declared(stage: dict[str, Any]) -> set[str]:
+    return {dep for dep in paths(body(stage).get("deps", [])) if dep.startswith("pipeline/")}
+
+
+def params_needed(stage: dict[str, Any], script: str, top: Path) -> set[str]:
+    """Return the settings of params.yaml that a stage reads, as attributes in its script."""
+    nodes = ast.walk(ast.parse((top / f"pipeline/{script}.py").read_text("utf-8")))
+    chains = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
+    form = r"(?:params|common)\.(\w+(?:\.\w+)?)"
+    read = {found[1] for chain in chains if (found := re.fullmatch(form, chain))} - METHODS
+    # the longest form only: params.split.validation, not params.split too
+    read = {name for name in read if not any(other.startswith(f"{name}.") for other in read)}
+    read = {each for name in read for each in STAND_FOR.get(name, {name})}
+    group = str(stage.get("foreach")).strip("${} ")
+    if {group, "models", "finetune"} <= read:
+        # of one model, by its name on the command line
+        return read - {"models", "finetune"} | {group + ".${key}"}
+    return read
+
+
+def params_declared(stage: dict[str, Any]) -> set[str]:
+    return {name for name in body(stage).get("params", []) if isinstance(name, str)}
+
+
 STAGES = {name: body(stage) for name, stage in UNEXPANDED.items()}
 # stages that run the script of another
 SCRIPT = {name: name for name in STAGES} | {
@@ -43,12 +136,7 @@ LEAVES = {
     "cores": set(),
     "checkpoints": {"files"},
     "parallel": {"cores", "errors"},
-    "finding": set(),
-    "graph": {"errors", "reading"},
-    "locks": {"errors", "finding"},
-    "storage": {"errors", "finding", "graph"},
-    "machine": {"finding", "graph", "parallel"},
-    "doctor": {"errors", "finding", "graph", "locks", "machine", "storage"},
+    "doctor": {"engine", "errors", "parallel", "params"},
     "files": {"errors"},
     "raw": {"errors", "files"},
     "schema_section": set(),
@@ -260,19 +348,19 @@ HEAVY = {"keras", "tensorflow", "tensorflow_datasets", "jax", "torch"}
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_runs_its_script(stage):
-    assert graph.script(UNEXPANDED[stage]) == SCRIPT[stage]
+    assert script_of(UNEXPANDED[stage]) == SCRIPT[stage]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_every_file_it_imports_and_no_other(stage):
-    needed = graph.files_needed(SCRIPT[stage], REPOSITORY)
-    assert graph.files_declared(UNEXPANDED[stage]) == needed
+    needed = files_needed(SCRIPT[stage], REPOSITORY)
+    assert files_declared(UNEXPANDED[stage]) == needed
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_declares_exactly_the_params_it_reads(stage):
-    needed = graph.params_needed(UNEXPANDED[stage], SCRIPT[stage], REPOSITORY)
-    assert graph.params_declared(UNEXPANDED[stage]) == needed
+    needed = params_needed(UNEXPANDED[stage], SCRIPT[stage], REPOSITORY)
+    assert params_declared(UNEXPANDED[stage]) == needed
 
 
 def test_imports_are_followed_through_files_functions_and_dots(tmp_path):
@@ -289,7 +377,7 @@ def test_imports_are_followed_through_files_functions_and_dots(tmp_path):
     }.items():
         (folder / f"{name}.py").write_text(text)
     expected = {f"pipeline/{name}.py" for name in ("download", "datasets/mine", *"abcd")}
-    assert graph.files_needed("download", tmp_path) == expected
+    assert files_needed("download", tmp_path) == expected
 
 
 def test_params_are_read_from_the_script_each_in_its_longest_form(tmp_path):
@@ -298,9 +386,9 @@ def test_params_are_read_from_the_script_each_in_its_longest_form(tmp_path):
     script.write_text(
         "params = load()\nprint(params.seed, params.split.validation, params.all_models)\n"
     )
-    read = graph.params_needed({}, "train", tmp_path)
+    read = params_needed({}, "train", tmp_path)
     assert read == {"seed", "split.validation", "models", "finetune"}
-    of_one = graph.params_needed({"foreach": "${finetune}"}, "train", tmp_path)
+    of_one = params_needed({"foreach": "${finetune}"}, "train", tmp_path)
     assert of_one == {"seed", "split.validation", "finetune.${key}"}
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import engine
-from pipeline.graph import imports
 from tests.conftest import REPOSITORY, arguments, task, write_arrays
+from tests.test_graph import imports
 
 EVALUATE = "--arrays arrays --model out/model.keras --metrics out/test.json --predictions".split()
 PLOT = (

@@ -5,9 +5,10 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
-from pipeline import graph, versions
+from pipeline import versions
 from pipeline.errors import PipelineError
 from tests.conftest import REPOSITORY
+from tests.test_graph import files_needed, imports
 
 # decide nothing of what is written: they check, print, or show progress; TFDS, where it only knows
 # the names of data sets; scikit-learn in raw.py, where it only sets a test part apart;
@@ -26,9 +27,9 @@ BEHIND = {"h5py", "jaxlib", "ml-dtypes", "pyarrow", "scipy"}
 
 def imported(stage: str) -> set[str]:
     """Return the packages that a stage's files import, as uv.lock names them."""
-    needed = graph.files_needed(stage, REPOSITORY)
+    needed = files_needed(stage, REPOSITORY)
     files = [REPOSITORY / file for file in needed if file.endswith(".py") and "$" not in file]
-    names = {name.split(".")[0] for path in files for name in graph.imports(path, REPOSITORY)}
+    names = {name.split(".")[0] for path in files for name in imports(path, REPOSITORY)}
     owners = packages_distributions()
     found = {owner for name in names - {"pipeline"} for owner in owners.get(name, [])}
     return {owner.lower().replace("_", "-") for owner in found}
