@@ -512,6 +512,9 @@ class Clone:
         self.run("git", "init", "-q", "-b", "main")
         self.run("git", "config", "user.email", "test@example.org")
         self.run("git", "config", "user.name", "test")
+        self.run(
+            "git", "add", "data"
+        )  # params.yaml's `folder` holds no file that Git does not track
 
     def run(self, *argv: str, folder: Path | None = None, own: dict[str, str] | None = None) -> str:
         bin = Path(sys.executable).parent
