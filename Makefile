@@ -29,18 +29,18 @@ $(READY): uv.lock pyproject.toml
 	@touch $@
 
 repro: $(READY)  ## run the pipeline: only what changed; JOBS=2 trains two models at once
-	@python -m pipeline.params check  # at once, and not only when a stage runs
-	@python -m pipeline.doctor --repair
-	$(if $(filter 1,$(JOBS)),dvc repro,python -m pipeline.parallel $(JOBS))
-	@python -m pipeline.summary
+	@python -m pipeline params check  # at once, and not only when a stage runs
+	@python -m pipeline doctor --repair
+	$(if $(filter 1,$(JOBS)),dvc repro,python -m pipeline parallel $(JOBS))
+	@python -m pipeline summary
 
 doctor:  ## say what is to fix, and how: DVC's files, outputs, versions, disk, params.yaml, GPU
 	@test -f $(READY) || { echo "error: no .venv yet. Run make repro, which sets it up" >&2; exit 1; }
-	@python -m pipeline.doctor  # uv.lock may be newer than .venv: it says so, and changes nothing
+	@python -m pipeline doctor  # uv.lock may be newer than .venv: it says so, and changes nothing
 
 study: $(READY)  ## run one study of studies/, as in make study NAME=padding
 	@$(if $(filter $(STUDIES),$(NAME)),,echo "error: NAME must be one of $(STUDIES). Got '$(NAME)'" >&2; exit 1)
-	@python -m pipeline.params check
+	@python -m pipeline params check
 	dvc repro studies/dvc.yaml:study@$(NAME)
 	@# said here too, for a study that was up to date and did not run
 	@python -c 'import json; print(json.load(open("studies/$(NAME).json"))["sentence"])'
@@ -52,7 +52,7 @@ report:  ## open the report of the last run in the browser, and print its path
 	@python3 -c 'import pathlib, webbrowser; webbrowser.open_new_tab(pathlib.Path("plots/report.html").resolve().as_uri())'
 
 demo: $(READY)  ## a page on this machine: drop an image, see its classes and where a model looks
-	@python -m pipeline.demo
+	@python -m pipeline demo
 
 test: $(READY)  ## run the tests, without the slow ones
 	pytest $(PARALLEL)
@@ -70,7 +70,7 @@ format: $(READY)  ## format the code and mend what ruff can
 	ruff format
 
 schema: $(READY)  ## write params.schema.json anew from the classes in pipeline/schema*.py
-	python -m pipeline.params schema > params.schema.json
+	python -m pipeline params schema > params.schema.json
 
 bench: $(READY)  ## measure speed against plain Keras and PyTorch; QUICK=1: less of it
 	python -m benchmarks $(if $(QUICK),--quick)

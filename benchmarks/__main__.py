@@ -32,15 +32,17 @@ import psutil
 
 from benchmarks import report
 from benchmarks.harness import REPOSITORY, Plan, python
-from pipeline import cores
-from pipeline.errors import PipelineError, run
-from pipeline.files import write_json
+from pipeline.core import cpu
+from pipeline.core.errors import PipelineError, run
+from pipeline.core.files import write_json
 
 DEFAULT = ("train", "predict", "startup", "preprocess", "repro")
 EVERY = (*DEFAULT, "jobs", "determinism", "accuracy", "gpu")
 QUICK = ("train",)
 RESULTS = Path(__file__).parent / "results"
-DESCRIBE = "import json; from pipeline import backend; print(json.dumps(backend.describe()))"
+DESCRIBE = (
+    "import json; from pipeline.runtime import backend; print(json.dumps(backend.describe()))"
+)
 
 
 @cache
@@ -52,7 +54,7 @@ def describe() -> dict[str, dict]:
         versions["torch"] = version("torch")
     machine = {
         "device": versions.pop("device"),
-        "cores": len(cores.usable()),
+        "cores": len(cpu.usable()),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
     }
     return {"machine": machine, "versions": versions}

@@ -14,9 +14,9 @@ import yaml
 
 from benchmarks import data
 from benchmarks.harness import OURS, Plan, Sample, process, python, summarize
-from pipeline import reading
-from pipeline.errors import PipelineError
-from pipeline.files import read_json
+from pipeline.config import yaml_reader
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json
 
 RECIPES = Path(__file__).with_suffix(".yaml")
 RUNS = 3
@@ -35,7 +35,7 @@ def measure(plan: Plan) -> list[dict]:
     if "TFDS_DATA_DIR" not in os.environ:
         print("  left out: TFDS_DATA_DIR must name a folder with CIFAR-10 prepared by TFDS")
         return []
-    models = reading.parse(RECIPES.read_text("utf-8"))["models"]
+    models = yaml_reader.parse(RECIPES.read_text("utf-8"))["models"]
     chosen = os.environ.get("MODELS", "").split() or list(models)
     if unknown := set(chosen) - set(models):
         raise PipelineError(f"MODELS must be of {', '.join(models)}. Got {min(unknown)}")
@@ -46,7 +46,7 @@ def measure(plan: Plan) -> list[dict]:
 
 def _measure(name: str, models: dict, folder: Path) -> dict:
     path = folder / "params.yaml"
-    params = reading.parse(path.read_text("utf-8")) | {"models": models, "reference": name}
+    params = yaml_reader.parse(path.read_text("utf-8")) | {"models": models, "reference": name}
 
     def stage(command: str, seed: int, mirror: bool) -> None:
         evaluate = params["evaluate"] | {"mirror": mirror}

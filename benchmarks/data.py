@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import REPOSITORY, process, python
-from pipeline import arrays
-from pipeline.files import write_json
-from pipeline.preprocessing import Preprocessing
+from pipeline.core.files import write_json
+from pipeline.data import arrays
+from pipeline.data.preprocessor import Preprocessing
 
 PARTS = {"train": 50_000, "test": 10_000}
 CLASSES = 10

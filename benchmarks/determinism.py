@@ -10,8 +10,8 @@ from pathlib import Path
 from benchmarks import data
 from benchmarks.harness import OURS, Plan, take_turns
 from benchmarks.train import CASES, Case, ours
-from pipeline import engine
-from pipeline.params import load
+from pipeline.config.params import load
+from pipeline.runtime import select_backend
 
 
 def measure(plan: Plan) -> list[dict]:
@@ -27,8 +27,8 @@ def measure(plan: Plan) -> list[dict]:
 
 
 def without(pipe: Connection, folder: Path, case: Case) -> None:
-    engine.use(load().backend)
-    from pipeline import backend
+    select_backend.use(load().backend)
+    from pipeline.runtime import backend
 
     backend._use_repeatable_kernels = lambda: None
     ours(pipe, folder, case)

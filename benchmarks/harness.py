@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
 
 REPOSITORY = Path(__file__).parents[1]
 OURS = "cnn-pipeline"

@@ -8,7 +8,7 @@ import itertools
 import yaml
 
 from benchmarks.harness import OURS, REPOSITORY, Plan, Sample, alternate, process, python, summarize
-from pipeline import reading
+from pipeline.config import yaml_reader
 
 MODELS = {
     "baseline": {"architecture": "baseline"},
@@ -19,7 +19,7 @@ MODELS = {
 def measure(plan: Plan) -> list[dict]:
     clone = plan.folder / "jobs"
     process(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], plan.folder)
-    params = reading.parse((clone / "params.yaml").read_text("utf-8")) | {"models": MODELS}
+    params = yaml_reader.parse((clone / "params.yaml").read_text("utf-8")) | {"models": MODELS}
     seeds = itertools.count()
 
     def repro(*command: str) -> Sample:
@@ -27,7 +27,7 @@ def measure(plan: Plan) -> list[dict]:
         (clone / "params.yaml").write_text(text, "utf-8")
         return process(python("-m", *command), clone)
 
-    one, two = ("dvc", "repro"), ("pipeline.parallel", "2")
+    one, two = ("dvc", "repro"), ("pipeline.tools.parallel", "2")
     repro(*one)  # data and bytecode are then there
     samples = alternate({OURS: lambda: repro(*two), "one after the other": lambda: repro(*one)},
                         plan.runs)  # fmt: skip

@@ -12,15 +12,17 @@ import numpy as np
 
 from benchmarks import data
 from benchmarks.harness import OURS, Plan, Sample, process, python, serve, take_turns
-from pipeline import arrays, engine, quiet
-from pipeline.params import load
+from pipeline.config.params import load
+from pipeline.core import native_log
+from pipeline.data import arrays
+from pipeline.runtime import select_backend
 
 IMAGES = {"batchnorm": 1_000, "baseline": 10_000}
 QUICK = 2  # times fewer images
 BUILD = """
 from pathlib import Path
-from pipeline import backend, building
-from pipeline.schema_model import Model
+from pipeline.runtime import backend; from pipeline.training import building
+from pipeline.config.schema import Model
 for name in ("batchnorm", "baseline"):
     model = building.build(Model(architecture=name), (32, 32, 3), 10, seed=0)
     backend.save(model, Path(name).with_suffix(".keras"))
@@ -42,26 +44,27 @@ def _measure(name: str, plan: Plan, images: str) -> dict:
 
 def ours(pipe: Connection, folder: Path, name: str, count: int) -> None:
     params = load()
-    engine.use(params.backend)
-    from pipeline import backend, evaluate, speed
-    from pipeline.batches import Batches, Part
+    select_backend.use(params.backend)
+    from pipeline import evaluate
+    from pipeline.runtime import acceleration, backend
+    from pipeline.runtime.input_pipeline import Batches, Part
 
     images, labels = arrays.load(folder / "data/arrays/test")
     part = Part(images, labels, np.arange(count))
-    precision = speed.resolve(params.evaluate.precision)
-    model = speed.faster(backend.load(folder / f"{name}.keras"), precision)
+    precision = acceleration.resolve(params.evaluate.precision)
+    model = acceleration.faster(backend.load(folder / f"{name}.keras"), precision)
 
     def predict() -> Sample:
         start = time.perf_counter()
         batches = Batches(part, data.CLASSES, evaluate.BATCH_SIZE)
-        model.predict(speed.feed(batches), verbose=0)
+        model.predict(acceleration.feed(batches), verbose=0)
         return {"images/s": count / (time.perf_counter() - start)}
 
     serve(pipe, lambda: warm(predict, precision), lambda: twice(predict))
 
 
 def plain(pipe: Connection, folder: Path, name: str, count: int) -> None:
-    with quiet.imports():
+    with native_log.imports():
         import keras
 
     images = arrays.load(folder / "data/arrays/test")[0][:count]

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 from benchmarks.harness import OURS
-from pipeline.console import Column, print_table
-from pipeline.drawing import Figure, NullFormatter, NullLocator, plt
-from pipeline.files import replacing
+from pipeline.core.console import Column, print_table
+from pipeline.core.files import replacing
+from pipeline.reporting.drawing import Figure, NullFormatter, NullLocator, plt
 
 COLUMNS = ("", OURS, "against", "", "times as good", "run by run", "n")
 NOTE = f"Medians. Times as good: above 1, {OURS} is faster, or needs less. Run by run: min to max."

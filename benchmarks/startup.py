@@ -34,10 +34,10 @@ model.fit(images, labels, batch_size=32, callbacks=[Leave()], verbose=0)
 """
 STAGE = """
 from pipeline import train
-from pipeline.params import load
+from pipeline.config.params import load
 
 load()  # as the stage does, before it imports Keras
-from pipeline import backend, fitting
+from pipeline.runtime import backend; from pipeline.training import loop as fitting
 import keras
 """
 STEP = """

@@ -16,9 +16,11 @@ import numpy as np
 
 from benchmarks import data
 from benchmarks.harness import OURS, Plan, Sample, serve, take_turns
-from pipeline import arrays, engine, quiet
-from pipeline.files import read_json
-from pipeline.params import load
+from pipeline.config.params import load
+from pipeline.core import native_log
+from pipeline.core.files import read_json
+from pipeline.data import arrays
+from pipeline.runtime import select_backend
 
 
 class Case(NamedTuple):
@@ -87,10 +89,11 @@ def ours(
 ) -> None:
     """Args: backend, precision: in place of those of params.yaml."""
     params = load()
-    engine.use(backend or params.backend)
-    with quiet.imports():
-        from pipeline import building, fitting, speed
-        from pipeline.batches import Part
+    select_backend.use(backend or params.backend)
+    with native_log.imports():
+        from pipeline.runtime import acceleration
+        from pipeline.runtime.input_pipeline import Part
+        from pipeline.training import building, loop
 
     info = read_json(folder / "info.json")
     shape, classes = info["image_shape"], info["classes"]
@@ -105,14 +108,14 @@ def ours(
         own["precision"] = precision
     settings = params.train_of(case.model).model_copy(update=own)
     model = building.build(params.all_models[case.model], shape, len(classes), params.seed)
-    about = _about(speed.resolve(settings.precision), model.count_params())
+    about = _about(acceleration.resolve(settings.precision), model.count_params())
     parts = Part(images, labels, rows), Part(images, labels, held_out)
     watch = [turns(pipe, case.images, about)]
-    fitting.fit(model, *parts, settings, classes, params.seed, verbose=False, watch=watch)
+    loop.fit(model, *parts, settings, classes, params.seed, verbose=False, watch=watch)
 
 
 def plain(pipe: Connection, folder: Path, case: Case) -> None:
-    with quiet.imports():
+    with native_log.imports():
         import keras
 
     images, labels = arrays.load(folder / "train")

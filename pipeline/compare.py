@@ -12,12 +12,12 @@ import argparse
 import shutil
 from pathlib import Path
 
-from pipeline.answers import same_images, unpack
-from pipeline.console import Column, print_table
-from pipeline.errors import PipelineError, run
-from pipeline.files import read_json, replacing, sha256, write_json
-from pipeline.paired import LEVEL, paired
-from pipeline.params import load
+from pipeline.config.params import load
+from pipeline.core.console import Column, print_table
+from pipeline.core.errors import PipelineError, run
+from pipeline.core.files import read_json, replacing, sha256, write_json
+from pipeline.stats.correctness import same_images, unpack
+from pipeline.stats.paired import LEVEL, paired
 
 
 def choose(champion: str, validation: dict[str, float]) -> str:

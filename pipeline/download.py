@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import raw
-from pipeline.errors import FEW, first_few, run
-from pipeline.params import DATASETS, check_folder, load
+from pipeline.config.params import DATASETS, check_folder, load
+from pipeline.core.errors import FEW, first_few, run
+from pipeline.ingest import parquet
 
 
 def class_counts(classes: list[str], labels: Sequence[np.ndarray]) -> str:
@@ -41,12 +41,12 @@ def main(argv: list[str] | None = None) -> None:
         check_folder(params.folder)
 
     module = params.dataset if (DATASETS / f"{params.dataset}.py").is_file() else "tfds"
-    dataset = importlib.import_module(f"pipeline.datasets.{module}").load(
+    dataset = importlib.import_module(f"pipeline.ingest.datasets.{module}").load(
         params.dataset, params.folder, params.test_share, params.test_seed
     )
-    raw.write(args.raw, dataset)
+    parquet.write(args.raw, dataset)
     counts = ", ".join(f"{size} {split}" for split, size in dataset.sizes.items())
-    labels = [raw.labels(args.raw / f"{file}.parquet") for file in ("train", "test")]
+    labels = [parquet.labels(args.raw / f"{file}.parquet") for file in ("train", "test")]
     classes = class_counts(dataset.classes, labels)
     print(
         f"download: {dataset.source}: {counts} images, {len(dataset.classes)} classes ({classes}) "

@@ -18,10 +18,13 @@ from scipy.special import log_softmax
 from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
-from pipeline import answers, arrays, checkpoints, engine
-from pipeline.errors import PipelineError, run
-from pipeline.files import read_json, replacing, sha256, write_json
-from pipeline.params import load
+from pipeline.config.params import load
+from pipeline.core.errors import PipelineError, run
+from pipeline.core.files import read_json, replacing, sha256, write_json
+from pipeline.data import arrays
+from pipeline.runtime import select_backend
+from pipeline.stats import correctness
+from pipeline.training import checkpoints
 
 CALIBRATION_BINS = 15  # as Guo et al.
 # Keras's predict is fastest from a few hundred images on; fewer where they are large, since
@@ -94,7 +97,7 @@ def measure(
         ],
     }
     names = np.array(classes)
-    metrics["answers"] = [answers.pack(correct, names[labels])]
+    metrics["answers"] = [correctness.pack(correct, names[labels])]
     table = pd.DataFrame(
         {"actual": names[labels], "predicted": names[predicted], "confidence": confidence.round(6)}
     )
@@ -116,10 +119,10 @@ def main(argv: list[str] | None = None) -> None:
     classes = read_json(args.arrays / "info.json")["classes"]
     images, labels = arrays.load(args.arrays / "test")
 
-    engine.use(params.backend)
-    from pipeline import backend, speed
-    from pipeline.augmentation import averaged_over_mirror
-    from pipeline.batches import Batches, Part
+    select_backend.use(params.backend)
+    from pipeline.runtime import acceleration, backend
+    from pipeline.runtime.input_pipeline import Batches, Part
+    from pipeline.training.augmentation import averaged_over_mirror
 
     model = backend.load(args.model)
     expected = ((*images.shape[1:],), len(classes))
@@ -130,11 +133,11 @@ def main(argv: list[str] | None = None) -> None:
         )
     part = Part(images, labels, np.arange(len(labels)))
     batch_size = max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(images.shape[1:])))
-    precision = speed.resolve(params.evaluate.precision)
-    faster = speed.faster(model, precision)
+    precision = acceleration.resolve(params.evaluate.precision)
+    faster = acceleration.faster(model, precision)
     if params.evaluate.mirror:
         faster = averaged_over_mirror(faster)
-    batches = speed.feed(Batches(part, len(classes), batch_size))
+    batches = acceleration.feed(Batches(part, len(classes), batch_size))
     logits = faster.predict(batches, verbose=int(sys.stdout.isatty()))
     metrics, predictions = measure(logits, labels, classes)
     metrics["computed_in"] = precision

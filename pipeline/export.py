@@ -27,10 +27,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pipeline import arrays, engine, export_onnx, preprocessing
-from pipeline.errors import PipelineError, one_line, run
-from pipeline.files import read_json, replacing, write_json
-from pipeline.preprocessing import Preprocessing
+from pipeline.core.errors import PipelineError, one_line, run
+from pipeline.core.files import read_json, replacing, write_json
+from pipeline.data import arrays, preprocessor
+from pipeline.data.preprocessor import Preprocessing
+from pipeline.runtime import select_backend
+from pipeline.serving import to_onnx
 
 if TYPE_CHECKING:
     import keras
@@ -87,7 +89,7 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "onnx": Format("champion.onnx", export_onnx.write, export_onnx.load),
+    "onnx": Format("champion.onnx", to_onnx.write, to_onnx.load),
     "litert": Format("champion.tflite", write_litert, load_litert),
 }
 
@@ -161,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument(f"--{path}", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    kept = preprocessing.read(args.model)
+    kept = preprocessor.read(args.model)
     if Preprocessing.of(read_json(args.arrays / "info.json")) != kept:
         raise PipelineError(
             f"{args.model}: was trained on images made in another way than {args.arrays}. "
@@ -174,10 +176,11 @@ def main(argv: list[str] | None = None) -> None:
     # whatever the model was trained on: the converters of both formats are TensorFlow's. No GPU,
     # whose convolutions round to 10 bits, which would be taken for the format's fault
     os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
-    engine.use("tensorflow")
-    from pipeline import backend, quiet
+    select_backend.use("tensorflow")
+    from pipeline.core import native_log
+    from pipeline.runtime import backend
 
-    with quiet.imports():  # converters and runtimes talk, too
+    with native_log.imports():  # converters and runtimes talk, too
         import keras
 
         model = backend.load(args.model)

@@ -16,8 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import arrays, chart_style, tables
-from pipeline.drawing import (
+from pipeline.config.params import load
+from pipeline.core.errors import run
+from pipeline.core.files import read_json, replacing
+from pipeline.data import arrays, tables
+from pipeline.data.preprocessor import Preprocessing
+from pipeline.reporting import chart_style
+from pipeline.reporting.drawing import (
     Axes,
     Figure,
     FixedLocator,
@@ -27,10 +32,6 @@ from pipeline.drawing import (
     PercentFormatter,
     plt,
 )
-from pipeline.errors import run
-from pipeline.files import read_json, replacing
-from pipeline.params import load
-from pipeline.preprocessing import Preprocessing
 
 GRID = 5  # images a side
 WRONG = "#d62728"

@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline import arrays, decoding, raw
-from pipeline.decoding import Decoded, Options, Task
-from pipeline.errors import PipelineError, first_few, run
-from pipeline.files import replacing, write_json
-from pipeline.images import ColourAmongGrey
-from pipeline.params import load
-from pipeline.schema import Preprocess
+from pipeline.config.params import load
+from pipeline.config.schema import Preprocess
+from pipeline.core.errors import PipelineError, first_few, run
+from pipeline.core.files import replacing, write_json
+from pipeline.data import arrays
+from pipeline.ingest import decoding, parquet
+from pipeline.ingest.decoding import Decoded, Options, Task
+from pipeline.ingest.images import ColourAmongGrey
 
 SPLITS = ("train", "test")
 
@@ -149,10 +150,10 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
         PipelineError: A class has no images, or images cannot be decoded or differ in size.
     """
     sources = {split: raw_folder / f"{split}.parquet" for split in SPLITS}
-    source, classes = raw.describe(sources["train"])
-    labels = {split: raw.labels(path) for split, path in sources.items()}
-    num_train = len(labels["train"]) - raw.num_validation(sources["train"])
-    raw.check_classes(source, classes, {**labels, "train": labels["train"][:num_train]})
+    source, classes = parquet.describe(sources["train"])
+    labels = {split: parquet.labels(path) for split, path in sources.items()}
+    num_train = len(labels["train"]) - parquet.num_validation(sources["train"])
+    parquet.check_classes(source, classes, {**labels, "train": labels["train"][:num_train]})
     # without a first one all are bad, whatever the shape, and decoding lists them
     first = decoding.first_image(sources.values(), settings.max_megapixels)
     first = first or Image.new("L", (1, 1))
@@ -185,7 +186,7 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
             labels[split] = labels[split][good[split]]
             np.save(beside / split / "labels.npy", labels[split])
         trained_on = labels["train"][: len(labels["train"]) - validation]
-        raw.check_classes(source, classes, {**labels, "train": trained_on})
+        parquet.check_classes(source, classes, {**labels, "train": trained_on})
         groups = before(num_train, tasks["train"], decoded["train"])
         for split in SPLITS:
             tasks[split] = decoding.close_gaps(tasks[split], decoded[split])

@@ -2,8 +2,8 @@
 
 Reads   metrics/{comparison,champion,export,split}.json, and of every model
         metrics/test/MODEL.json, plots/history/MODEL.csv, plots/predictions/MODEL.csv and
-        plots/inspect/MODEL/…; plots/samples.png, data/arrays/test/…, data/arrays/info.json,
-        data/versions/…, pipeline/report.html.jinja
+        plots/analysis/MODEL/…; plots/samples.png, data/arrays/test/…, data/arrays/info.json,
+        data/versions/…, pipeline/reporting/report.html.jinja
 Writes  plots/report.html    pictures, data and scripts inlined
         plots/vega.js        what `dvc plots show` draws with: Vega, Vega-Lite and vega-embed
 Params  all but gate: they are shown
@@ -18,19 +18,20 @@ import vl_convert
 import yaml
 from pydantic import BaseModel
 
-from pipeline import arrays, chart_style, tables
-from pipeline import report_charts as charts
-from pipeline import report_parts as parts
-from pipeline.errors import run
-from pipeline.files import read_json, replacing
-from pipeline.params import load
-from pipeline.preprocessing import Preprocessing
-from pipeline.schema import Params
+from pipeline.config.params import load
+from pipeline.config.schema import Params
+from pipeline.core.errors import run
+from pipeline.core.files import read_json, replacing
+from pipeline.data import arrays, tables
+from pipeline.data.preprocessor import Preprocessing
+from pipeline.reporting import chart_style
+from pipeline.reporting import charts as charts
+from pipeline.reporting import parts as parts
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
+TEMPLATE = Path(__file__).with_name("reporting") / "report.html.jinja"
 INPUTS = (
     "arrays", "versions", "split", "comparison", "champion", "test", "history", "predictions",
-    "samples", "inspect", "export",
+    "samples", "analyze", "export",
 )  # fmt: skip
 
 
@@ -103,7 +104,7 @@ def shown(params: Params) -> str:
         "finetune": params.finetune,
         "reference": params.reference,
         "champion": params.champion,
-        "inspect": params.inspect,
+        "analyze": params.inspect,
     }
     return yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True)
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from pipeline import arrays
-from pipeline.errors import PipelineError, first_few, run
-from pipeline.files import read_json, write_json
-from pipeline.params import load
+from pipeline.config.params import load
+from pipeline.core.errors import PipelineError, first_few, run
+from pipeline.core.files import read_json, write_json
+from pipeline.data import arrays
 
 READ_VALUES = 2**20  # at a time: 4 MiB
 

@@ -17,13 +17,13 @@ from pydantic import Field
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from pipeline import arrays, engine, params, reading, study_plot, study_report
-from pipeline.errors import PipelineError, run
-from pipeline.files import read_json, write_json
-from pipeline.schema import Params
-from pipeline.schema_model import Model
-from pipeline.schema_section import Name, Section
-from pipeline.schema_train import PartialTrain
+from pipeline.config import params, yaml_reader
+from pipeline.config.schema import Model, Name, Params, PartialTrain, Section
+from pipeline.core.errors import PipelineError, run
+from pipeline.core.files import read_json, write_json
+from pipeline.data import arrays
+from pipeline.runtime import select_backend
+from pipeline.trials import figure, summary
 
 
 class Study(Section):
@@ -52,8 +52,8 @@ def load(path: Path, common: Params) -> tuple[Study, Params]:
     Raises:
         PipelineError: Names the key, what was expected and what was received.
     """
-    with reading.reading(path):
-        study = reading.read(path, Study)
+    with yaml_reader.reading(path):
+        study = yaml_reader.read(path, Study)
         try:
             train = common.train.under(study.train)
         except pydantic.ValidationError as error:
@@ -102,19 +102,20 @@ def main(argv: list[str] | None = None) -> None:
     info = read_json(args.arrays / "info.json")
     images, labels = arrays.load(args.arrays / "train")
     train, validation = arrays.read_split(args.split, len(labels))
-    with reading.reading(args.study):
+    with yaml_reader.reading(args.study):
         drawn = [fewer(train, labels, study.train_images, seed) for seed in range(study.seeds)]
 
     # Keras takes seconds to import: not before all of this is known to be right
-    environment = engine.environment()
-    engine.use(own.backend)
-    from pipeline import backend, building, recipe
-    from pipeline.batches import Part
-    from pipeline.measure import measure
+    environment = select_backend.environment()
+    select_backend.use(own.backend)
+    from pipeline.runtime import backend
+    from pipeline.runtime.input_pipeline import Part
+    from pipeline.training import building, optim
+    from pipeline.trials.measure import measure
 
     for name, model in own.models.items():
         building.build(model, info["image_shape"], len(info["classes"]), 0)
-        recipe.class_weights(own.train_of(name), labels, info["classes"])
+        optim.class_weights(own.train_of(name), labels, info["classes"])
     runs: dict[str, list[dict]] = {name: [] for name in own.models}
     # seed by seed, so that a machine that slows down does so for every model
     queue = [(seed, name) for seed in range(study.seeds) for name in own.models]
@@ -124,9 +125,9 @@ def main(argv: list[str] | None = None) -> None:
 
     places = {name: place(study, own, name) for name in own.models}
     epochs = {name: own.train_of(name).epochs for name in own.models}
-    rows = study_report.summarize(places, epochs, runs, len(validation))
-    seen = study_report.sentence(rows, study.measure, study.x)
-    study_plot.save(study_plot.draw(study.question, rows, study.measure, study.x), args.picture)
+    rows = summary.summarize(places, epochs, runs, len(validation))
+    seen = summary.sentence(rows, study.measure, study.x)
+    figure.save(figure.draw(study.question, rows, study.measure, study.x), args.picture)
     write_json(
         args.table,
         {
@@ -139,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
             "models": rows,
         },
     )
-    study_report.show(study.question, rows, study.measure)
+    summary.show(study.question, rows, study.measure)
     print(seen)
     print(f"study: {len(queue)} runs -> {args.table}, {args.picture}")
 

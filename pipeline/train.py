@@ -22,17 +22,17 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import arrays, engine, preprocessing
-from pipeline.errors import PipelineError, run
-from pipeline.files import read_json, replacing, sha256, write_json
-from pipeline.params import load
-from pipeline.schema_model import Finetuned
-from pipeline.schema_train import Train
+from pipeline.config.params import load
+from pipeline.config.schema import Finetuned, Train
+from pipeline.core.errors import PipelineError, run
+from pipeline.core.files import read_json, replacing, sha256, write_json
+from pipeline.data import arrays, preprocessor
+from pipeline.runtime import select_backend
 
 if TYPE_CHECKING:
     import keras
 
-    from pipeline.callbacks import History
+    from pipeline.training.callbacks import History
 
 
 def summarize(history: list[dict[str, float]], early_stopping: bool) -> dict:
@@ -82,37 +82,40 @@ def main(argv: list[str] | None = None) -> None:
         )
     settings = params.train_of(args.model)
     info = read_json(args.arrays / "info.json")
-    kept_with_model = preprocessing.Preprocessing.of(info)
+    kept_with_model = preprocessor.Preprocessing.of(info)
     # of several processes, the first checks the arrays, below
     images, labels = arrays.load(args.arrays / "train", check=not args.distributed)
     train, validation = arrays.read_split(args.split, len(labels))
     launch(argv or sys.argv[1:])
 
     # Keras takes seconds to import: not before all of this is known to be right
-    environment = engine.environment()
-    engine.use(params.backend)
-    from pipeline import backend, building, fitting, hosts, speed
-    from pipeline.batches import Part
-    from pipeline.checkpoints import Checkpoints
+    environment = select_backend.environment()
+    select_backend.use(params.backend)
+    from pipeline.runtime import acceleration, backend, distributed
+    from pipeline.runtime.input_pipeline import Part
+    from pipeline.training import building, loop
+    from pipeline.training.checkpoints import Checkpoints
 
     own, classes = params.all_models[args.model], info["classes"]
     with ExitStack() as stack:
-        stack.enter_context(hosts.joined(args.distributed, settings.batch_size))
-        if args.distributed and hosts.first():
+        stack.enter_context(distributed.joined(args.distributed, settings.batch_size))
+        if args.distributed and distributed.first():
             arrays.check_sums(args.arrays / "train")
         model = building.build(own, info["image_shape"], len(classes), params.seed)
-        made_on = backend.describe() | {"precision": speed.resolve(settings.precision)}
+        made_on = backend.describe() | {"precision": acceleration.resolve(settings.precision)}
         made_on |= environment
         inputs = [own.model_dump(), settings.model_dump(), params.seed, info, made_on]
         files = [args.arrays / "train" / arrays.SUMS, args.split, *loaded_code()]
         if isinstance(own, Finetuned):
             files.append(Path(own.from_model))
-        kept = Checkpoints(args.model, hosts.of_first([inputs, [sha256(path) for path in files]]))
-        if hosts.first():
+        kept = Checkpoints(
+            args.model, distributed.of_first([inputs, [sha256(path) for path in files]])
+        )
+        if distributed.first():
             stack.enter_context(kept.held())
         parts = Part(images, labels, train), Part(images, labels, validation)
-        history = fitting.fit(model, *parts, settings, classes, params.seed, checkpoints=kept)
-        if hosts.first():
+        history = loop.fit(model, *parts, settings, classes, params.seed, checkpoints=kept)
+        if distributed.first():
             write(args, model, kept_with_model, history, settings, len(train), made_on)
             kept.finish(args.out)
 
@@ -127,19 +130,19 @@ def loaded_code() -> list[Path]:
 def write(
     args: argparse.Namespace,
     model: "keras.Model",
-    kept_with_model: preprocessing.Preprocessing,
+    kept_with_model: preprocessor.Preprocessing,
     history: "History",
     settings: Train,
     num_images: int,
     made_on: dict[str, str],
 ) -> None:
     """Write the outputs, and say what has been reached."""
-    from pipeline import backend
+    from pipeline.runtime import backend
 
     rows, seconds = history.rows, history.seconds
     with replacing(args.out) as path:
         backend.save(model, path)
-        preprocessing.store(path, kept_with_model)
+        preprocessor.store(path, kept_with_model)
     with replacing(args.history) as path, path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, rows[0], lineterminator="\n")
         table.writeheader()

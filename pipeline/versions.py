@@ -17,9 +17,9 @@ import argparse
 import tomllib
 from pathlib import Path
 
-from pipeline.errors import PipelineError, run
-from pipeline.files import replacing, write_json
-from pipeline.params import check_folder, load
+from pipeline.config.params import check_folder, load
+from pipeline.core.errors import PipelineError, run
+from pipeline.core.files import replacing, write_json
 
 # What each stage imports, and what writes or computes for that: h5py the weights in a .keras
 # file, SciPy for scikit-learn, Pillow the PNGs of matplotlib. Not what only checks, prints or
@@ -30,7 +30,7 @@ PACKAGES = {
     "split": ("numpy", "scikit-learn"),
     "train": ("h5py", "keras", "ml-dtypes", "numpy"),
     "evaluate": ("keras", "numpy", "pandas", "scikit-learn", "scipy"),
-    "inspect": ("h5py", "keras", "matplotlib", "ml-dtypes", "numpy", "pandas", "pillow"),
+    "analyze": ("h5py", "keras", "matplotlib", "ml-dtypes", "numpy", "pandas", "pillow"),
     "compare": ("numpy", "scipy"),
     "export": (
         "ai-edge-litert",
@@ -46,7 +46,7 @@ PACKAGES = {
 }
 # Of the stages that compute with Keras on the backend of params.yaml.
 BACKENDS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}
-WITH_KERAS = ("train", "evaluate", "inspect")
+WITH_KERAS = ("train", "evaluate", "analyze")
 
 
 def locked(path: Path) -> dict[str, str]:

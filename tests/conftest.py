@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from pipeline import arrays
-from pipeline.raw import Example
-from pipeline.schema_train import Train
+from pipeline.config.schema import Train
+from pipeline.data import arrays
+from pipeline.ingest.parquet import Example
 
 REPOSITORY = Path(__file__).parents[1]
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0

@@ -10,17 +10,20 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline import backend, building, export, fitting, preprocessing, speed
+from pipeline import export
 from pipeline.architectures import vgg16
-from pipeline.batches import Part
-from pipeline.errors import PipelineError
-from pipeline.preprocessing import Preprocessing
-from pipeline.schema_model import Finetuned, Model
-from pipeline.signature import ARCHITECTURES, arguments
-from pipeline.signature import settings as settings_of
+from pipeline.config.schema import Finetuned, Model
+from pipeline.config.signature import ARCHITECTURES, arguments
+from pipeline.config.signature import settings as settings_of
+from pipeline.core.errors import PipelineError
+from pipeline.data import preprocessor
+from pipeline.data.preprocessor import Preprocessing
+from pipeline.runtime import acceleration, backend
+from pipeline.runtime.input_pipeline import Part
+from pipeline.training import building, loop
 from tests.conftest import EXPORT, PLAIN, settings, write_arrays
 
-NAMES = sorted(path.stem for path in ARCHITECTURES.glob("*.py"))
+NAMES = sorted(path.stem for path in ARCHITECTURES.glob("[!_]*.py"))
 SHAPE = (32, 32, 3)
 # a size of its own where 32×32 is too small
 SHAPES = {"deep_bn": (128, 128, 3)}
@@ -113,7 +116,7 @@ def test_answers_alike_as_onnx_and_as_litert(name, make, project, monkeypatch):
     kept = Preprocessing([str(i) for i in range(10)], [*shape], "standardize", [0.5, 0.4, 0.3],
                          [0.2, 0.3, 0.25])  # fmt: skip
     backend.save(model, project / "champion.keras")
-    preprocessing.store(project / "champion.keras", kept)
+    preprocessor.store(project / "champion.keras", kept)
     pixels = random.integers(0, 256, (40, *shape)).astype(np.uint8)
     write_arrays(project / "arrays/test", kept.normalized(pixels), np.arange(40) % 10)
     (project / "arrays/info.json").write_text(json.dumps(vars(kept)))
@@ -279,7 +282,7 @@ def changed(before: dict[str, np.ndarray], model: keras.Model) -> set[str]:
     "base", ["vgg16", "mobilenet_v2", pytest.param("EfficientNetB0", marks=pytest.mark.slow)]
 )
 def test_frozen_weights_of_a_pretrained_base_stay_to_the_last_bit(base, make):
-    model = speed.faster(make("pretrained", base=base, freeze="all"), "float32")
+    model = acceleration.faster(make("pretrained", base=base, freeze="all"), "float32")
     before = weights(model)
     train(model)
     assert len(before) > 20
@@ -288,7 +291,7 @@ def test_frozen_weights_of_a_pretrained_base_stay_to_the_last_bit(base, make):
 
 
 def test_a_base_is_frozen_up_to_the_named_layer_batch_normalization_included(make):
-    model = speed.faster(make("pretrained", freeze="block_15_add"), "float32")
+    model = acceleration.faster(make("pretrained", freeze="block_15_add"), "float32")
     base = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     last = [layer.name for layer in base.layers].index("block_15_add")
     frozen, learning = (
@@ -349,9 +352,9 @@ def test_wrong_bases_are_one_line(make, build, message):
 
 def test_imagenet_weights_that_cannot_be_fetched_are_one_line(project, stage):
     code = """if True:
-        from pipeline import building
-        from pipeline.errors import PipelineError, run
-        from pipeline.schema_model import Model
+        from pipeline.training import building
+        from pipeline.core.errors import PipelineError, run
+        from pipeline.config.schema import Model
         for size in (32, 8):
             model = Model(architecture="pretrained")
             try:
@@ -508,7 +511,7 @@ def test_frozen_weights_stay_through_a_whole_fit(name, source, tmp_path):
     pixels = images(network, 16)
     before = [w.numpy() for w in network.weights]
     part = Part(pixels, np.arange(16) % 2, np.arange(16))
-    fitting.fit(
+    loop.fit(
         network,
         part,
         part,

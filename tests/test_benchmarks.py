@@ -6,8 +6,8 @@ import pytest
 from benchmarks import data, report
 from benchmarks.__main__ import main
 from benchmarks.harness import alternate, process, python, summarize
-from pipeline import arrays
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.data import arrays
 
 
 def result(**own) -> dict:

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from pipeline import answers, compare
+from pipeline import compare
+from pipeline.stats import correctness
 
 
 @pytest.mark.parametrize(("champion", "expected"), [("auto", "b"), ("a", "a")])
@@ -39,7 +40,7 @@ def measured(project):
             "accuracy_high": 0.9,
         }
         test |= {"classes": [], "model": [{"sha256": hashlib.sha256(model).hexdigest()}]}
-        test["answers"] = [answers.pack(np.arange(100) >= wrong, np.array(["7"] * 100))]
+        test["answers"] = [correctness.pack(np.arange(100) >= wrong, np.array(["7"] * 100))]
         (project / f"test/{name}.json").write_text(json.dumps(test))
         train = {"parameters": 7, "kept": "final", "final": {"val_accuracy": validation}}
         (project / f"train/{name}.json").write_text(json.dumps(train))
@@ -86,7 +87,7 @@ def test_a_missing_model_is_named(measured, stage):
 def test_other_test_images_are_refused(measured, stage):
     path = measured / "test/batchnorm.json"
     test = json.loads(path.read_text())
-    test["answers"] = [answers.pack(np.full(100, True), np.array(["7"] * 99 + ["8"]))]
+    test["answers"] = [correctness.pack(np.full(100, True), np.array(["7"] * 99 + ["8"]))]
     path.write_text(json.dumps(test))
     done = stage("pipeline.compare", *ARGUMENTS)
     assert "batchnorm and baseline were not measured on the same images" in done.stderr

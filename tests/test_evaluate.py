@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pipeline import evaluate
-from pipeline.answers import pack, same_images, unpack
-from pipeline.augmentation import averaged_over_mirror
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.stats.correctness import pack, same_images, unpack
+from pipeline.training.augmentation import averaged_over_mirror
 from tests.conftest import task, write_arrays
 
 CLASSES = ["a", "b", "c", "d"]

@@ -14,11 +14,13 @@ import onnxruntime
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from pipeline import export, export_onnx, preprocessing
+from pipeline import export
 from pipeline.architectures import pretrained
-from pipeline.errors import PipelineError
-from pipeline.preprocessing import Preprocessing
-from pipeline.schema_model import Activation
+from pipeline.config.schema import Activation
+from pipeline.core.errors import PipelineError
+from pipeline.data import preprocessor
+from pipeline.data.preprocessor import Preprocessing
+from pipeline.serving import to_onnx
 from tests.conftest import EXPORT, write_arrays
 
 CLASSES = ["Ελλάδα", "bright, white"]
@@ -29,7 +31,7 @@ BLACK, WHITE = np.zeros((2, 2, 1), np.uint8), np.full((2, 2, 1), 255, np.uint8)
 def save(folder: Path, model: keras.Model, kept: Preprocessing = KEPT) -> None:
     """Save a model of 2×2 grey images with 300 of them, half black and half white, to test it."""
     model.save(folder / "champion.keras")
-    preprocessing.store(folder / "champion.keras", kept)
+    preprocessor.store(folder / "champion.keras", kept)
     labels = np.arange(300) % 2
     images = KEPT.normalized(np.stack([BLACK, WHITE])[labels])
     write_arrays(folder / "arrays/test", images, labels)
@@ -127,7 +129,7 @@ def test_a_target_that_is_computed_from_the_input_becomes_a_constant():
         [weight("zero", [0]), weight("one", [1]), weight("four", [4])],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
-    export_onnx._fold_shapes(model)
+    to_onnx._fold_shapes(model)
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["Reshape", "Relu"]
     (target,) = model.graph.initializer

@@ -28,18 +28,18 @@ UNEXPANDED = DVC["stages"] | STUDIES["stages"]
 BY_NAME = {
     "report": "pipeline/report.html.jinja",
     "train": "pipeline/architectures/${item.architecture}.py",
-    "inspect": "pipeline/architectures/${item.architecture}.py",
+    "analyze": "pipeline/architectures/${item.architecture}.py",
     "study": "pipeline/architectures/${item}.py",
 }
 # the same, where any file of a folder may be it
-FOLDERS = {"download": "pipeline/datasets"}
+FOLDERS = {"download": "pipeline/ingest/datasets"}
 # attributes of `params` and `common` that are no settings: of the module, or of pydantic
 METHODS = {"load", "read", "reading", "check_model", "model_copy"}
 # methods, and the settings that they read; a study's models are its own
 STAND_FOR = {
     "all_models": {"models", "finetune"},
     "train_of": {"train"},
-    "pictures_of": {"inspect", "models", "finetune", "reference"},
+    "pictures_of": {"analyze", "models", "finetune", "reference"},
     "train.under": {"train", "backend"},
 }
 
@@ -120,7 +120,7 @@ STAGES = {name: body(stage) for name, stage in UNEXPANDED.items()}
 SCRIPT = {name: name for name in STAGES} | {
     "finetune": "train",
     "evaluate_finetuned": "evaluate",
-    "inspect_finetuned": "inspect",
+    "analyze_finetuned": "analyze",
 }
 
 # who may import whom inside pipeline/; every stage is a column of its own
@@ -240,7 +240,7 @@ ALLOWED = {
         "schema_train",
         "speed",
     },
-    "inspect": {
+    "analyze": {
         "params",
         "console",
         "errors",
@@ -550,8 +550,8 @@ class Clone:
 
 def of(model: str, training: str = "train") -> set[str]:
     """Return the stages of one model."""
-    evaluate, inspect = ("evaluate", "inspect") if training == "train" else (
-        "evaluate_finetuned", "inspect_finetuned"
+    evaluate, inspect = ("evaluate", "analyze") if training == "train" else (
+        "evaluate_finetuned", "analyze_finetuned"
     )  # fmt: skip
     return {f"{stage}@{model}" for stage in (training, evaluate, inspect)}
 
@@ -578,7 +578,7 @@ def test_only_what_is_affected_reruns(tmp_path):
     lock = (tmp_path / "uv.lock").read_text()
     newer = re.sub(r'(name = "matplotlib"\nversion = )"[\d.]+"', r'\1"99.0"', lock)
     (tmp_path / "uv.lock").write_text(newer)
-    drawn = {f"inspect@{model}" for model in ("baseline", "small")}
+    drawn = {f"analyze@{model}" for model in ("baseline", "small")}
     assert clone.repro() == {"versions", "plot", "report"} | drawn
 
     clone.edit("params.yaml", "depth: 2", "depth: 3")
@@ -608,20 +608,20 @@ def test_only_what_is_affected_reruns(tmp_path):
     again = {"preprocess", "split"} | compared("baseline", "small")
     assert clone.repro("compare") == again
     # what was left out is known to be stale
-    left = {"inspect@baseline", "inspect@small", "export", "plot", "report"}
+    left = {"analyze@baseline", "analyze@small", "export", "plot", "report"}
     assert set(json.loads(clone.run("dvc", "status", "--json", "dvc.yaml"))) == left
 
     source = (tmp_path / "pipeline/architectures/baseline.py").read_text()
     (tmp_path / "pipeline/architectures/wider.py").write_text(source.replace("(16, 32", "(24, 32"))
     clone.edit("params.yaml", "models:\n", "models:\n  wider: {architecture: wider}\n")
-    assert clone.repro("compare", "inspect@wider") == {"versions"} | of("wider") | {"compare"}
+    assert clone.repro("compare", "analyze@wider") == {"versions"} | of("wider") | {"compare"}
     # of three models the reference and the last have pictures: as before
     chosen = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("data/inspect/*")}
     assert [name for name, pictures in chosen.items() if not pictures] == ["wider"]
 
     clone.edit("params.yaml", "pictures: [layers, ", "pictures: [")
-    assert clone.repro("inspect@wider") == {"versions"}
-    assert clone.repro("inspect@small") == {"inspect@small"}
+    assert clone.repro("analyze@wider") == {"versions"}
+    assert clone.repro("analyze@small") == {"analyze@small"}
 
 
 def write_digits(top: Path, digits: range, per_class: int) -> None:
@@ -734,7 +734,7 @@ def test_photographs_train_the_batch_normalized_classifiers(tmp_path):
     )
     text = re.sub(r"(?s)\nmodels:\n.*?\n\n", f"\nmodels:\n{models}\n", text)
     (tmp_path / "params.yaml").write_text(text)
-    clone.repro("compare", "plot", "inspect@wide_bn")
+    clone.repro("compare", "plot", "analyze@wide_bn")
     rows = json.loads((tmp_path / "metrics/comparison.json").read_text())["models"]
     assert {row["model"]: row["parameters"] for row in rows} == PARAMETERS
     split = json.loads((tmp_path / "metrics/split.json").read_text())
@@ -776,7 +776,7 @@ def test_default_is_good_repeats_to_the_bit_and_compares(tmp_path, hostile):
     # what Git holds is enough for the gate
     bare = tmp_path.with_name(f"{tmp_path.name}_bare")
     clone.run("git", "clone", "-q", str(tmp_path), str(bare))
-    said = clone.run("python", "-m", "pipeline.gate", "--against", "main", folder=bare)
+    said = clone.run("python", "-m", "pipeline.tools.gate", "--against", "main", folder=bare)
     assert said.startswith("gate: dvc.lock: current\n")
     assert said.endswith("+0.0 points [-0.8, +0.8], p 1: not worse beyond noise\n")
 
@@ -789,7 +789,7 @@ def test_default_is_good_repeats_to_the_bit_and_compares(tmp_path, hostile):
     )
     before = clone.read(*kept)
     # what no other test repeats (see test_kill.py), each stage alone; among another user's settings
-    of_one = (f"{stage}@batchnorm" for stage in ("train", "evaluate", "inspect"))
+    of_one = (f"{stage}@batchnorm" for stage in ("train", "evaluate", "analyze"))
     clone.repro("-f", "-s", *of_one, own=hostile)
     clone.repro("-f", "-s", "compare", "export", "plot", "report", own=hostile)
     after = clone.read(*kept)

@@ -56,10 +56,10 @@ def test_a_model_trained_on_jax_is_one_that_tensorflow_loads(small, stage):
 def test_images_on_the_device_or_read_and_bfloat16_train_alike(small, stage):
     (small / "program.py").write_text("""if True:
         from pathlib import Path
-        from pipeline import engine, train
+        from pipeline.runtime import select_backend as engine; from pipeline import train
         train.main(ARGUMENTS("resident"))
         train.main(ARGUMENTS("again"))
-        from pipeline import speed
+        from pipeline.runtime import acceleration as speed
         speed.RESIDENT_SHARE = 0.0  # as where memory is short
         train.main(ARGUMENTS("read"))
         params = Path("params.yaml")
@@ -126,10 +126,10 @@ def test_two_devices_and_two_processes_train_the_weights_of_one(small, stage):
 def test_a_process_that_dies_fails_the_others_and_another_run_succeeds(small):
     (small / "program.py").write_text("""if True:
         import os, signal
-        from pipeline import engine
+        from pipeline.runtime import select_backend as engine
         engine.use("jax")
-        from pipeline import fitting
-        from pipeline.errors import run
+        from pipeline.training import loop as fitting
+        from pipeline.core.errors import run
         from pipeline.train import main
         class Die(fitting.LearningRate):
             def on_epoch_end(self, epoch, logs):

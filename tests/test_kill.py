@@ -27,7 +27,7 @@ class Repro:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_"))}
         env |= {"PATH": f"{bin}{os.pathsep}{env['PATH']}", "PYTHONUNBUFFERED": "1"}
         # as `make repro` does: DVC stops at a lock file that it was killed in the middle of
-        repair = [sys.executable, "-m", "pipeline.doctor", "--repair"]
+        repair = [sys.executable, "-m", "pipeline.tools.doctor", "--repair"]
         subprocess.run(repair, cwd=folder, env=env, check=True)
         self.process = subprocess.Popen(
             ["dvc", "repro", *stages], cwd=folder, env=env, start_new_session=True,

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import decoding, raw
-from pipeline.preprocessing import Preprocessing
+from pipeline.data.preprocessor import Preprocessing
+from pipeline.ingest import decoding, parquet
 from tests.conftest import REPOSITORY, ROOT, arguments, grey, write_arrays, write_params
 from tests.test_graph import BATCHNORM
 
@@ -46,7 +46,9 @@ def write_raw(folder: Path, count: int = 400) -> None:
         part: [grey(i % 256, i % 2, str(i), (16, 16)) for i in range(count)]
         for part in ("train", "test")
     }
-    raw.write(folder, raw.Dataset(["cat", "dog"], "a test", dict.fromkeys(parts, count), parts))
+    parquet.write(
+        folder, parquet.Dataset(["cat", "dog"], "a test", dict.fromkeys(parts, count), parts)
+    )
 
 
 def write_all(project: Path, count: int = 20_000) -> None:
@@ -166,8 +168,8 @@ def test_images_that_are_not_for_this_user_are_listed(project, edit, stage):
     (project / "program.py").write_text(f"""if True:
         import os, sys
         from pipeline import download
-        from pipeline.datasets import folder
-        from pipeline.errors import run
+        from pipeline.ingest.datasets import folder
+        from pipeline.core.errors import run
         os.setgroups([])
         os.setgid({NOBODY})
         os.setuid({NOBODY})
@@ -185,10 +187,10 @@ def test_images_that_are_not_for_this_user_are_listed(project, edit, stage):
 # them; where the system would promise them all the same, the limit refuses.
 WIDE = """if True:
     import os, resource, sys
-    from pipeline import engine, params, train
-    from pipeline.errors import run
+    from pipeline.runtime import select_backend as engine; from pipeline.config import params; from pipeline import train
+    from pipeline.core.errors import run
     engine.use(params.load().backend)
-    from pipeline import backend, building
+    from pipeline.runtime import backend; from pipeline.training import building
     import keras
     def build(model, image_shape, num_classes, seed):
         x = images = keras.Input(image_shape)
@@ -411,7 +413,7 @@ def test_a_path_with_spaces_and_letters_of_any_script_and_no_git_will_do(tmp_pat
 
 def test_params_with_a_terminal_code_are_one_harmless_line(project, edit, stage):
     edit("seed: 0", 'seed: 0\n"\\e[2Jred": 1')
-    done = stage("pipeline.params", "check")
+    done = stage("pipeline.config.params", "check")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(r"error: params.yaml: \x1b[2Jred is no known key. Keys: backend")
 

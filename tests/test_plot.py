@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from pipeline import plot
-from pipeline.preprocessing import Preprocessing
+from pipeline.data.preprocessor import Preprocessing
 from tests.conftest import png, write_arrays
 
 

@@ -16,10 +16,12 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from pipeline import arrays, decoding, images, preprocess, raw
-from pipeline.errors import PipelineError
-from pipeline.raw import Example
-from pipeline.schema import Preprocess
+from pipeline import preprocess
+from pipeline.config.schema import Preprocess
+from pipeline.core.errors import PipelineError
+from pipeline.data import arrays
+from pipeline.ingest import decoding, images, parquet
+from pipeline.ingest.parquet import Example
 from tests.conftest import REPOSITORY, grey, png, write_arrays
 
 # one of each class: a test part that only has to be there
@@ -37,7 +39,7 @@ def prepare(
     if validation is not None:
         splits["validation"] = validation
     sizes = {split: len(examples) for split, examples in splits.items()}
-    raw.write(top / "raw", raw.Dataset(["cat", "dog"], "a test", sizes, splits))
+    parquet.write(top / "raw", parquet.Dataset(["cat", "dog"], "a test", sizes, splits))
     return preprocess.preprocess(top / "raw", top / "arrays", settings(**own))
 
 
@@ -98,7 +100,7 @@ def test_statistics_are_exact():
 
 
 def test_many_groups_in_processes_are_the_images_in_order(tmp_path):
-    count = 8 * raw.GROUP_ROWS + 5  # nine groups: enough for the processes to be used
+    count = 8 * parquet.GROUP_ROWS + 5  # nine groups: enough for the processes to be used
     prepare(tmp_path, [grey(i % 256, i % 2, str(i)) for i in range(count)])
     values = (np.arange(count) % 256).astype(np.float32)
     assert np.array_equal(read(tmp_path)[:, 0, 0, 0], values / np.float32(255))
@@ -260,7 +262,7 @@ def test_the_range_depends_neither_on_the_number_of_processes_nor_on_bad_files(t
     random = np.random.default_rng(0)
     every = [Example(encode(Image.fromarray(
         random.integers(0, 4096, (2, 3)).astype(np.uint16)), "PNG"), i % 2, str(i))
-        for i in range(8 * raw.GROUP_ROWS + 5)]  # fmt: skip
+        for i in range(8 * parquet.GROUP_ROWS + 5)]  # fmt: skip
     # two numbers of 32 bits among them, and a colour image: decoded anew for each
     for row, value in ((300, -100), (301, 4200)):
         wide = Image.fromarray(np.full((2, 3), value, np.int32))
@@ -272,7 +274,7 @@ def test_the_range_depends_neither_on_the_number_of_processes_nor_on_bad_files(t
     assert info["image_shape"] == [2, 3, 3]
     assert info["skipped"] == {"train": 1, "test": 0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.cores.usable", lambda: range(1))
+        patch.setattr("pipeline.core.cpu.usable", lambda: range(1))
         prepare(tmp_path / "one", every, on_bad_image="skip")
     one, two = (tmp_path / name / "arrays/train/images.npy" for name in ("all", "one"))
     assert one.read_bytes() == two.read_bytes()
@@ -291,7 +293,7 @@ def test_colour_of_16_bits_is_read_by_its_high_byte_and_counted(project, stage):
     assert np.asarray(images.open_image(deep, 1)).tolist() == [[[0x0F, 0x12, 0xFF]]]
     plain = Example(png(np.zeros((1, 1, 3), np.uint8)), 0, "8 bits")
     parts = {"train": [plain, Example(deep, 1, "a")], "test": [plain, Example(deep, 1, "b")]}
-    raw.write(project / "raw", raw.Dataset(["a", "b"], "t", dict.fromkeys(parts, 2), parts))
+    parquet.write(project / "raw", parquet.Dataset(["a", "b"], "t", dict.fromkeys(parts, 2), parts))
     done = stage("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
     assert done.stdout == (
         "preprocess: 1 × 1 × 3 images, unit, 2 in colour of 16 bits by their high 8 -> arrays\n"
@@ -339,7 +341,7 @@ def test_pillow_says_nothing_in_its_own_words():
     at = tiff.index(struct.pack("<HHI", 277, 3, 1))  # SamplesPerPixel, one SHORT
     tiff[at + 8 : at + 10] = struct.pack("<H", 9)
     code = f"""if True:
-        from pipeline import images
+        from pipeline.ingest import images
         for encoded in {[see_through, metadata, bytes(tiff), WHOLE]!r}:
             try:
                 print(images.open_image(encoded, 0.001).mode)
@@ -421,7 +423,7 @@ def test_files_that_are_all_bad_are_refused(tmp_path, on_bad_image):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("normalize", ["unit", "standardize"])
 def test_skipped_files_are_counted_and_the_others_stay_in_order(tmp_path, normalize, dtype):
-    good = [grey(i % 256, i % 2, str(i)) for i in range(4 * raw.GROUP_ROWS)]
+    good = [grey(i % 256, i % 2, str(i)) for i in range(4 * parquet.GROUP_ROWS)]
     # in the first group, over the whole of the second, and at the end
     some = bad(0) + good[:300] + bad(1) * 60 + good[300:] + bad(1)
     own = {"normalize": normalize, "dtype": dtype}
@@ -479,7 +481,7 @@ def test_a_class_without_images_is_refused_before_and_after_skipping(tmp_path):
 
 def test_a_single_class_is_refused(tmp_path):
     examples = {"train": [grey(0)], "test": [grey(0)]}
-    raw.write(tmp_path, raw.Dataset(["cat"], "a test", {"train": 1, "test": 1}, examples))
+    parquet.write(tmp_path, parquet.Dataset(["cat"], "a test", {"train": 1, "test": 1}, examples))
     with pytest.raises(PipelineError, match=r"a test: must have 2 or more classes\. Got cat only"):
         preprocess.preprocess(tmp_path, tmp_path / "arrays", settings())
 
@@ -516,7 +518,7 @@ def test_float16_is_read_as_the_float32_that_it_stands_for_at_half_the_size(tmp_
 
 
 def test_float16_in_processes_is_the_images_in_order(tmp_path):
-    count = 8 * raw.GROUP_ROWS + 5
+    count = 8 * parquet.GROUP_ROWS + 5
     train = [grey(i % 256, i % 2, str(i)) for i in range(count)]
     prepare(tmp_path, train, normalize="standardize", dtype="float16")
     info = json.loads((tmp_path / "arrays/info.json").read_text())
@@ -538,7 +540,7 @@ def test_reading_takes_no_more_memory_from_a_file_ten_times_as_large(tmp_path):
         import sys
         from pathlib import Path
         import numpy as np
-        from pipeline import arrays
+        from pipeline.data import arrays
         images, labels = arrays.load(Path(sys.argv[1]))
         order = np.random.default_rng(0).permutation(len(images))
         for start in range(0, len(images), 64):
@@ -626,7 +628,7 @@ def test_on_one_core_no_processes_are_started():
     code = """if True:
         import os
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # as `taskset -c 0`
-        from pipeline import decoding
+        from pipeline.ingest import decoding
         with decoding.mapper(8) as run_all:
             print(run_all is map)
     """
@@ -639,7 +641,7 @@ def test_on_one_core_no_processes_are_started():
 def test_processes_end_with_the_one_that_started_them():
     code = """if True:
         import time
-        from pipeline import decoding
+        from pipeline.ingest import decoding
         if __name__ == "__main__":
             with decoding.mapper(8) as run_all:
                 list(run_all(abs, range(8)))
@@ -661,7 +663,9 @@ def test_processes_end_with_the_one_that_started_them():
 def test_stage_writes_info_and_tells_what_it_skipped(project, edit, stage):
     train = [grey(0, 0), grey(0, 1), Example(b"", 0, "bad.png")]
     sizes = {"train": 3, "test": 2}
-    raw.write(project / "raw", raw.Dataset(["a", "b"], "t", sizes, {"train": train, "test": TEST}))
+    parquet.write(
+        project / "raw", parquet.Dataset(["a", "b"], "t", sizes, {"train": train, "test": TEST})
+    )
     argv = ("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
     done = stage(*argv)
     assert (done.returncode, done.stdout) == (1, "")
@@ -676,9 +680,11 @@ def test_stage_writes_info_and_tells_what_it_skipped(project, edit, stage):
     assert done.stdout == line, done.stderr
     assert json.loads((project / "arrays/info.json").read_text())["classes"] == ["a", "b"]
     edit("on_bad_image: skip", "on_bad_image: error")
-    raw.write(
+    parquet.write(
         project / "raw",
-        raw.Dataset(["a", "b"], "t", {"train": 2, "test": 2}, {"train": train[:2], "test": TEST}),
+        parquet.Dataset(
+            ["a", "b"], "t", {"train": 2, "test": 2}, {"train": train[:2], "test": TEST}
+        ),
     )
     assert stage(*argv).stdout == "preprocess: 2 × 3 × 1 images, unit -> arrays\n"
 
@@ -686,7 +692,9 @@ def test_stage_writes_info_and_tells_what_it_skipped(project, edit, stage):
 def test_stage_tells_the_range_of_16_bits(project, edit, stage):
     train = [Example(ramp(0, 4095), label, "deep") for label in (0, 1)]
     sizes = {"train": 2, "test": 2}
-    raw.write(project / "raw", raw.Dataset(["a", "b"], "t", sizes, {"train": train, "test": train}))
+    parquet.write(
+        project / "raw", parquet.Dataset(["a", "b"], "t", sizes, {"train": train, "test": train})
+    )
     argv = ("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
     line = "preprocess: 2 × 4096 × 1 images, unit, {} as 0 to 255 -> arrays\n"
     assert stage(*argv).stdout == line.format("0 to 4095")

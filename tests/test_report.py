@@ -28,9 +28,9 @@ from playwright.sync_api import (
     ViewportSize,
 )
 
-from pipeline import chart_style, report_charts, report_parts
-from pipeline.errors import PipelineError
-from pipeline.preprocessing import Preprocessing
+from pipeline.core.errors import PipelineError
+from pipeline.data.preprocessor import Preprocessing
+from pipeline.reporting import chart_style, charts, parts
 from tests.conftest import REPOSITORY, in_browser, png, write_arrays, write_params
 
 pytestmark = pytest.mark.xdist_group("report")  # one page and one browser for all
@@ -84,7 +84,7 @@ def write_inspected(folder: Path) -> None:
         pictures.append(
             {"file": f"filters/{name}.png", "title": f"of {name}", "alt": f"alt {name}"}
         )
-    (folder / "inspect.json").write_text(
+    (folder / "analysis.json").write_text(
         json.dumps({"pictures": pictures, "total": {"parameters": 14480}})
     )
     (folder / "layers.csv").write_text(
@@ -131,7 +131,7 @@ def write_outputs(top: Path) -> None:
         each = [{"class": c, "recall": 0.5, "images": 2} for c in CLASSES]
         (row,) = (row for row in ROWS if row["model"] == name)
         write[f"test/{name}.json"] = {**row, "classes": each}
-        write_inspected(top / "inspect" / name)
+        write_inspected(top / "analyze" / name)
         history = {"epoch": [1, 2], "accuracy": [0.5, 0.75], "loss": [1.0, 0.5]}
         history |= {"val_accuracy": [0.25, 0.5], "val_loss": [2.0, 1.0]}
         for kind, table in (("history", pd.DataFrame(history)), ("predictions", predictions(name))):
@@ -189,7 +189,7 @@ def write_many(top: Path, models: int, classes: int, epochs: int = 3, images: in
             for c in kept.classes
         ]
         write[f"test/{name}.json"] = {**row, "classes": each}
-        write_inspected(top / "inspect" / name)
+        write_inspected(top / "analyze" / name)
         fall = 2 / np.arange(1, epochs + 1) + 0.02 * number
         history = {"epoch": np.arange(1, epochs + 1), "loss": fall, "accuracy": 1 - fall / 3}
         history |= {"val_loss": fall * 1.1, "val_accuracy": 1 - fall * 1.1 / 3}
@@ -240,7 +240,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_verdict_is_on_the_champion_with_its_interval():
-    said = report_parts.verdict(ROWS, "batchnorm", 0.95).replace("\N{NO-BREAK SPACE}", " ")
+    said = parts.verdict(ROWS, "batchnorm", 0.95).replace("\N{NO-BREAK SPACE}", " ")
     assert said == (
         "batchnorm is not distinguishable from baseline: +33.0 points of test accuracy, "
         "95 % interval +32.0 to +34.0."
@@ -253,12 +253,12 @@ def test_verdict_on_a_champion_that_is_the_reference_takes_the_best_other_by_val
         compared("plain", 0.5, **against("worse", -0.4)),
         compared("batchnorm", 0.6, **against("worse", -0.3)),
     ]
-    said = report_parts.verdict(rows, "baseline", 0.95)
+    said = parts.verdict(rows, "baseline", 0.95)
     assert said.startswith("batchnorm is worse than baseline: −30.0 points of test accuracy")
 
 
 def test_verdict_on_a_single_model_is_its_accuracy():
-    said = report_parts.verdict(ROWS[:1], "baseline", 0.95).replace("\N{NO-BREAK SPACE}", " ")
+    said = parts.verdict(ROWS[:1], "baseline", 0.95).replace("\N{NO-BREAK SPACE}", " ")
     assert said == (
         "baseline gets 50.0 % of the test images right (95 % interval 40.0 % to 60.0 %); "
         "there is no other model to compare it with."
@@ -271,17 +271,17 @@ def decoded(uri: str) -> Image.Image:
 
 def test_mistakes_come_surest_first_with_their_image():
     images = np.arange(6, dtype=np.float32)[:, None, None, None] * np.full((4, 4, 1), 0.2)
-    found = report_parts.mistakes("baseline", predictions("baseline"), images, KEPT, 30)
+    found = parts.mistakes("baseline", predictions("baseline"), images, KEPT, 30)
     assert [(each["row"], each["confidence"]) for each in found] == [(3, 0.95), (1, 0.8), (5, 0.5)]
     assert (found[1]["actual"], found[1]["predicted"]) == (SCRIPT, "NA")
     assert np.unique(np.asarray(decoded(found[1]["picture"]))).tolist() == [51]  # 0.2 of 255
-    assert len(report_parts.mistakes("baseline", predictions("baseline"), images, KEPT, 2)) == 2
+    assert len(parts.mistakes("baseline", predictions("baseline"), images, KEPT, 2)) == 2
 
 
 def test_thumbnails_are_small_and_keep_their_colours():
     red = np.zeros((200, 100, 3), np.uint8)
     red[..., 0] = 255
-    small = decoded(report_parts.thumbnail(red))
+    small = decoded(parts.thumbnail(red))
     assert small.size == (48, 96)
     assert small.getpixel((20, 20)) == (255, 0, 0)
 
@@ -291,14 +291,14 @@ def test_bins_of_the_reliability_diagram_are_open_on_the_left():
         # (5/15, 6/15] holds 0.4 and no more; (6/15, 7/15] what is just above
         {"actual": list("aaaa"), "predicted": list("abaa"), "confidence": [0.4, 0.39, 0.41, 1.0]}
     )
-    rows = report_charts.reliability_rows({"one": table})
+    rows = charts.reliability_rows({"one": table})
     assert [(row["over"] * 15, row["images"]) for row in rows] == [(5, 2), (6, 1), (14, 1)]
     assert rows[0]["accuracy"] == 0.5
     assert rows[0]["confidence"] == pytest.approx(0.395)
 
 
 def test_confusion_counts_pairs_and_their_share_of_the_actual_class():
-    rows = report_charts.confusion_rows({"baseline": predictions("baseline")})
+    rows = charts.confusion_rows({"baseline": predictions("baseline")})
     assert {(row["actual"], row["predicted"]): (row["images"], row["share"]) for row in rows} == {
         (CLASSES[actual], CLASSES[predicted]): (1, 0.5)
         for actual, predicted in zip(ACTUAL, PREDICTED["baseline"][0], strict=True)
@@ -307,7 +307,7 @@ def test_confusion_counts_pairs_and_their_share_of_the_actual_class():
 
 def test_inspected_pictures_keep_the_order_of_their_list(tmp_path):
     write_inspected(tmp_path)
-    own = report_parts.inspected(tmp_path)
+    own = parts.inspected(tmp_path)
     assert [each["title"] for each in own["pictures"]] == ["of z", "of a"]
     assert np.unique(np.asarray(decoded(own["pictures"][1]["picture"]))).tolist() == [255]
     assert own["columns"] == ["name", "type", "output shape", "parameters"]
@@ -315,11 +315,11 @@ def test_inspected_pictures_keep_the_order_of_their_list(tmp_path):
     assert own["rows"] == [["conv", "Conv2D", "8×8×16", "14,480"], ["NA", "Dense", "10", "0"]]
     (tmp_path / "filters/a.png").unlink()
     with pytest.raises(PipelineError, match=r"filters/a\.png: no such file\. Run `dvc repro`"):
-        report_parts.inspected(tmp_path)
+        parts.inspected(tmp_path)
 
 
 def test_versions_name_the_stages_that_they_decide(built):
-    assert report_parts.versions(built / "versions") == [
+    assert parts.versions(built / "versions") == [
         {"package": "matplotlib", "version": "3.10", "stages": "plot"},
         {"package": "numpy", "version": "2.4", "stages": "plot, report"},
     ]
@@ -345,7 +345,7 @@ def test_champion_is_told_with_what_decided():
     rows = [{"model": "a", "val_accuracy": 0.5}, {"model": "b", "val_accuracy": 0.75}]
 
     def said(named: str, rows: list[dict], champion: str) -> str:
-        text = report_parts.why_champion(named, rows, champion)
+        text = parts.why_champion(named, rows, champion)
         return text.replace("\N{NO-BREAK SPACE}", " ")
 
     assert said("a", rows, "a") == "named in params.yaml"
@@ -360,20 +360,20 @@ def test_champion_is_told_with_what_decided():
 
 
 def test_images_of_a_folder_are_called_by_its_name():
-    assert report_parts.source("folder", "data/photos") == "the folder photos"
-    assert report_parts.source("cifar10", "data/folder") == "cifar10"
+    assert parts.source("folder", "data/photos") == "the folder photos"
+    assert parts.source("cifar10", "data/folder") == "cifar10"
 
 
 def test_version_in_use_is_one_of_several_that_are_locked():
     here = np.__version__
-    assert report_parts.in_use("numpy", f"0.1, {here}") == here
-    assert report_parts.in_use("numpy", "0.1, 0.2") == "0.1 or 0.2"
-    assert report_parts.in_use("no-such-package", "0.1, 0.2") == "0.1 or 0.2"
-    assert report_parts.in_use("numpy", "0.1") == "0.1"
+    assert parts.in_use("numpy", f"0.1, {here}") == here
+    assert parts.in_use("numpy", "0.1, 0.2") == "0.1 or 0.2"
+    assert parts.in_use("no-such-package", "0.1, 0.2") == "0.1 or 0.2"
+    assert parts.in_use("numpy", "0.1") == "0.1"
 
 
 def test_mistakes_of_many_models_stay_few():
-    assert [report_parts.most_mistakes(models) for models in (1, 8, 12, 500)] == [30, 30, 20, 1]
+    assert [parts.most_mistakes(models) for models in (1, 8, 12, 500)] == [30, 30, 20, 1]
 
 
 def test_a_missing_input_is_one_line(tmp_path):
@@ -590,13 +590,13 @@ def test_a_name_in_the_legend_singles_its_model_out_by_keyboard(many, visit):
 
 
 def test_diagrams_are_told_from_images_which_a_dark_page_must_not_invert(tmp_path):
-    top = tmp_path / "inspect"
+    top = tmp_path / "analyze"
     write_inspected(top)
-    found = json.loads((top / "inspect.json").read_text())
+    found = json.loads((top / "analysis.json").read_text())
     (top / "layers.png").write_bytes((top / "filters/a.png").read_bytes())
     found["pictures"].append({"file": "layers.png", "title": "layers", "alt": "layers"})
-    (top / "inspect.json").write_text(json.dumps(found))
-    pictures = report_parts.inspected(top)["pictures"]
+    (top / "analysis.json").write_text(json.dumps(found))
+    pictures = parts.inspected(top)["pictures"]
     assert [each["diagram"] for each in pictures] == [False, False, True]
 
 

@@ -7,8 +7,9 @@ import zlib
 import numpy as np
 import pytest
 
-from pipeline import arrays, split
-from pipeline.errors import PipelineError
+from pipeline import split
+from pipeline.core.errors import PipelineError
+from pipeline.data import arrays
 from tests.conftest import write_arrays
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import backend, params, study
-from pipeline.errors import PipelineError
-from pipeline.files import read_json
-from pipeline.measure import gradient_norms
-from pipeline.study_report import paired, sentence, summarize
+from pipeline import study
+from pipeline.config import params
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json
+from pipeline.runtime import backend
+from pipeline.trials.measure import gradient_norms
+from pipeline.trials.summary import paired, sentence, summarize
 from tests.conftest import REPOSITORY, write_arrays
 
 GRAPH = yaml.safe_load((REPOSITORY / "studies/dvc.yaml").read_text())["stages"]["study"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import engine
+from pipeline.runtime import select_backend
 from tests.conftest import REPOSITORY, arguments, task, write_arrays
 from tests.test_graph import imports
 
@@ -58,7 +58,7 @@ def test_a_keras_json_that_keras_refuses_is_not_read(tmp_path, stage, text):
     (tmp_path / ".keras").mkdir()
     (tmp_path / ".keras/keras.json").write_text(text)
     program = "import keras\nprint(keras.config.floatx(), keras.src.backend.config.keras_home())"
-    (tmp_path / "program.py").write_text(f"from pipeline import backend\n{program}\n")
+    (tmp_path / "program.py").write_text(f"from pipeline.runtime import backend\n{program}\n")
     done = stage("program", HOME=str(tmp_path))
     # what is downloaded stays where all projects find it
     assert done.stdout == f"float32 {tmp_path}/.keras\n", done.stderr
@@ -70,7 +70,7 @@ def test_a_keras_json_that_keras_refuses_is_not_read(tmp_path, stage, text):
 def test_variables_that_change_numbers_are_recorded_where_a_user_sets_them(
     prepared, stage, monkeypatch
 ):
-    for name in [name for name in os.environ if name.startswith(engine.NUMERIC)]:
+    for name in [name for name in os.environ if name.startswith(select_backend.NUMERIC)]:
         monkeypatch.delenv(name)
     own = {"OMP_NUM_THREADS": "1", "NVIDIA_TF32_OVERRIDE": "0"}
     runs = []
@@ -88,7 +88,7 @@ def test_of_the_environment_only_what_changes_numbers_is_recorded(monkeypatch):
         monkeypatch.delenv(name)
     for name in ("CUDA_VISIBLE_DEVICES", "JAX_X", "TF_CPP_VMODULE", "TF_TOKEN_X", "XLA_FLAGS"):
         monkeypatch.setenv(name, "1")
-    assert engine.environment() == {"JAX_X": "1", "XLA_FLAGS": "1"}
+    assert select_backend.environment() == {"JAX_X": "1", "XLA_FLAGS": "1"}
 
 
 def test_matplotlib_is_imported_in_one_place():
@@ -102,7 +102,7 @@ def test_matplotlib_is_imported_in_one_place():
         for path in files
         if any(name.split(".")[0] == "matplotlib" for name in imports(path, REPOSITORY))
     }
-    assert found == {"pipeline/drawing.py"}
+    assert found == {"pipeline/reporting/drawing.py"}
 
 
 @pytest.mark.parametrize("command", ["predict", "report"])  # Altair is in the report
@@ -128,7 +128,7 @@ def test_without_the_packages_a_line_says_how_to_get_them(command):
 
 def test_a_module_of_ours_that_is_missing_keeps_its_traceback(tmp_path):
     shutil.copytree(REPOSITORY / "pipeline", tmp_path / "pipeline")
-    (tmp_path / "pipeline/errors.py").unlink()
+    (tmp_path / "pipeline/core/errors.py").unlink()
     argv = [sys.executable, "-m", "pipeline.split"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
     assert done.stderr.startswith("Traceback")

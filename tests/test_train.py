@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from pipeline import evaluate, train
-from pipeline.errors import PipelineError
-from pipeline.preprocessing import Preprocessing
+from pipeline.core.errors import PipelineError
+from pipeline.data.preprocessor import Preprocessing
 from tests.conftest import arguments, task, write_arrays
 
 
@@ -95,7 +95,7 @@ def test_read_from_disk_ten_times_the_images_need_no_more_memory(prepared, stage
     edit("epochs: 2", "epochs: 1")
     program = """if True:
         import resource, sys
-        from pipeline import speed, train
+        from pipeline.runtime import acceleration as speed; from pipeline import train
         speed.RESIDENT_SHARE = 0.0  # as where memory is short
         train.main(sys.argv[1:])
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

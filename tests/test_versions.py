@@ -6,7 +6,7 @@ from importlib.metadata import packages_distributions
 import pytest
 
 from pipeline import versions
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
 from tests.conftest import REPOSITORY
 from tests.test_graph import files_needed, imports
 
@@ -56,9 +56,9 @@ LOCK = "".join(
 
 
 @pytest.mark.parametrize(("package", "stages"), [
-    ("matplotlib", {"inspect", "plot"}),
-    ("tensorflow", {"train", "evaluate", "export", "inspect"}),
-    ("pillow", {"download", "preprocess", "inspect", "plot", "report"}),
+    ("matplotlib", {"analyze", "plot"}),
+    ("tensorflow", {"train", "evaluate", "export", "analyze"}),
+    ("pillow", {"download", "preprocess", "analyze", "plot", "report"}),
     ("jax", set()),
     ("rich", set()),
 ])  # fmt: skip
@@ -87,7 +87,7 @@ def test_the_pictures_of_a_model_are_no_matter_of_another_ones_settings(project,
         edit(old, new)
         done = stage(*argv)
         assert done.returncode == 0
-        found.append({p.stem: json.loads(p.read_text()) for p in (project / "inspect").iterdir()})
+        found.append({p.stem: json.loads(p.read_text()) for p in (project / "analyze").iterdir()})
     assert found[0] == found[1]
     assert found[0]["baseline"] == found[0]["batchnorm"] != []
     # of three the reference and the last

@@ -1,0 +1,1 @@
+"""params.yaml: read, validated, and handed to the stages."""

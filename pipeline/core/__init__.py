@@ -1,0 +1,1 @@
+"""Errors, whole-or-nothing files, and what a terminal shows."""

@@ -1,0 +1,113 @@
+"""Console: tables that are never cut, on a terminal of any width, in a pipe or in a file."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.core.errors import one_line
+
+UNBOUNDED = 10_000  # columns of text, where there is no terminal
+FOLDED = 8  # the least width to which text is folded
+BORDER = 3  # of a column: its line and two spaces
+
+
+class Column(NamedTuple):
+    heading: str
+    numeric: bool = False
+    """Numbers stand at the right and are never folded"""
+    drop: int = 0
+    """When the column is left out of a table that is too wide: 1 is the first to go, 0 stays"""
+
+
+def print_table(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    total: Sequence[str] = (),
+) -> None:
+    """Print a table on standard output.
+
+    On a terminal that is too narrow, columns are left out, and named below the table; if that is
+    not enough, text is folded. A pipe or a file gets every column, as plain text, whatever
+    FORCE_COLOR says: who reads it has no width.
+
+    Args:
+        rows: Cells as text, one for each column; whatever is in them is shown, not obeyed.
+        total: The last row, below a line.
+    """
+    terminal = sys.stdout.isatty()
+    console = Console() if terminal else Console(force_terminal=False, width=UNBOUNDED)
+    cells = [[one_line(cell) for cell in row] for row in ([*rows, total] if total else rows)]
+    kept = fitting(columns, cells, console.width)
+    shown = [columns[number] for number in kept]
+    cells = [[row[number] for number in kept] for row in cells]
+    widths = folded(shown, cells, console.width)
+    missing = [column.heading for number, column in enumerate(columns) if number not in kept]
+    table = Table(
+        title=Text(one_line(title)) if title else None,
+        caption=Text(f"too narrow for: {', '.join(missing)}") if missing else None,
+        caption_justify="left",
+    )
+    for column, width in zip(shown, widths, strict=True):
+        table.add_column(
+            Text(one_line(column.heading)),
+            justify="right" if column.numeric else "left",
+            overflow="fold",
+            width=width,
+        )
+    for number, row in enumerate(cells):
+        if total and number == len(cells) - 1:
+            table.add_section()
+        table.add_row(*map(Text, row))
+    console.width = max(console.width, _across(widths))  # if all else fails, lines wrap
+    console.print(table)
+
+
+def fitting(columns: Sequence[Column], cells: list[list[str]], width: int) -> list[int]:
+    """Return the numbers of the columns that are shown uncut in a width, in order."""
+    kept = list(range(len(columns)))
+    needed = [max(_words(column), *_lengths(cells, n)) for n, column in enumerate(columns)]
+    for number in sorted((n for n in kept if columns[n].drop), key=lambda n: columns[n].drop):
+        if _across([needed[n] for n in kept]) <= width:
+            break
+        kept.remove(number)
+    return kept
+
+
+def folded(columns: Sequence[Column], cells: list[list[str]], width: int) -> list[int]:
+    """Return the widths of columns.
+
+    In full if that fits; else headings are folded, and then text. Numbers keep their width, so the
+    sum may be larger than the terminal.
+    """
+    content = [list(_lengths(cells, number)) for number in range(len(columns))]
+    full = [max(cell_len(c.heading), *own) for c, own in zip(columns, content, strict=True)]
+    if _across(full) <= width:
+        return full
+    widths = [max(_words(c), *own) for c, own in zip(columns, content, strict=True)]
+    least = [max(own) if c.numeric else FOLDED for c, own in zip(columns, content, strict=True)]
+    while _across(widths) > width:
+        spare = {n: widths[n] for n in range(len(widths)) if widths[n] > least[n]}
+        if not spare:
+            break
+        widths[max(spare, key=spare.__getitem__)] -= 1
+    return widths
+
+
+def _words(column: Column) -> int:
+    """Return the width of a heading that is folded between its words."""
+    return max(map(cell_len, column.heading.split()), default=0)
+
+
+def _lengths(cells: list[list[str]], number: int) -> Iterator[int]:
+    yield 1  # also of no rows
+    yield from (cell_len(row[number]) for row in cells)
+
+
+def _across(widths: list[int]) -> int:
+    return sum(width + BORDER for width in widths) + 1

@@ -1,0 +1,1 @@
+"""The files that stages share: arrays, tables, and how images were preprocessed."""

@@ -1,0 +1,1 @@
+"""The report and the look of all pictures: charts, parts, template, matplotlib."""

@@ -1,0 +1,1 @@
+"""Keras, made fast and repeatable."""

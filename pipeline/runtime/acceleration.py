@@ -1,0 +1,234 @@
+"""Acceleration: all that makes training and prediction faster than plain Keras, the same to look at.
+
+Nothing of it is saved: the weights go back into the network of stock layers that it was made
+from.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import psutil
+
+from pipeline.core import native_log
+from pipeline.core.errors import PipelineError
+
+# Batches between two returns to Python; progress and callbacks see no finer grain.
+STEPS_PER_EXECUTION = 32
+RESIDENT_SHARE = 0.25  # of the free memory that images may take
+
+
+def resolve(precision: str) -> str:
+    """Return float32 or bfloat16: what to compute in; weights and sums are float32 always.
+
+    Args:
+        precision: auto, float32 or bfloat16; auto is bfloat16 on GPUs and on processors with
+            instructions for it (Intel from Sapphire Rapids, AMD from Zen 4).
+
+    Raises:
+        PipelineError: bfloat16 is asked of a processor that would only emulate it.
+    """
+    if precision == "float32" or _has_fast_bfloat16():
+        return "float32" if precision == "float32" else "bfloat16"
+    # oneDNN would emulate it, at a fraction of the speed; JAX computes it on every processor
+    if precision == "bfloat16" and keras.backend.backend() == "tensorflow":
+        raise PipelineError(
+            "params.yaml: precision: bfloat16 needs a GPU or a processor with avx512_bf16 or "
+            "amx_bf16. Got neither. Set it to auto"
+        )
+    return precision.replace("auto", "float32")
+
+
+def _has_fast_bfloat16() -> bool:
+    if _has_gpu():
+        return True
+    # JAX's convolutions on processors are no faster in it
+    cpuinfo = Path("/proc/cpuinfo")
+    if keras.backend.backend() != "tensorflow" or not cpuinfo.exists():
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpuinfo.read_text().split())
+
+
+def _has_gpu() -> bool:
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "gpu"
+    import tensorflow as tf
+
+    with native_log.imports():  # a line about a driver that is not there
+        return bool(tf.config.list_physical_devices("GPU"))
+
+
+def faster(model: keras.Model, precision: str) -> keras.Model:
+    """Return a model with the same weights that trains and predicts faster, and repeatably.
+
+    Keras computes batch normalization from generic sums, which TensorFlow splits over threads
+    differently from run to run, op determinism or not. TensorFlow's fused kernel repeats, and
+    is faster. On a processor oneDNN itself then chooses which operations to do in bfloat16;
+    elsewhere Keras's mixed_bfloat16 policy does, for all layers but the last.
+
+    Args:
+        model: Built and uncompiled, with any stock layers.
+        precision: float32 or bfloat16.
+
+    Returns:
+        `model` itself where there is nothing to replace.
+    """
+    tensorflow = keras.backend.backend() == "tensorflow"
+    by_onednn = tensorflow and not _has_gpu()
+    if by_onednn:
+        import tensorflow as tf
+
+        option = {"auto_mixed_precision_onednn_bfloat16": precision == "bfloat16"}
+        tf.config.optimizer.set_experimental_options(option)
+    stock = keras.layers.BatchNormalization
+    fused = _fused_batch_normalization() if tensorflow else stock
+    mixed = precision == "bfloat16" and not by_onednn
+    if not mixed and not any(type(layer) is stock for layer in model._flatten_layers()):
+        return model
+    last = {id(output._keras_history.operation) for output in model.outputs}
+
+    def replace(layer: keras.Layer) -> keras.Layer:
+        config = layer.get_config()
+        if mixed and id(layer) not in last and not isinstance(layer, keras.layers.InputLayer):
+            config["dtype"] = "mixed_bfloat16"
+        return (fused if type(layer) is stock else type(layer)).from_config(config)
+
+    twin = keras.models.clone_model(model, clone_function=replace, recursive=True)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def _fused_batch_normalization() -> type[keras.layers.BatchNormalization]:
+    import tensorflow as tf
+
+    class FusedBatchNormalization(keras.layers.BatchNormalization):
+        """Keras's BatchNormalization with TensorFlow's fused kernel in the training step."""
+
+        def call(self, inputs, training=None, mask=None):
+            plain = self.axis in (-1, len(inputs.shape) - 1) and self.scale and self.center
+            if not (training and self.trainable and plain) or mask is not None or self.renorm:
+                return super().call(inputs, training=training, mask=mask)
+            shape = tf.shape(inputs)
+            x = tf.reshape(inputs, [-1, 1, 1, shape[-1]]) if len(inputs.shape) != 4 else inputs
+            y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+                x=x,
+                scale=self.gamma,
+                offset=self.beta,
+                mean=tf.zeros([0]),
+                variance=tf.zeros([0]),
+                epsilon=self.epsilon,
+                is_training=True,
+            )
+            # the kernel returns the unbiased variance, Keras keeps the biased one
+            n = tf.cast(tf.size(x) / shape[-1], tf.float32)
+            variance *= (n - 1.0) / n
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+            return tf.reshape(y, shape) if len(inputs.shape) != 4 else y
+
+    return FusedBatchNormalization
+
+
+def check_batch(model: keras.Model, batch_size: int) -> None:
+    """Check that no layer's output for one batch is larger than all memory.
+
+    On a processor oneDNN's convolution does not look whether it got memory, and TensorFlow 2.21
+    ends by SIGSEGV, without a word; what is smaller the system promises, and may not keep.
+
+    Raises:
+        PipelineError: One is.
+    """
+    if _has_gpu():
+        return
+    memory = psutil.virtual_memory().total + psutil.swap_memory().total
+    for layer in model._flatten_layers():
+        outputs = [output for node in layer._inbound_nodes for output in node.output_tensors]
+        size = 4 * batch_size * max((_values(output.shape) for output in outputs), default=0)
+        if size > memory:
+            raise PipelineError(
+                f"not enough memory: {layer.name} of {model.name} makes {size / 1e9:.3g} GB of a "
+                f"batch of {batch_size}, and the machine has {memory / 1e9:.3g} GB. Lower "
+                "train.batch_size (or batch_size under the model's own `train:`) or "
+                "preprocess.image_size"
+            )
+
+
+def _values(shape: tuple[int | None, ...]) -> int:
+    """Return how many numbers an output has for one image."""
+    return math.prod(side or 1 for side in shape[1:])
+
+
+def fit_in_memory(images: Any) -> bool:
+    """Return whether images are few enough to be looked up in memory, the device's own."""
+    size = 4 * images.size
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if jax.process_count() > 1:  # each reads only its share
+            return False
+        limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+        if limit is not None and size > RESIDENT_SHARE * limit:
+            return False
+    return size <= RESIDENT_SHARE * psutil.virtual_memory().available
+
+
+def feed(batches: keras.utils.PyDataset) -> Any:
+    """Return what fit and predict read the same batches from, without a wait at an epoch's end.
+
+    TensorFlow has a thread that tunes its input. It sleeps for 10 ms, then each time twice as
+    long, and an epoch ends only when it wakes (TensorFlow 2.21): one of 2.6 s takes 5.1. Keras
+    leaves no way to its settings but a data set of one's own.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow as tf
+
+    passes = 0
+
+    def epoch() -> Iterator[Any]:
+        nonlocal passes
+        if passes:
+            batches.on_epoch_end()
+        passes += 1
+        yield from (batches[index] for index in range(len(batches)))
+
+    kinds = keras.tree.map_structure(
+        lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batches[0]
+    )
+    data = tf.data.Dataset.from_generator(epoch, output_signature=kinds).prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    counted = tf.data.experimental.assert_cardinality(len(batches))
+    return data.apply(counted).with_options(options)
+
+
+class Lookup(keras.layers.Layer):
+    """From row numbers `(b,)` int32 to images `(b, h, w, c)`, which stay on the device.
+
+    A batch then costs no copy from Python, neither through a queue nor to a GPU.
+    """
+
+    def __init__(self, images: Any):
+        """Args:
+        images: `(n, h, w, c)` float32, indexed by slices.
+        """
+        super().__init__()
+        if keras.backend.backend() == "jax":
+            # a weight: what is not an argument of the step would be compiled into it
+            self.images = self.add_weight(
+                shape=images.shape, initializer=lambda shape, dtype: images[:], trainable=False
+            )
+        else:
+            # TensorFlow would copy a variable at each step
+            self.images = keras.ops.convert_to_tensor(images[:])
+
+    def compute_output_shape(self, rows_shape):
+        # told, and not found out by tracing `call`, which takes TensorFlow a second
+        return (*rows_shape, *self.images.shape[1:])
+
+    def call(self, rows):
+        return keras.ops.take(self.images, rows, axis=0)

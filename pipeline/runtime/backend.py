@@ -1,0 +1,122 @@
+"""What Keras alone does not give: the same numbers and bytes twice, and the processor's name.
+
+The only module that knows which backend Keras runs on; architectures and stages are
+written against Keras 3 alone.
+"""
+
+import json
+import platform
+import re
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+from pipeline.core import cpu, native_log
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import replacing
+from pipeline.runtime import lean, select_backend
+
+with native_log.imports(), lean.imports(), select_backend.without_user_settings():
+    import keras
+    from keras.src.backend import config
+
+config._KERAS_DIR = select_backend.keras_home()  # where Keras keeps the weights that it downloads
+
+
+def make_repeatable(seed: int) -> None:
+    """Seed Python, NumPy and the backend, and ask the backend for repeatable kernels.
+
+    Args:
+        seed: In [0, 2**32).
+    """
+    keras.utils.set_random_seed(seed)
+    _use_repeatable_kernels()
+
+
+def _use_repeatable_kernels() -> None:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+
+
+def save(model: keras.Model, path: Path) -> None:
+    """Save a model so that equal weights give equal bytes.
+
+    Keras writes the date into the archive, in metadata.json and beside each entry, and
+    addresses in memory into config.json.
+    """
+    with replacing(path) as beside:
+        model.save(beside)
+        with zipfile.ZipFile(beside) as dated:
+            contents = {name: dated.read(name) for name in dated.namelist()}
+        metadata = json.loads(contents["metadata.json"])
+        del metadata["date_saved"]
+        contents["metadata.json"] = json.dumps(metadata).encode()
+        contents["config.json"] = _number_objects(contents["config.json"])
+        with zipfile.ZipFile(beside, "w") as dateless:
+            for name, content in contents.items():
+                dateless.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+
+
+def load(path: Path) -> keras.Model:
+    """Load a saved model, uncompiled, to predict the same twice; never code with it.
+
+    Raises:
+        PipelineError: The file is damaged, or holds a Lambda or a custom object.
+    """
+    _use_repeatable_kernels()
+    if not zipfile.is_zipfile(path):  # of which Keras says that it is not there
+        raise PipelineError(f"{path}: cannot be loaded: no whole archive. Run `dvc repro`")
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
+        # Keras puts its reason last, behind the whole of the model's description
+        reason = str(error).split("Exception encountered: ")[-1].strip().split("\n")[0]
+        raise PipelineError(f"{path}: cannot be loaded: {reason}. Run `dvc repro`") from None
+
+
+def _number_objects(config: bytes) -> bytes:
+    """Replace the ids of shared objects by 1, 2, … in order of appearance."""
+    numbers: dict[bytes, int] = {}
+    return re.sub(
+        rb'(?<="shared_object_id": )\d+',
+        lambda match: b"%d" % numbers.setdefault(match[0], len(numbers) + 1),
+        config,
+    )
+
+
+def describe() -> dict[str, str]:
+    """Name what the numbers were made on: versions of the software, processor or GPU."""
+    backend = keras.backend.backend()
+    return {
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "backend": f"{backend} {version(backend)}",
+        "numpy": version("numpy"),
+        "device": _device(),
+        # sums are split over them: another number rounds differently
+        "threads": str(len(cpu.usable())),
+    }
+
+
+def _device() -> str:
+    if gpus := _gpus():
+        return ", ".join(gpus)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.devices() if device.platform == "gpu"]
+    import tensorflow as tf
+
+    details = tf.config.experimental.get_device_details
+    return [details(gpu)["device_name"] for gpu in tf.config.list_physical_devices("GPU")]

@@ -1,0 +1,146 @@
+"""Distributed: one training on several devices, of one process or of many on many hosts (JAX only).
+
+Every process runs the same program and reads its share of each batch; JAX's own runtime finds
+the others and adds their gradients up.
+"""
+
+import atexit
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from pipeline.core.errors import PipelineError
+
+SECONDS_TO_MEET = 120
+SECONDS_WITHOUT_A_SIGN = 30  # after which a process counts as dead
+LOST = re.compile("gloo|nccl|connection|heartbeat|unavailable", re.IGNORECASE)
+
+
+@contextmanager
+def joined(distributed: bool, batch_size: int) -> Iterator[None]:
+    """Share the batches of the block over all devices, where there are several.
+
+    Args:
+        distributed: Whether this is one of several processes. JAX's runtime finds the others by
+            what Slurm, Open MPI or Kubernetes set, or Keras's KERAS_DISTRIBUTION_* variables.
+        batch_size: Of all devices together.
+
+    Raises:
+        PipelineError: The others are not found, or lost; the batch cannot be shared evenly.
+    """
+    if keras.backend.backend() != "jax":
+        if distributed:
+            raise PipelineError("params.yaml: backend must be jax for several processes")
+        yield
+        return
+    if distributed:
+        _meet()
+        # should this one fail: JAX's own exit would wait for the others, which wait for it
+        atexit.register(os._exit, 1)
+    _share(batch_size)
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # of any kind, says JAX's runtime
+        if distributed and LOST.search(str(error)):
+            raise PipelineError(
+                f"another process is lost: {error}. Its own message says why; run this again"
+            ) from None
+        raise
+    atexit.unregister(os._exit)
+
+
+def _meet() -> None:
+    import jax
+
+    names = ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
+    address, count, own = (os.environ.get(f"KERAS_DISTRIBUTION_{name}") for name in names)
+    try:
+        jax.distributed.initialize(
+            address,
+            int(count) if count else None,
+            int(own) if own else None,
+            initialization_timeout=SECONDS_TO_MEET,
+            heartbeat_timeout_seconds=SECONDS_WITHOUT_A_SIGN,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise PipelineError(f"--distributed: the others cannot be joined: {error}") from None
+
+
+def _share(batch_size: int) -> None:
+    import jax
+
+    devices = jax.device_count()
+    if devices == 1:
+        return
+    if batch_size % devices:
+        raise PipelineError(
+            f"params.yaml: batch_size must be a multiple of the {devices} devices. Got {batch_size}"
+        )
+    parallel = keras.distribution.DataParallel(auto_shard_dataset=False)  # Batches does it
+    keras.distribution.set_distribution(parallel)
+
+
+def first() -> bool:
+    """Return whether this process is the one that prints and writes."""
+    distribution = keras.distribution.distribution()
+    return distribution is None or distribution.data_shard_id == 0
+
+
+def of_first(value: Any) -> Any:
+    """Return what the first of the processes says, which JSON can hold."""
+    distribution = keras.distribution.distribution()
+    if distribution is None or distribution.num_processes == 1:
+        return value
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    text = json.dumps(value, sort_keys=True).encode()
+    size = int(broadcast_one_to_all(np.int32(len(text))))
+    padded = np.frombuffer(text.ljust(size)[:size], np.uint8)
+    return json.loads(bytes(np.asarray(broadcast_one_to_all(padded), np.uint8)))
+
+
+def share(rows: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return this process's rows of a batch, in order of the processes.
+
+    All devices get equally many: a smaller last batch is filled up with rows that
+    `leave_out_padding` leaves out again, to a size that no whole batch has.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return rows
+    if len(rows) < batch_size:
+        devices = distribution.num_model_replicas
+        padded = -(-len(rows) // devices) * devices
+        rows = np.resize(rows, padded + devices if padded == batch_size else padded)
+    own = len(rows) // distribution.num_processes
+    return rows[distribution.data_shard_id * own :][:own]
+
+
+def leave_out_padding(model: keras.Model, rows: dict[str, int], batch_size: int) -> None:
+    """Make a model's steps see batches as they were before `share` filled them up.
+
+    Inside the step, where a batch is whole again, so that loss, metrics and batch
+    statistics are those of one device.
+
+    Args:
+        model: Compiled.
+        rows: How many there are, by the step that sees them: train_step, test_step.
+        batch_size: Of all devices together.
+    """
+    if keras.distribution.distribution() is not None:
+        for name, count in rows.items():
+            step = getattr(model, name)
+            setattr(model, name, partial(_cut, step, batch_size, count % batch_size))
+
+
+def _cut(step: Callable, batch_size: int, rest: int, state: Any, data: Any) -> Any:
+    if keras.tree.flatten(data)[0].shape[0] != batch_size:
+        data = keras.tree.map_structure(lambda array: array[:rest], data)
+    return step(state, data)

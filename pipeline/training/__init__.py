@@ -1,0 +1,1 @@
+"""One training: network, optimizer, loop, callbacks and checkpoints."""

@@ -1,0 +1,1 @@
+"""What studies add: several seeds, a table, a figure."""

@@ -1,0 +1,118 @@
+"""Measure: one training of a study, and the gradients that it starts from."""
+
+import time
+from operator import itemgetter
+
+import keras
+import numpy as np
+
+from pipeline.config.schema import Model, Train
+from pipeline.runtime import acceleration
+from pipeline.runtime.input_pipeline import Batches, Part
+from pipeline.training import building, loop, optim
+from pipeline.training.callbacks import Diverged
+
+
+class KeepGradients(keras.optimizers.Optimizer):
+    """Keep each weight's gradient beside it and leave the weight as it is."""
+
+    def build(self, variables: list) -> None:
+        super().build(variables)
+        self.gradients = self.add_optimizer_variables(variables, "gradient")
+
+    def update_step(self, gradient, variable, learning_rate) -> None:
+        self.assign(self.gradients[self._get_variable_index(variable)], gradient)
+
+
+def gradient_norms(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, loss: keras.Loss
+) -> list[float]:
+    """Return the L2 norm of the gradient of the loss in each layer's kernel.
+
+    Taken from an optimizer, and not from what a step changes: in float32 a step of 1e-12
+    would be lost in the weight.
+
+    Args:
+        model: Uncompiled; compiled here, and its moving averages take a step.
+        images: `(b, h, w, c)`, one batch.
+        labels: `(b, k)` one-hot.
+        loss: Between labels and logits.
+
+    Returns:
+        One number a kernel that is trained, from input to output.
+    """
+    keep = KeepGradients(learning_rate=1.0)
+    model.compile(keep, loss, run_eagerly=True)  # one step: not worth a graph
+    model.train_on_batch(images, labels)
+    return [
+        # in float64: the square of 1e-25 is none in float32
+        float(np.linalg.norm(keras.ops.convert_to_numpy(gradient).astype(np.float64)))
+        for weight, gradient in zip(model.trainable_variables, keep.gradients, strict=True)
+        if weight.name.endswith("kernel")
+    ]
+
+
+class Watch(keras.callbacks.Callback):
+    """Time each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+def measure(
+    model: Model, train: Part, validation: Part, settings: Train, info: dict, seed: int
+) -> dict:
+    """Build and train a model once.
+
+    Args:
+        model: As in params.yaml.
+        train: What it learns from.
+        validation: What it is measured on.
+        settings: How it is trained.
+        info: The classes and the image_shape.
+        seed: Of initial weights and of the order of the images.
+
+    Returns:
+        seed; gradients: norms before training, on the first batch; and of the weights that
+        are kept accuracy (on the training images), val_accuracy, gap (their difference) and
+        val_loss; seconds_per_epoch: the median, without the first, which compiles. All but
+        seed and gradients are None where the loss was not finite.
+    """
+    keras.utils.clear_session()
+    classes = info["classes"]
+    network = building.build(model, info["image_shape"], len(classes), seed)
+    first = Batches(train, len(classes), settings.batch_size, seed)[0]
+    norms = gradient_norms(acceleration.faster(network, "float32"), *first, optim.loss(settings))
+    # once more: the step above moved averages and drew from the random numbers of dropout
+    network = building.build(model, info["image_shape"], len(classes), seed)
+    watch = Watch()
+    run = {"seed": seed, "gradients": [norm if np.isfinite(norm) else None for norm in norms]}
+    measures = ("accuracy", "val_accuracy", "gap", "val_loss", "seconds_per_epoch")
+    try:
+        history = loop.fit(
+            network, train, validation, settings, classes, seed, verbose=False, watch=[watch]
+        ).rows
+    except Diverged:
+        return run | dict.fromkeys(measures)
+    # the history's accuracy is that of a network in change, and with dropout
+    batches = Batches(train, len(classes), settings.batch_size)
+    logits = network.predict(acceleration.feed(batches), verbose=0)
+    accuracy = float((logits.argmax(axis=1) == train.labels[train.rows]).mean())
+    best = max(history, key=itemgetter("val_accuracy"))
+    kept = best if settings.early_stopping else history[-1]
+    seconds = float(np.median(watch.seconds[1:] or watch.seconds))
+    values = (
+        accuracy,
+        kept["val_accuracy"],
+        accuracy - kept["val_accuracy"],
+        kept["val_loss"],
+        seconds,
+    )
+    return run | {key: float(value) for key, value in zip(measures, values, strict=True)}

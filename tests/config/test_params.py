@@ -1,0 +1,518 @@
+"""Params: what params.yaml may hold, and what a person reads when it does not."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import YAMLFileCorruptedError, modify_yaml, parse_yaml
+
+from pipeline import report
+from pipeline.config import params, signature, yaml_reader
+from pipeline.core.errors import PipelineError
+from tests.conftest import REPOSITORY
+
+
+def test_default_is_valid(project):
+    loaded = params.load()
+    assert list(loaded.models) == ["baseline", "batchnorm"]
+    assert loaded.split.validation == 0.2
+
+
+WRONG = [
+    ("validation: 0.2", "validation: 1.5", r"split\.validation must be less than 1\. Got 1\.5"),
+    ("validation: 0.2", "validation: 0", r"split\.validation must be greater than 0\. Got 0"),
+    ("validation: 0.2", "validation: .nan", r"split\.validation must be a finite number\. Got nan"),
+    ("validation: 0.2", "validaton: 0.2", r"validaton is no known key\. Did you mean validation\?"),
+    ("seed: 0", "seed: true", r"seed must be a valid integer\. Got True"),
+    ("seed: 0", "seed: -1", r"seed must be greater than or equal to 0\. Got -1"),
+    ("seed: 0", "colour: red", r"colour is no known key\. Keys: backend, seed.*; seed is missing"),
+    ("seed: 0", "# none", r"seed is missing"),
+    ("seed: 0", "seed: [", r"not valid YAML"),
+    ("epochs: 20", 'epochs: "20"', r"train\.epochs must be a valid integer\. Got '20'"),
+    ("epochs: 20", "epochs: 2.5", r"train\.epochs must be a valid integer.*Got 2\.5"),
+    ("epochs: 20", "epochs: 0", r"train\.epochs must be greater than or equal to 1\. Got 0"),
+    ("early_stopping:", "early_stopping: 0", r"early_stopping must be greater than or equal"),
+    ("optimizer: adam", "optimizer: adm", r"optimizer must be 'adam', .* or 'sgd'\. Got 'adm'"),
+    ("learning_rate: 0.001", "learning_rate: fast", r"learning_rate must be a valid number"),
+    ("learning_rate: 0.001", "learning_rate: .inf", r"learning_rate must be a finite number"),
+    ("normalize: unit", "normalize: none", r"normalize must be 'unit' or 'standardize'"),
+    ("image_size:", "image_size: 32", r"must be \[height, width\]\. Got 32\. Write \[32, 32\]"),
+    ("image_size:", "image_size: [32]", r"image_size .* at least 2 items"),
+    ("image_size:", "image_size: [32, 0]", r"image_size\.1 must be greater than or equal"),
+    ("range:", "range: 4095", r"intensity_range must be a valid list\. Got 4095"),
+    ("range:", "range: [0]", r"intensity_range .* at least 2 items"),
+    ("range:", "range: [9, 9]", r"range must be \[low, high\] with low < high\. Got \[9\.0"),
+    ("megapixels: 250", "megapixels: 0", r"max_megapixels must be greater than 0\. Got 0"),
+    ("dtype: float32", "dtype: uint8", r"dtype must be 'float32' or 'float16'\. Got 'uint8'"),
+    ("bad_image: error", "bad_image: warn", r"on_bad_image must be 'error' or 'skip'\. Got 'warn'"),
+    ("test_share: 0.2", "test_share: 1", r"test_share must be less than 1\. Got 1"),
+    ("test_share: 0.2", "test_share: 0", r"test_share must be greater than 0\. Got 0"),
+    ("test_seed: 0", "test_seed: -1", r"test_seed must be greater than or equal to 0\. Got -1"),
+    ("test_seed: 0", "test_seed: 0.5", r"test_seed must be a valid integer.*Got 0\.5"),
+    ("dataset: digits", "dataset: cifar11", r"dataset must be digits.*cifar10.*'cifar11'"),
+    ("dataset: digits", "dataset: ../x", r"dataset must match"),
+    ("dataset: digits", "dataset: emnist/..", r"dataset must match"),
+    ("dataset: digits", "dataset: emnist/leters",
+     r"dataset must name a configuration of emnist \(nearest: letters, .*'emnist/leters'"),
+    ("dataset: digits", "dataset: mnist/letters", r"dataset must be mnist, which has no config"),
+    ("dataset: digits", "dataset: folder/x", r"dataset must be digits, folder or a data set"),
+    ("momentum: 0.0", "momentum: 0.9", r"train has a momentum, which adam does not take: set it"),
+    ("momentum: 0.0", "momentum: 1.0", r"momentum must be less than 1"),
+    ("warmup_epochs: 0", "warmup_epochs: 20", r"train must have fewer warmup_epochs than epochs"),
+    ("schedule: constant", "schedule: step", r"schedule must be 'constant', 'cosine', 'one_cyc"),
+    ("nesterov: false", "nesterov: true", r"train has nesterov, which needs sgd with a momentum:"),
+    ("ema_momentum:", "ema_momentum: 1.0", r"ema_momentum must be less than 1\. Got 1\.0"),
+    ("ema_momentum:", "ema_momentum: 0", r"ema_momentum must be greater than 0\. Got 0"),
+    ("whiten: false", "whiten: 3", r"train\.whiten must be a valid boolean"),
+    ("crop_fill: zeros", "crop_fill: edge", r"crop_fill must be 'zeros' or 'reflect'\. Got 'edge'"),
+    ("  models:\n  # Any", "  models: [vgg]\n  # Any",
+     r"inspect\.models must be one of baseline, batchnorm\. Got 'vgg'"),
+    ("[layers, feature_maps", "[layer, feature_maps",
+     r"inspect\.pictures\.0 must be 'layers', 'feature_maps', .*Got 'layer'"),
+    ("floor: 0.95", "floor: 95", r"gate\.floor must be less than or equal to 1\. Got 95"),
+    ("floor: 0.95", "floor: high", r"gate\.floor must be a valid number\. Got 'high'"),
+    ("mirror: false", "mirror: both", r"evaluate\.mirror must be a valid boolean"),
+    ("gradient_clip:", "gradient_clip: all", r"gradient_clip must be 'norm', 'global_norm'"),
+    ("gradient_clip_at: 1.0", "gradient_clip_at: 0", r"gradient_clip_at must be greater than 0"),
+    ("loss: cross_entropy", "loss: hinge", r"train\.loss must be 'cross_entropy' or 'focal'"),
+    ("label_smoothing: 0.0", "label_smoothing: 1", r"label_smoothing must be less than 1"),
+    ("weight_decay:", "weight_decay: -1", r"weight_decay must be greater than or equal to 0"),
+    ("class_weights:", "class_weights: even", r"class_weights must be 'balanced'"),
+    ("class_weights:", "class_weights: {cat: -1}", r"weights\.cat must be greater than 0\."),
+    ("flip:", "flip: left", r"train\.augment\.flip must be 'horizontal', 'vertical', 'both'"),
+    ("shift: 0.0", "shift: 1.0", r"train\.augment\.shift must be less than 1"),
+    ("rotation: 0.0", "rotation: 270", r"train\.augment\.rotation must be less than or equal to"),
+    ("crop: 0", "crop: 0.5", r"train\.augment\.crop must be a valid integer"),
+    ("cutout: 0.0", "cutoff: 0.0", r"augment\.cutoff is no known key\. Did you mean cutout\?"),
+    ("padding:", "padding: full", r"baseline\.build\.padding must be 'valid' or 'same'"),
+    ("pooling:", "pooling: min", r"baseline\.build\.pooling must be 'max' or 'average'"),
+    ("activation:", "activation: step", r"baseline\.build\.activation must be 'relu'"),
+    ("kernel_initializer:", "kernel_initializer: he", r"kernel_initializer must be 'glorot_u"),
+    ("kernel_stddev:", "kernel_stddev: 1.0", r"build has kernel_stddev, which needs kernel_"),
+    ("regularizer_factor:", "regularizer_factor: 1.0", r"which needs kernel_regularizer"),
+    ("max_norm:", "max_norm: 0", r"baseline\.build\.max_norm must be greater than 0"),
+    ("norm_position:", "norm_position: after", r"batch_norm_position, which needs batch_norm"),
+    ("batch_norm:", "batch_norm: yes please", r"batch_norm must be a valid boolean"),
+    ("norm_momentum:", "norm_momentum: 1.0", r"batch_norm_momentum must be less than 1"),
+    ("architecture: baseline", "architecture: transfer",
+     r"models\.baseline: transfer starts from a file\. Move it under `finetune:`"),
+    ("finetune: {}", "finetune: {x: {architecture: transfer}}", r"finetune\.x\.from_model is miss"),
+    ("finetune: {}", "finetune: {x: {architecture: plain, from_model: x.keras}}",
+     r"finetune\.x: plain starts from no file\. Move it under `models:`, without from_model"),
+    ("finetune: {}", "finetune: {baseline: {architecture: transfer, from_model: x.keras}}",
+     r"baseline stands under models and under finetune\. Rename one"),
+    ("finetune: {}", "finetune: {x: {architecture: transfer, from_model: x, freeze: all}}",
+     r"finetune\.x\.freeze is no known key\. Keys: architecture, build, train, from_model"),
+    ("architecture: baseline", "architecture: vgg", r"models\.baseline: no file .*vgg\.py\. Arch"),
+    ("architecture: baseline", "architecture: ../params", r"baseline\.architecture must match"),
+    ("architecture: baseline", "arch: baseline", r"baseline\.arch is no known key\. Keys: archi"),
+    ("  baseline:", "  base line:", r"models\.base line must match"),
+    ("  batchnorm:", "  baseline:", r"line \d+: baseline stands twice"),
+    ("  baseline:", "  auto:", r"reference must be one of auto, batchnorm\. Got 'baseline'"),
+    ("  batchnorm:", "  auto:", r"models\.auto: the name is taken"),
+    ("  batchnorm:", "  champion:", r"models\.champion: the name is taken"),
+    ("seed: 0", "seed: 2024-13-45", r"not valid YAML"),
+    ("seed: 0", "? [a]\n: 3", r"not valid YAML"),
+    ("champion: auto", "champion: vgg", r"champion must be auto or one of baseline, batchnorm"),
+    ("split:\n", "split: 3\nother:\n", r"other is no known key"),
+    ("preprocess:\n", "preprocess: 3\npre:\n", r"pre is no known key"),
+    ("folder: data/folder", "folder: ../photos",
+     r"folder must lie in the repository, or be written in full.*Got '\.\./photos'"),
+    ("folder: data/folder", "folder: data/../../photos", r"folder must lie in the repository"),
+    ("folder: data/folder", "folder: ..", r"folder must lie in the repository"),
+    ("folder: data/folder", "folder: ~/imgs", r"folder must be written in full.* Got '~/imgs'"),
+    ("folder: data/folder", r'folder: "photos\e[2J"', r"folder must hold no control characters"),
+    ("folder: data/folder", r'folder: "photos\0"', r"folder must hold no control .*photos\\x00"),
+    ("folder: data/folder", "folder: ''", r"folder must have at least 1 character"),
+    ("folder: data/folder", "folder: [photos]", r"folder must be a valid string"),
+    ("finetune: {}", "finetune: {x: {architecture: transfer, from_model: ../x.keras}}",
+     r"finetune\.x\.from_model must lie in the repository.*Got '\.\./x\.keras'"),
+    ("  batchnorm:", "  Baseline:",
+     r"models baseline and Baseline: would share their files where capitals do not count"),
+    ("finetune: {}", "finetune: {BatchNorm: {architecture: transfer, from_model: x.keras}}",
+     r"models batchnorm and BatchNorm: would share their files"),
+    ("  baseline:", r'  "../x":', r"models\.\.\./x must match"),
+    ("  baseline:", r'  "x\n":', r"models\.x\n must match"),
+    ("  baseline:", r'  ".x":', r"models\.\.x must match"),
+    ("  baseline:", "  7:", r"models\.7 must be a valid string"),
+    ("seed: 0", "seed: 0\n7: x", r"7 must be strings"),
+    ("seed: 0", 'seed: 0\n"[x]": 1', r"\[x\] is no known key\. Keys: backend"),
+    ("seed: 0", 'seed: 0\n"a[b": 1', r"a\[b is no known key\. Keys: backend"),
+    ("  baseline:", '  "a[b]":', r"models\.a\[b\] must match"),
+    ("seed: 0", "seed: 4294967296", r"seed must be less than 4294967296"),
+    ("seed: 0", "seed: !!python/object/apply:os.getcwd []", r"YAML: line 7: could not determine"),
+    ("seed: 0", "seed: 0\n---\nseed: 1", r"not valid YAML: line 8: found another document"),
+    ("seed: 0", "seed: *none", r"not valid YAML: line 7: found undefined alias"),
+    ("seed: 0", "seed: 0\n\tx: 1", r"not valid YAML"),
+    ("seed: 0", "seed: " + "9" * 5000, r"not valid YAML: Exceeds the limit"),
+    ("epochs: 20", "epochs: 2026-11-25", r"epochs must be a valid integer.*datetime\.date"),
+    ("epochs: 20", "epochs: null", r"epochs must be a valid integer\. Got None"),
+    ("models:\n", "models: {}\nnone:\n", r"none is no known key"),
+    ("seed: 0", "seed: [\n  a: b", r"YAML: line \d+: expected .* that begins in line 7$"),
+    ("seed: 0", "seed: \a", r"not valid YAML: line 7: special characters are not allowed$"),
+]  # fmt: skip
+OWN = [
+    ("build: {dropout: [0.1, 0.2]}", r"batchnorm\.build\.dropout .*at least 3 items"),
+    ("build: {dense_dropout: 1.0}", r"build\.dense_dropout must be less than 1\. Got 1\.0"),
+    (
+        "build: {dense_droput: 0.1}",
+        r"build\.dense_droput is no known key\. Did you mean dense_drop",
+    ),
+    ("build: {paddin: same}", r"build\.paddin is no known key\. Did you mean padding"),
+    ("build: 3", r"models\.batchnorm\.build must be a mapping"),
+    ("train: {epochs: 0}", r"models\.batchnorm\.train\.epochs must be greater than or equal to 1"),
+    ("train: {epoch: 3}", r"models\.batchnorm\.train\.epoch is no known key\. Did you mean epochs"),
+    ("train: {momentum: 0.9}", r"models\.batchnorm\.train has a momentum, which adam does not"),
+    ("train: {augment: {shft: 0.1}}", r"batchnorm\.train\.augment\.shft is no known key\. Did you"),
+    ("train: {augment: {shift: 2.0}}", r"batchnorm\.train\.augment\.shift must be less than 1"),
+    (
+        "train: {warmup_epochs: 1, schedule: triangular}",
+        r"batchnorm\.train has warmup_epochs, and triangular its own: set it to 0",
+    ),
+    ("train: {warmup_epochs: 20}", r"batchnorm\.train must have fewer warmup_epochs than epochs"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), WRONG)
+def test_wrong_params_are_refused(edit, old, new, message):
+    edit(old, new)
+    with pytest.raises(PipelineError, match=rf"params\.yaml: .*{message}"):
+        params.load()
+
+
+@pytest.mark.parametrize(("line", "message"), OWN)
+def test_wrong_settings_of_a_model_are_refused(edit, line, message):
+    edit("train: {batch_size: 32}", line)
+    with pytest.raises(PipelineError, match=message):
+        params.load()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"\x93NUMPY\x01\x00", "not valid YAML"),
+    ("seed: é".encode("latin-1"), "not valid YAML"),
+    (b"- seed: 0", r"the file must be a mapping of keys to values\. Got \[\{'seed': 0\}\]"),
+    (b"seed", r"the file must be a mapping of keys to values\. Got 'seed'"),
+    (b"[" * 5000, "must be nested less deeply"),
+])  # fmt: skip
+def test_files_that_hold_no_mapping_are_refused(project, content, message):
+    (project / "params.yaml").write_bytes(content)
+    with pytest.raises(PipelineError, match=message):
+        params.load()
+
+
+def test_aliases_that_stand_for_a_billion_values_are_refused_at_once(edit):
+    lists = ["&a0 [x, x, x]"] + [f"&a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    edit("seed: 0", f"seed: [{', '.join(lists)}]")
+    with pytest.raises(PipelineError, match=r"seed must be a valid integer\. Got \[\['x', 'x'"):
+        params.load()
+
+
+def test_a_folder_in_place_of_the_file_is_refused(project):
+    (project / "params.yaml").unlink()
+    (project / "params.yaml").mkdir()
+    with pytest.raises(PipelineError, match=r"params\.yaml: must be a file\. Got a folder"):
+        params.load()
+
+
+def test_images_may_lie_elsewhere_by_a_full_path_and_below(edit):
+    edit("folder: data/folder", "folder: /photos/../others")
+    assert params.load().folder == "/photos/../others"
+    edit("folder: /photos/../others", "folder: data/../photos")
+    assert params.load().folder == "data/../photos"
+
+
+def test_pretrained_networks_want_pixels_that_are_not_standardized(edit):
+    edit("architecture: batchnorm", "architecture: pretrained")
+    params.load()
+    edit("normalize: unit", "normalize: standardize")
+    with pytest.raises(
+        PipelineError,
+        match=r"preprocess\.normalize must be unit for pretrained \(models\.batchnorm\)\. Got 'sta",
+    ):
+        params.load()
+
+
+def test_knobs_go_to_any_network_and_own_settings_to_their_architecture(edit):
+    edit("dropout: 0.0", "dropout: 0.25")
+    edit("padding:", "padding: valid")
+    own, knobs = signature.split_build(params.load().models["baseline"])
+    assert own == {"dropout": 0.25}
+    assert knobs.model_dump(exclude_none=True) == {"padding": "valid"}
+
+
+def test_a_model_that_starts_from_a_file_hands_it_to_its_architecture(edit):
+    edit("finetune: {}", "finetune: {x: {architecture: transfer, from_model: kept.keras}}")
+    own, _ = signature.split_build(params.load().finetune["x"])
+    assert own == {"from_model": "kept.keras"}
+
+
+def test_empty_and_missing_files_are_refused(project):
+    (project / "params.yaml").write_text("")
+    with pytest.raises(PipelineError, match=r"the file must be a mapping of keys.*Got None"):
+        params.load()
+    (project / "params.yaml").unlink()
+    with pytest.raises(PipelineError, match=r"no such file in .*Run from the repository's top"):
+        params.load()
+
+
+SPELLINGS = """
+    0123 08 09.5 0o17 +0o17 0x1F -0x1F 0X1F 0x 0b101 0b2 1_000 1__0 _1 0_1 +1 -0 1:30 190:20:30
+    12:30:45 yes no on off y NO true TRUE truE ~ null nUll 1e-3 1E5 1.e3 .5 -.5 .5e3 .5e+3 5. 12e
+    1.5.2
+    .inf -.INF +.inf .nan +.nan 2026-11-25 2020-1-2 - '01' "yes" [] {yes: 2.0, no: 1.0} {01: 1.0}
+    !!str 012 !!float 3
+"""
+
+
+def as_dvc_reads(text: str) -> Any:
+    try:
+        return parse_yaml(text, "params.yaml")
+    except YAMLFileCorruptedError:
+        return "refused"
+
+
+def as_read_here(text: str) -> Any:
+    try:
+        return yaml_reader.parse(text)
+    except (PipelineError, yaml.YAMLError):
+        return "refused"
+
+
+@pytest.mark.parametrize("text", [
+    *(f"a: {value}\n" for value in re.findall(r"!!\w+ \S+|\{.*?\}|\S+", SPELLINGS)),
+    "a:\n",
+    "a: 2020-1-2 3:04:05\n",
+    "a: 1\na: 2\n",
+    "a: {01: x, 1: y}\n",
+    "1.0: a\nyes: b\n~: c\n",
+    "a: &x {b: 1}\nc:\n  <<: *x\n  d: 2\n",
+    "a: &x {b: 1}\nc: {<<: *x, b: 3}\n",
+    "<<: [{a: 1}, {a: 2}]\n",
+])  # fmt: skip
+def test_yaml_is_read_as_dvc_reads_it(text):
+    assert repr(as_read_here(text)) == repr(as_dvc_reads(text))
+
+
+def test_a_seed_with_a_leading_zero_is_decimal_and_yes_is_text(edit):
+    edit("seed: 0", "seed: 0123")
+    assert params.load().seed == 123
+    edit("mirror: false", "mirror: yes")
+    with pytest.raises(PipelineError, match=r"mirror must be a valid boolean.*Got 'yes'"):
+        params.load()
+
+
+def test_class_weights_set_with_dvc_keep_the_names_of_the_classes(project):
+    apply_overrides("params.yaml", ["train.class_weights={yes: 2.0, no: 1.0, 01: 3.0}"])
+    assert params.load().train.class_weights == {"yes": 2.0, "no": 1.0, "01": 3.0}
+
+
+def test_pictures_are_of_both_models_or_of_the_reference_and_the_last(edit):
+    every = ["layers", "feature_maps", "grad_cam", "flow", "kernels", "filters"]
+    two = params.load()
+    assert [two.pictures_of(name) for name in two.all_models] == [every, every]
+    edit("finetune: {}", "finetune: {tuned: {architecture: transfer, from_model: x.keras}}")
+    three = params.load()
+    drawn = {name: three.pictures_of(name) for name in three.all_models}
+    assert drawn == {"baseline": every, "batchnorm": [], "tuned": every}
+
+
+def test_pictures_are_of_the_models_and_kinds_that_are_named(edit):
+    edit("  models:\n  # Any", "  models: [batchnorm]\n  # Any")
+    edit("pictures: [layers, feature_maps, grad_cam, flow, kernels, filters]", "pictures: [flow]")
+    loaded = params.load()
+    assert (loaded.pictures_of("baseline"), loaded.pictures_of("batchnorm")) == ([], ["flow"])
+
+
+def test_a_model_overrides_training(edit):
+    edit("train: {batch_size: 32}", "train: {batch_size: 128}")
+    loaded = params.load()
+    assert loaded.train_of("batchnorm").batch_size == 128
+    assert loaded.train_of("batchnorm").epochs == 20
+    assert loaded.train_of("baseline").batch_size == 32
+
+
+def test_a_model_overrides_one_augmentation_and_keeps_the_others(edit):
+    edit("crop: 0", "crop: 4")
+    edit("train: {batch_size: 32}", "train: {augment: {flip: horizontal}}")
+    augment = params.load().train_of("batchnorm").augment
+    assert (augment.flip, augment.crop, augment.shift) == ("horizontal", 4, 0.0)
+    assert params.load().train_of("baseline").augment.flip is None
+
+
+def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
+    edit("seed: 0", "seed: zero")
+    options = {
+        "versions": ["--lock", "uv.lock", "--versions", "versions", "--inspect", "analyze"],
+        "download": ["--raw", "raw"],
+        "preprocess": ["--raw", "raw", "--arrays", "arrays"],
+        "split": ["--arrays", "arrays", "--split", "split.npz", "--metrics", "split.json"],
+        "train": ["baseline"]
+        + [f"--{x}=x" for x in "arrays split out history metrics run".split()],
+        "evaluate": [f"--{x}=x" for x in ("model", "arrays", "metrics", "predictions")],
+        "compare": [
+            f"--{x}=x" for x in "test train models comparison champion champion-model".split()
+        ],
+        "plot": [
+            f"--{x}=x"
+            for x in "arrays history predictions samples learning-curves class-accuracy".split()
+        ]
+        + ["--confusion=x", "--examples=x"],
+        "analyze": ["x"] + [f"--{x}=x" for x in "arrays split predictions pictures out".split()],
+        "report": [f"--{x}=x" for x in (*report.INPUTS, "report", "libraries")],
+    }
+    graph = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
+    # export reads no params
+    others = {"finetune", "evaluate_finetuned", "analyze_finetuned", "export"}
+    assert set(options) | others == set(graph["stages"])
+    for name, argv in options.items():
+        done = stage(f"pipeline.{name}", *argv)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "error: params.yaml: seed must be a valid integer. Got 'zero'\n"
+    assert [path.name for path in project.iterdir()] == ["params.yaml"]
+
+
+def test_reading_params_imports_neither_keras_nor_tensorflow(project):
+    code = "import sys; from pipeline.config import params; params.load(); print('keras' in sys.modules)"
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.stdout == "False\n", done.stderr
+    assert time.perf_counter() - start < 10
+
+
+def test_anchors_and_merge_keys_are_read(edit):
+    edit("architecture: baseline", "<<: &same {architecture: baseline}")
+    edit("architecture: batchnorm", "<<: *same")
+    assert params.load().models["batchnorm"].architecture == "baseline"
+
+
+@pytest.mark.parametrize(("source", "message"), [
+    ("def make(): pass", "StopIteration"),
+    ("def build(:", "SyntaxError"),
+    ("def build(shape, classes, *, x: keras.Layer = 1): pass", "NameError.*keras"),
+    ("def build(shape, classes, *, x: float = 1 / 255): pass", "ValueError: malformed"),
+])  # fmt: skip
+def test_a_mistake_in_an_architecture_file_is_one_line(tmp_path, monkeypatch, source, message):
+    (tmp_path / "mine.py").write_text(source)
+    monkeypatch.setattr(signature, "ARCHITECTURES", tmp_path)
+    with pytest.raises(PipelineError, match=rf"mine\.py: must be Python with.*{message}"):
+        signature.settings("mine")
+
+
+def test_all_that_is_wrong_is_said_at_once(edit):
+    edit("seed: 0", "seed: zero")
+    edit("epochs: 20", "epochs: 0")
+    with pytest.raises(PipelineError, match=r"seed must be .* Got 'zero'; train\.epochs must be"):
+        params.load()
+
+
+def test_all_that_does_not_fit_together_is_said_at_once(edit):
+    edit("dataset: digits", "dataset: cifar11")
+    edit("champion: auto", "champion: vgg")
+    edit("dropout: 0.0", "droput: 0.0")
+    edit("train: {batch_size: 32}", "train: {warmup_epochs: 20}")
+    with pytest.raises(
+        PipelineError,
+        match=r"dataset must be .*; champion must be .*; models\.baseline\.build\.droput is .*; "
+        r"models\.batchnorm\.train must have fewer warmup_epochs than epochs$",
+    ):
+        params.load()
+
+
+def test_setting_a_value_with_dvc_changes_its_line_alone(project):
+    before = Path("params.yaml").read_text("utf-8").splitlines()
+    with modify_yaml("params.yaml") as written:  # what `dvc exp run -S` calls
+        written["train"]["learning_rate"] = 0.1
+    after = Path("params.yaml").read_text("utf-8").splitlines()
+    changed = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
+    assert changed == [("  learning_rate: 0.001", "  learning_rate: 0.1")]
+
+
+def test_schema_is_current():
+    committed = (REPOSITORY / "params.schema.json").read_text()
+    assert committed == params.schema(), "run `make schema`"
+    assert json.loads(committed)["additionalProperties"] is False
+
+
+def test_editors_get_a_description_of_every_setting():
+    schema = json.loads(params.schema())
+    places = {"params.yaml": schema, **schema["$defs"]}
+    places |= {
+        f"{n}.build": schema["$defs"][n]["properties"]["build"] for n in ("Model", "Finetuned")
+    }
+    assert {"Model", "Finetuned", "Train", "PartialTrain", "PartialAugment"} <= set(places)
+    without = [
+        f"{place}: {name}"
+        for place, section in places.items()
+        for name, setting in section["properties"].items()
+        if not setting.get("description")
+    ]
+    assert without == []
+
+
+def test_params_yaml_names_its_schema_and_explains_every_key():
+    lines = (REPOSITORY / "params.yaml").read_text().splitlines()
+    assert lines[0] == "# yaml-language-server: $schema=params.schema.json"
+    for before, line in zip(lines, lines[1:], strict=False):
+        key = line.split(":")[0].strip()
+        if (
+            line
+            and not line.lstrip().startswith("#")
+            and key not in ("preprocess", "split", "architecture", "train", "build")
+        ):
+            assert before.lstrip().startswith("#"), f"{key} has no comment"
+
+
+def test_a_folder_that_is_not_there_is_refused_with_the_way_out(project):
+    with pytest.raises(PipelineError, match=r"params\.yaml: folder must be an existing folder, .*"
+                       r"written in full, from / on, .*\. Got 'img'"):  # fmt: skip
+        params.check_folder("img")
+
+
+def test_images_that_an_experiment_would_commit_are_refused_until_one_of_three_ways_is_taken(
+    project,
+):
+    (project / "photos/train/cat").mkdir(parents=True)
+    for name in ("a.png", "b c.png"):
+        (project / "photos/train/cat" / name).touch()
+    params.check_folder("photos")  # without Git nothing is committed
+    subprocess.run(["git", "init", "-q"], check=True)
+    message = (
+        r"params\.yaml: folder must not hold files that `dvc exp run` would commit to Git, and "
+        rf"holds 2\. Write it in full, {project}/photos, or run `dvc add photos`\. Got 'photos'"
+    )
+    with pytest.raises(PipelineError, match=message):
+        params.check_folder("photos")
+    params.check_folder(str(project / "photos"))
+    (project / ".gitignore").write_text("/photos\n")  # as `dvc add` does
+    params.check_folder("photos")
+    (project / ".gitignore").unlink()
+    subprocess.run(["git", "add", "photos"], check=True)  # on purpose
+    params.check_folder("photos")
+
+
+@pytest.mark.parametrize("argv", [
+    ("pipeline.config.params", "check"),
+    ("pipeline.versions", "--lock=uv.lock", "--versions=versions", "--inspect=inspect"),
+    ("pipeline.download", "--raw", "raw"),
+])  # fmt: skip
+def test_the_folder_is_checked_in_the_first_stage_and_wherever_it_is_read(
+    project, edit, stage, argv
+):
+    edit("dataset: digits", "dataset: folder")
+    edit("folder: data/folder", "folder: img")
+    done = stage(*argv)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.match(r"error: params\.yaml: folder must be an existing.*\n$", done.stderr)
+    assert not list(project.glob("[rv]*"))

@@ -1,0 +1,121 @@
+"""Console: tables on terminals of several widths, in pipes and in files."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.console import Column, folded
+from tests.conftest import REPOSITORY
+
+pty = pytest.importorskip("pty", reason="no pseudo-terminals on Windows")
+
+TABLE = """
+from pipeline.core.console import Column, print_table
+columns = [("model",), ("a size", True, 1), ("accuracy", True), ("p", True, 2)]
+rows = [["base", "32,906", "0.9722", "0.25"], {last}]
+print_table([Column(*column) for column in columns], rows, {title!r})
+"""
+SHORT = ["net", "7", "0.5000", ""]
+LONG = ["abcdefghijklmnopqrst", "7", "0.5000", ""]
+
+
+def on_terminal(code: str, width: int, folder: Path = REPOSITORY, **env: str) -> list[str]:
+    """Run Python on a terminal of some columns; return what it printed, as lines."""
+    main, other = pty.openpty()
+    env = {**os.environ, "COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1", **env}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=folder, stdout=other, stderr=other,
+        env={**env, "PYTHONPATH": str(REPOSITORY)},
+    ) as process:  # fmt: skip
+        os.close(other)
+        said = b""
+        while True:
+            try:
+                part = os.read(main, 65536)
+            except OSError:  # so Linux says that the other end is closed
+                break
+            if not part:
+                break
+            said += part
+    os.close(main)
+    assert process.returncode == 0, said.decode()
+    return re.sub(r"\x1b\[[\d;]*m", "", said.decode()).splitlines()
+
+
+def cells(lines: list[str]) -> list[list[str]]:
+    return [
+        [cell.strip() for cell in line.split(line[0])[1:-1]] for line in lines if line[:1] in "│┃"
+    ]
+
+
+def test_what_fits_is_shown_whole():
+    lines = on_terminal(TABLE.format(last=SHORT, title=""), 80)
+    assert cells(lines) == [
+        ["model", "a size", "accuracy", "p"],
+        ["base", "32,906", "0.9722", "0.25"],
+        SHORT,
+    ]
+    assert not any("narrow" in line for line in lines)
+
+
+@pytest.mark.parametrize(("width", "shown"), [
+    # model 5, a size 6, accuracy 8, p 4: 23 and 13 of lines and spaces
+    (36, ["model", "a size", "accuracy", "p"]),
+    (35, ["model", "accuracy", "p"]),  # 17 and 10
+    (27, ["model", "accuracy", "p"]),
+    (26, ["model", "accuracy"]),
+])  # fmt: skip
+def test_columns_are_left_out_in_their_order_and_named(width, shown):
+    lines = on_terminal(TABLE.format(last=SHORT, title=""), width)
+    assert cells(lines)[0] == shown
+    assert max(map(len, lines)) <= width
+    below = " ".join(" ".join(line for line in lines if line[:1] not in "┏┃┡│└").split())
+    missing = [name for name in ("a size", "p") if name not in shown]
+    assert below == (f"too narrow for: {', '.join(missing)}" if missing else "")
+
+
+def test_headings_are_folded_between_words_before_a_column_is_left_out():
+    columns, rows = [Column("test accuracy", True), Column("x")], [["0.9722", "y"]]
+    assert folded(columns, rows, 21) == [13, 1]  # 14 and 7 of lines and spaces
+    assert folded(columns, rows, 20) == [8, 1]
+
+
+def test_a_long_name_is_folded_and_no_number():
+    lines = on_terminal(TABLE.format(last=LONG, title=""), 24)
+    assert cells(lines)[2:] == [["abcdefghi", "0.5000"], ["jklmnopqr", ""], ["st", ""]]
+
+
+@pytest.mark.parametrize("env", [{}, {"FORCE_COLOR": "1", "COLUMNS": "20", "TERM": "xterm"}])
+def test_a_pipe_gets_plain_text_with_every_column_whatever_the_environment_says(env):
+    name = "[red]a\x1b[31m" + "x" * 300
+    code = TABLE.format(last=[name, "7", "0.5000", ""], title="[b]t")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True,
+        env={**os.environ, **env},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert cells(done.stdout.splitlines())[2] == [
+        r"[red]a\x1b[31m" + "x" * 300, "7", "0.5000", ""
+    ]  # fmt: skip
+    assert "[b]t" in done.stdout.splitlines()[0]
+
+
+def test_a_comparison_at_80_columns_keeps_names_accuracies_differences_and_verdicts():
+    row: dict[str, object] = {"model": "batchnorm", "parameters": 1_023_882}
+    row |= {"val_accuracy": 0.9896, "accuracy": 0.9722}
+    row |= {"accuracy_low": 0.9496, "accuracy_high": 0.9848}
+    against: dict[str, object] = {"difference": -0.0028}
+    against |= {"difference_low": -0.0167, "difference_high": 0.0111}
+    against |= {"mcnemar_p": 0.75, "verdict": "not distinguishable"}
+    rows = [{**row, "model": "baseline"}, row | against]
+    code = f"from pipeline import compare; compare.show({rows!r}, 'batchnorm')"
+    lines = on_terminal(code, 80)
+    assert max(map(len, lines)) <= 80
+    shown = cells(lines)[-1]
+    for cell in ("batchnorm", "0.9722", "-0.0028", "[-0.0167, +0.0111]", "not distinguishable"):
+        assert cell in shown

@@ -1,0 +1,105 @@
+"""Lean: what an import puts off is there when it is used, and only then."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.runtime import lean
+from tests.conftest import REPOSITORY
+
+STAGE = """
+import sys
+import numpy as np
+from pipeline.runtime import backend; from pipeline.training import building; from pipeline.training import loop as fitting
+from pipeline.runtime.input_pipeline import Batches, Part
+from pipeline.config.schema import Model
+from tests.conftest import settings
+
+model = building.build(Model(architecture="baseline"), (8, 8, 1), 2, 0)
+images = np.random.default_rng(0).random((8, 8, 8, 1), np.float32)
+part = Part(images, np.arange(8) % 2, np.arange(8))
+fitting.fit(model, part, part, settings(epochs=1), ["a", "b"], 0, verbose=False)
+model.predict(Batches(part, 2, 8), verbose=0)
+put_off = {"jax", "matplotlib", "pandas", "sklearn", "tensorflow.lite.python.lite"}
+print(*put_off & set(sys.modules))
+"""
+USER = """
+import keras
+import tensorflow as tf
+
+assert keras.wrappers.SKLearnClassifier and keras.visualization.plot_image_gallery
+assert callable(tf.feature_column.numeric_column)
+with tf.compat.v1.Session(graph=tf.Graph()) as session:
+    assert session.run(tf.compat.v1.constant(3, name="three")) == 3
+assert tf.compat.as_str(b"text") == "text"
+network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+assert tf.lite.TFLiteConverter.from_keras_model(network)
+import pandas as pd
+from pandas.testing import assert_frame_equal
+assert_frame_equal(pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [1]}))
+network(pd.DataFrame({"a": [1.0], "b": [2.0]}).to_numpy())
+import jax
+assert jax.numpy.ones(2).sum() == 2
+"""
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
+def test_training_and_predicting_load_nothing_that_is_put_off():
+    assert run(STAGE) == ""
+
+
+def test_all_that_is_put_off_can_be_used():
+    run("from pipeline.runtime import backend" + USER)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package that is put off, as `put_off`; it has a part, and says what ran."""
+    (tmp_path / "put_off").mkdir()
+    (tmp_path / "put_off/__init__.py").write_text("print('package')\nVALUE = 1\n")
+    (tmp_path / "put_off/part.py").write_text("print('part')\nfrom put_off import VALUE\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(lean, "WHEN_USED", {"put_off", "there_is_no_such_module"})
+    for name in ("put_off", "put_off.part"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return "put_off"
+
+
+def test_module_runs_once_when_it_is_used(package, capsys):
+    with lean.imports():
+        module = importlib.import_module(package)
+    assert module.__file__
+    assert capsys.readouterr().out == ""
+    assert (module.VALUE, module.VALUE) == (1, 1)
+    assert capsys.readouterr().out == "package\n"
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        _ = module.missing
+
+
+def test_package_runs_before_its_part(package, capsys):
+    with lean.imports():
+        importlib.import_module(package)
+    importlib.import_module(f"{package}.part")
+    assert capsys.readouterr().out == "package\npart\n"
+
+
+def test_module_that_is_not_installed_is_missing_at_once(package):
+    with lean.imports(), pytest.raises(ModuleNotFoundError, match="there_is_no_such_module"):
+        importlib.import_module("there_is_no_such_module")
+
+
+def test_nothing_is_left_behind(package):
+    before = list(sys.meta_path)
+    with pytest.raises(ZeroDivisionError, match="division"), lean.imports():
+        _ = 1 / 0
+    assert sys.meta_path == before

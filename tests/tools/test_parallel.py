@@ -1,0 +1,170 @@
+"""Parallel: several models at once give what one after the other gives, and lose nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.core import cpu
+from pipeline.core.errors import INTERRUPTED, PipelineError
+from pipeline.tools import parallel
+from tests.conftest import REPOSITORY
+
+GRAPH = {
+    "split": set(),
+    "train@a": {"split"},
+    "train@b": {"split"},
+    "evaluate@a": {"train@a"},
+    "evaluate@b": {"train@b"},
+    "compare": {"evaluate@a", "evaluate@b"},
+}
+TINY = """
+stages:
+  split:
+    cmd: cat seed.txt > split.txt
+    deps: [seed.txt]
+    outs: [split.txt]
+  train:
+    foreach: [a, b, c, d]
+    do:
+      cmd: "test ${item} != $(cat fails.txt) && cat split.txt > models/${item}.txt"
+      deps: [split.txt]
+      outs: ["models/${item}.txt"]
+  compare:
+    cmd: cat models/*.txt > compare.txt
+    deps: [models]
+    outs: [compare.txt]
+"""
+
+
+def test_cores_are_divided_evenly_and_shared_by_nobody():
+    assert parallel.shares({0, 1, 4, 5, 7}, [], 2) == [((0, 1), None), ((4, 5), None)]
+
+
+def test_each_model_has_a_gpu_of_its_own():
+    assert parallel.shares(range(4), ["0", "3"], 2) == [((0, 1), "0"), ((2, 3), "3")]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "message"),
+    [
+        ([], 0, r"JOBS must be in \[1, 2\], the number of cores. Got 0"),
+        ([], 3, r"JOBS must be in \[1, 2\], the number of cores. Got 3"),
+        (["0"], 2, r"JOBS must be in \[1, 1\], the number of GPUs. Got 2"),
+    ],
+)
+def test_more_jobs_than_cores_or_gpus_are_an_error(gpus, jobs, message):
+    with pytest.raises(PipelineError, match=message):
+        parallel.shares({0, 1}, gpus, jobs)
+
+
+def test_only_the_stale_and_what_follows_is_needed():
+    assert parallel.needed(GRAPH, {"train@b"}) == {
+        "train@b": set(),
+        "evaluate@b": {"train@b"},
+        "compare": {"evaluate@b"},
+    }
+
+
+def test_models_run_at_once_and_after_what_they_wait_for():
+    together = threading.Barrier(2, timeout=10)  # breaks unless both models are in it
+    order = []
+
+    def work(stage):
+        if stage.startswith("train"):
+            together.wait()
+        order.append(stage)
+        return True
+
+    assert parallel.run_all(GRAPH, 2, work) == []
+    assert order[0] == "split"
+    assert order[-1] == "compare"
+    assert order.index("train@a") < order.index("evaluate@a")
+
+
+def test_what_waits_for_a_failed_stage_is_left_out_and_the_rest_runs():
+    ran = []
+
+    def work(stage):
+        ran.append(stage)
+        return stage != "train@a"
+
+    assert parallel.run_all(GRAPH, 2, work) == ["train@a", "evaluate@a", "compare"]
+    assert set(ran) == {"split", "train@a", "train@b", "evaluate@b"}
+
+
+def test_visible_gpus_are_those_that_the_environment_names(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
+    assert parallel.usable_gpus() == ["1", "3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert parallel.usable_gpus() == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(cpu.usable()) < 2, reason="one core")
+def test_dvc_keeps_all_results_of_stages_that_run_at_once(tmp_path):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command.split(), cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+
+    run("git init -q")
+    run("dvc init -q")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "dvc.yaml").write_text(TINY)
+    (tmp_path / "seed.txt").write_text("1\n")
+    (tmp_path / "fails.txt").write_text("c\n")
+    again = [sys.executable, "-m", "pipeline.tools.parallel", "2"]
+
+    done = run(" ".join(again))
+    assert done.returncode == 1
+    assert done.stderr == "error: not done: train@c, compare. The lines above say why\n"
+    assert "train@c | ERROR: failed to reproduce 'train@c'" in done.stdout
+    locked = yaml.safe_load((tmp_path / "dvc.lock").read_text())["stages"]
+    assert set(locked) == {"split", "train@a", "train@b", "train@d"}
+
+    (tmp_path / "fails.txt").write_text("none\n")
+    assert run(" ".join(again)).returncode == 0
+    assert (tmp_path / "compare.txt").read_text() == "1\n1\n1\n1\n"
+    assert json.loads(run("dvc status --json").stdout) == {}
+    assert run(" ".join(again)).stdout == "Data and pipelines are up to date.\n"
+
+
+SLOW = """
+stages:
+  train:
+    foreach: [a, b, c]
+    do: {cmd: "touch began_${item}; exec sleep 300", outs: ["${item}.txt"]}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(cpu.usable()) < 2, reason="one core")
+def test_told_to_stop_it_ends_what_runs_and_begins_nothing_more(tmp_path):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+    for command in ("git init -q", "dvc init -q"):
+        subprocess.run(command.split(), cwd=tmp_path, env=env, check=True)
+    (tmp_path / "dvc.yaml").write_text(SLOW)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.tools.parallel", "2"],
+        cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while len(list(tmp_path.glob("began_*"))) < 2:
+        assert running.poll() is None
+        time.sleep(0.1)
+    running.terminate()
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM
+    assert stderr == INTERRUPTED + "\n"
+    assert len(list(tmp_path.glob("began_*"))) == 2

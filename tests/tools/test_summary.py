@@ -1,0 +1,116 @@
+"""Summary: the last lines of `make repro`, with real make, Git and DVC."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.tools import summary
+from tests.conftest import REPOSITORY
+
+# stands for compare and report
+GRAPH = """
+stages:
+  compare:
+    cmd: mkdir -p metrics && cp comparison.json champion.json metrics
+    deps: [comparison.json, champion.json]
+    outs:
+      - metrics/comparison.json: {cache: false}
+      - metrics/champion.json: {cache: false}
+  report:
+    cmd: mkdir -p plots && cp comparison.json plots/report.html
+    deps: [comparison.json]
+    outs: [plots/report.html]
+"""
+VERDICT = (
+    "b is better than a: +20.0 points of test accuracy, 95\N{NO-BREAK SPACE}% interval "
+    "+10.0 to +30.0."
+)
+EXPECTED = (
+    "This is expected: they record this run, and each kind of processor rounds differently. Commit "
+    "them to keep them, or take the committed ones back with `git restore dvc.lock metrics`."
+)
+
+
+def run(folder: Path, *argv: str) -> str:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "MAKE"))}
+    env |= {"PYTHONPATH": str(REPOSITORY), "BROWSER": "true"}  # one that shows nothing
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def write_result(folder: Path, difference: float) -> None:
+    row = {
+        "difference": difference,
+        "difference_low": difference - 0.1,
+        "difference_high": difference + 0.1,
+        "verdict": "better",
+        "val_accuracy": 0.9,
+    }
+    models = [{"model": "a", "val_accuracy": 0.8}, {"model": "b", **row}]
+    comparison = {"reference": "a", "level": 0.95, "models": models}
+    (folder / "comparison.json").write_text(json.dumps(comparison))
+    (folder / "champion.json").write_text('{"model": "b"}')
+
+
+@pytest.fixture
+def repository(project: Path) -> Path:
+    """A project that has run once and is committed."""
+    (project / "data/folder").mkdir(parents=True)  # of params.yaml
+    write_result(project, 0.1)
+    (project / "dvc.yaml").write_text(GRAPH)
+    (project / ".gitignore").write_text("plots/\n.dvc/\n")
+    for command in ("git init -q", "dvc init -q", "dvc repro -q", "git add -A"):
+        run(project, *command.split())
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    run(project, "git", *who, "commit", "-qm", "first")
+    return project
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.skipif(
+    (os.cpu_count() or 1) < 2, reason="one core"))])  # fmt: skip
+def test_make_repro_ends_with_verdict_report_and_what_git_sees(repository, jobs):
+    make = "make", "-f", str(REPOSITORY / "Makefile"), "-o", ".venv/ready", "repro", f"JOBS={jobs}"
+    report = f"Report: {repository / 'plots/report.html'}"
+    said = run(repository, *make).splitlines()
+    assert said[-4] == "Data and pipelines are up to date."
+    assert said[-2:] == [VERDICT.replace("20.0", "10.0").replace("10.0 to +30.0", "0.0 to +20.0"),
+                         report]  # fmt: skip
+
+    write_result(repository, 0.2)
+    said = run(repository, *make).splitlines()
+    changed = f"Changed since the last commit: dvc.lock, metrics. {EXPECTED}"
+    assert said[-3:] == [VERDICT, report, changed]
+    if jobs > 1:  # DVC's advice, after every stage
+        assert not [line for line in said if "git add" in line or "dvc push" in line]
+    # also where nothing had to run
+    assert run(repository, *make).splitlines()[-3:] == [VERDICT, report, changed]
+
+
+def test_make_report_prints_the_path_whether_or_not_a_browser_opens(repository):
+    said = run(repository, "make", "-f", str(REPOSITORY / "Makefile"), "report")
+    assert said == f"{repository / 'plots/report.html'}\n"
+
+
+def test_nothing_is_said_of_git_where_there_is_none(project, stage):
+    write_result(project, 0.2)
+    (project / "metrics").mkdir()
+    for name in ("comparison.json", "champion.json"):
+        (project / name).rename(project / "metrics" / name)
+    done = stage("pipeline.tools.summary", GIT_CEILING_DIRECTORIES=str(project.parent))
+    assert done.stdout == f"\n{VERDICT}\nReport: {project / 'plots/report.html'}\n"
+
+
+def test_its_files_are_outputs_of_the_graph():
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    outputs = [*stages["compare"]["outs"], *stages["compare"]["metrics"], *stages["report"]["outs"]]
+    names = {name for out in outputs for name in ([out] if isinstance(out, str) else out)}
+    assert {path.as_posix() for path in (summary.COMPARISON, summary.CHAMPION, summary.REPORT)} <= (
+        names
+    )
