@@ -64,6 +64,7 @@ check: $(READY)  ## lint, format and types, as the hooks and CI do
 	ruff check
 	ruff format --check
 	mypy
+	lint-imports --no-logo
 
 format: $(READY)  ## format the code and mend what ruff can
 	ruff check --fix

@@ -1,6 +1,6 @@
 """Determinism: what it costs that a training repeats to the bit.
 
-The train stage's own `fitting.fit` with TensorFlow's op determinism, which it asks for, against the
+The train stage's own `loop.fit` with TensorFlow's op determinism, which it asks for, against the
 same without. The other half of repeatability, fused batch normalization, is a gain (`train`).
 """
 

@@ -37,14 +37,15 @@ from pipeline import train
 from pipeline.config.params import load
 
 load()  # as the stage does, before it imports Keras
-from pipeline.runtime import backend; from pipeline.training import loop as fitting
+from pipeline.runtime import backend
+from pipeline.training import loop
 import keras
 """
 STEP = """
-class LearningRate(Leave, fitting.LearningRate):
+class LearningRate(Leave, loop.LearningRate):
     pass
 
-fitting.LearningRate = LearningRate
+loop.LearningRate = LearningRate
 train.main(
     "baseline --arrays data/arrays --split data/split.npz --out model.keras --history history.csv "
     "--metrics metrics.json --run run.json".split()

@@ -1,6 +1,6 @@
 """Training: images a second once all is compiled, without validation.
 
-cnn-pipeline is the train stage's own `fitting.fit` with the settings of params.yaml; plain Keras
+cnn-pipeline is the train stage's own `loop.fit` with the settings of params.yaml; plain Keras
 is `fit` on arrays of the same network, in float32; PyTorch is the same network again, in float32
 or bfloat16, whichever is the faster here.
 """

@@ -1,7 +1,7 @@
 """Analyze: what one trained network is made of, responds to, looks at, and where it learns.
 
 Reads   models/MODEL.keras, data/arrays/…, data/split.npz, plots/predictions/MODEL.csv,
-        data/inspect/MODEL.json     which pictures to draw; without any, there is layers.csv alone
+        data/analysis/MODEL.json     which pictures to draw; without any, there is layers.csv alone
 Writes  plots/analysis/MODEL/        layers.csv, flow.csv, pictures, and analysis.json, which lists
                                     the pictures with their titles and descriptions
 Params  models.MODEL or finetune.MODEL, train, seed, backend
@@ -83,12 +83,12 @@ def sample(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def told(name: str, parts: Iterable[str]) -> Iterator[str]:
     """Yield what is drawn, and say so: by a bar on a terminal, elsewhere by a line each."""
-    bar = tqdm(parts, f"inspect: {name}", unit="picture", leave=False, disable=None)
+    bar = tqdm(parts, f"analyze: {name}", unit="picture", leave=False, disable=None)
     for part in bar:
         words = part.replace("_", " ")
         bar.set_postfix_str(words)
         if bar.disable:
-            print(f"inspect: {name}: {words} …", flush=True)
+            print(f"analyze: {name}: {words} …", flush=True)
         yield part
 
 
@@ -118,15 +118,15 @@ def main(argv: list[str] | None = None) -> None:
 
         show(layer_table.table(unnested(backend.load(args.model))), args.model.stem)
         return
-    inspect(args)
+    analyze(args)
 
 
-def inspect(args: argparse.Namespace) -> None:
+def analyze(args: argparse.Namespace) -> None:
     params, name = load(), args.model.stem
     kept = preprocessor.read(args.model)
     if name not in params.all_models:
         raise PipelineError(
-            f"inspect: {name} must be one of {', '.join(params.all_models)} in params.yaml"
+            f"analyze: {name} must be one of {', '.join(params.all_models)} in params.yaml"
         )
     wanted = read_json(args.pictures)
     predictions = tables.read(args.predictions)
@@ -176,7 +176,7 @@ def inspect(args: argparse.Namespace) -> None:
         listed.to_csv(folder / "layers.csv", index=False)
         found = {"pictures": pictures.listed, "total": layer_table.total(rows)}
         write_json(folder / "analysis.json", found)
-    print(f"inspect: {name}: {len(rows)} layers, {len(pictures.listed)} pictures -> {args.out}")
+    print(f"analyze: {name}: {len(rows)} layers, {len(pictures.listed)} pictures -> {args.out}")
 
 
 if __name__ == "__main__":

@@ -24,14 +24,12 @@ from pipeline.core.errors import run
 from pipeline.core.files import read_json, replacing
 from pipeline.data import arrays, tables
 from pipeline.data.preprocessor import Preprocessing
-from pipeline.reporting import chart_style
-from pipeline.reporting import charts as charts
-from pipeline.reporting import parts as parts
+from pipeline.reporting import chart_style, charts, parts
 
 TEMPLATE = Path(__file__).with_name("reporting") / "report.html.jinja"
 INPUTS = (
     "arrays", "versions", "split", "comparison", "champion", "test", "history", "predictions",
-    "samples", "analyze", "export",
+    "samples", "analysis", "export",
 )  # fmt: skip
 
 
@@ -104,7 +102,7 @@ def shown(params: Params) -> str:
         "finetune": params.finetune,
         "reference": params.reference,
         "champion": params.champion,
-        "analyze": params.inspect,
+        "analyze": params.analyze,
     }
     return yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True)
 
@@ -121,7 +119,7 @@ def gather(args: argparse.Namespace) -> dict[str, Any]:
     images, _ = arrays.load(args.arrays / "test")
     most = parts.most_mistakes(len(names))
     mistakes = [parts.mistakes(name, predictions[name], images, kept, most) for name in names]
-    inspected = {name: parts.inspected(args.inspect / name) for name in names}
+    inspected = {name: parts.inspected(args.analysis / name) for name in names}
     return {
         "verdict": parts.verdict(rows, champion, comparison["level"]),
         "level": comparison["level"],

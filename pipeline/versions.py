@@ -4,13 +4,13 @@ uv.lock as a whole changes with every package; what depends on a file of these r
 when one of its own does: a new matplotlib draws anew and trains nothing.
 
 The first stage of all, it also checks `folder`, since DVC only says "No such file or directory".
-And it lists which pictures inspect draws of each model: that takes the names of all, and a model's
+And it lists which pictures analyze draws of each model: that takes the names of all, and a model's
 own stages must not run again with another's settings.
 
 Reads   uv.lock
 Writes  data/versions/STAGE.json    package to locked version, or versions
-        data/inspect/MODEL.json     names of pictures; none where the model is not chosen
-Params  backend, folder; for inspect: finetune, inspect, models, reference
+        data/analysis/MODEL.json     names of pictures; none where the model is not chosen
+Params  backend, folder; for analyze: analyze, finetune, models, reference
 """
 
 import argparse
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lock", type=Path, required=True)
     parser.add_argument("--versions", type=Path, required=True)
-    parser.add_argument("--inspect", type=Path, required=True)
+    parser.add_argument("--analysis", type=Path, required=True)
     args = parser.parse_args(argv)
     params = load()
     check_folder(params.folder)
@@ -94,11 +94,11 @@ def main(argv: list[str] | None = None) -> None:
         for stage, versions in stages.items():
             write_json(folder / f"{stage}.json", versions)
     pictures = {name: params.pictures_of(name) for name in params.all_models}
-    with replacing(args.inspect) as folder:
+    with replacing(args.analysis) as folder:
         for name, chosen in pictures.items():
             write_json(folder / f"{name}.json", chosen)
     drawn = ", ".join(name for name, chosen in pictures.items() if chosen) or "none"
-    print(f"versions: of {len(stages)} stages -> {args.versions}; inspect draws {drawn}")
+    print(f"versions: of {len(stages)} stages -> {args.versions}; analyze draws {drawn}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,11 @@ def committed(tmp_path: Path) -> Callable[[str], Path]:
     def extract(name: str) -> Path:
         if not (REPOSITORY / ".git").exists():
             pytest.skip("a copy without Git, as from a ZIP file")
-        done = subprocess.run(["git", "archive", "HEAD", name], cwd=REPOSITORY, capture_output=True)
+        command = ["git", "archive", "--format=zip", "HEAD", name]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True)
         assert done.returncode == 0, done.stderr
-        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-            archive.extractall(tmp_path / "committed", filter="data")
+        with zipfile.ZipFile(io.BytesIO(done.stdout)) as archive:
+            archive.extractall(tmp_path / "committed")
         return tmp_path / "committed" / name
 
     return extract

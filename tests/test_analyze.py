@@ -317,7 +317,7 @@ def test_only_what_a_network_has_is_drawn(silent, moving, panels):
 
 
 EVERY = ["layers", "feature_maps", "grad_cam", "flow", "kernels", "filters"]
-TOLD = "".join(f"inspect: baseline: {part.replace('_', ' ')} …\n" for part in EVERY)
+TOLD = "".join(f"analyze: baseline: {part.replace('_', ' ')} …\n" for part in EVERY)
 
 
 @pytest.fixture
@@ -355,7 +355,7 @@ ARGUMENTS = (
 # that it draws the same a second time: `dvc repro -f` in tests/test_graph.py
 def test_stage_draws_and_lists_its_pictures(trained, stage):
     done = stage("pipeline.analyze", *ARGUMENTS)
-    said = "inspect: baseline: 10 layers, 8 pictures -> out/baseline\n"
+    said = "analyze: baseline: 10 layers, 8 pictures -> out/baseline\n"
     assert (done.stdout, done.stderr) == (TOLD + said, "")
     found = json.loads((trained / "out/baseline/analysis.json").read_text())
     assert [picture["file"] for picture in found["pictures"]][:4] == [
@@ -378,15 +378,15 @@ def test_stage_draws_and_lists_its_pictures(trained, stage):
 def test_it_runs_on_jax(trained, edit, stage):
     edit("backend: tensorflow", "backend: jax")
     done = stage("pipeline.analyze", *ARGUMENTS)
-    said = "inspect: baseline: 10 layers, 8 pictures -> out/baseline\n"
+    said = "analyze: baseline: 10 layers, 8 pictures -> out/baseline\n"
     assert (done.stdout, done.stderr) == (TOLD + said, "")
 
 
 def test_only_the_pictures_that_are_asked_for_are_drawn(trained, stage):
     (trained / "pictures.json").write_text('["kernels"]')
     done = stage("pipeline.analyze", *ARGUMENTS)
-    said = "inspect: baseline: 10 layers, 1 pictures -> out/baseline\n"
-    assert (done.stdout, done.stderr) == ("inspect: baseline: kernels …\n" + said, "")
+    said = "analyze: baseline: 10 layers, 1 pictures -> out/baseline\n"
+    assert (done.stdout, done.stderr) == ("analyze: baseline: kernels …\n" + said, "")
     files = {path.name for path in (trained / "out/baseline").iterdir()}
     assert files == {"analysis.json", "layers.csv", "kernels.png"}
 
@@ -394,7 +394,7 @@ def test_only_the_pictures_that_are_asked_for_are_drawn(trained, stage):
 def test_a_model_that_is_not_chosen_has_its_table_of_layers_alone(trained, stage):
     (trained / "pictures.json").write_text("[]")
     done = stage("pipeline.analyze", *ARGUMENTS)
-    said = "inspect: baseline: 10 layers, 0 pictures -> out/baseline\n"
+    said = "analyze: baseline: 10 layers, 0 pictures -> out/baseline\n"
     assert (done.stdout, done.stderr) == (said, "")
     files = {path.name for path in (trained / "out/baseline").iterdir()}
     assert files == {"analysis.json", "layers.csv"}

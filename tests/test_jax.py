@@ -56,11 +56,12 @@ def test_a_model_trained_on_jax_is_one_that_tensorflow_loads(small, stage):
 def test_images_on_the_device_or_read_and_bfloat16_train_alike(small, stage):
     (small / "program.py").write_text("""if True:
         from pathlib import Path
-        from pipeline.runtime import select_backend as engine; from pipeline import train
+        from pipeline import train
+        from pipeline.runtime import select_backend
         train.main(ARGUMENTS("resident"))
         train.main(ARGUMENTS("again"))
-        from pipeline.runtime import acceleration as speed
-        speed.RESIDENT_SHARE = 0.0  # as where memory is short
+        from pipeline.runtime import acceleration
+        acceleration.RESIDENT_SHARE = 0.0  # as where memory is short
         train.main(ARGUMENTS("read"))
         params = Path("params.yaml")
         params.write_text(params.read_text().replace("precision: float32", "precision: bfloat16"))
@@ -126,17 +127,17 @@ def test_two_devices_and_two_processes_train_the_weights_of_one(small, stage):
 def test_a_process_that_dies_fails_the_others_and_another_run_succeeds(small):
     (small / "program.py").write_text("""if True:
         import os, signal
-        from pipeline.runtime import select_backend as engine
-        engine.use("jax")
-        from pipeline.training import loop as fitting
+        from pipeline.runtime import select_backend
+        select_backend.use("jax")
+        from pipeline.training import loop
         from pipeline.core.errors import run
         from pipeline.train import main
-        class Die(fitting.LearningRate):
+        class Die(loop.LearningRate):
             def on_epoch_end(self, epoch, logs):
                 super().on_epoch_end(epoch, logs)
                 if os.environ["KERAS_DISTRIBUTION_PROCESS_ID"] == "1":
                     os.kill(os.getpid(), signal.SIGKILL)
-        fitting.LearningRate = Die
+        loop.LearningRate = Die
         run(main)
     """)
     first, second = start(small, 2, "program", *arguments("small", "out"))

@@ -179,7 +179,7 @@ def test_images_that_are_not_for_this_user_are_listed(project, edit, stage):
     assert done.returncode == 1
     assert done.stderr == (
         "error: 1 files cannot be read: photos/train/dog/b.png. "
-        "Mend their permissions or links, or remove them\n"
+        "Fix their permissions or links, or remove them\n"
     )
 
 
@@ -187,10 +187,13 @@ def test_images_that_are_not_for_this_user_are_listed(project, edit, stage):
 # them; where the system would promise them all the same, the limit refuses.
 WIDE = """if True:
     import os, resource, sys
-    from pipeline.runtime import select_backend as engine; from pipeline.config import params; from pipeline import train
+    from pipeline import train
+    from pipeline.config import params
+    from pipeline.runtime import select_backend
     from pipeline.core.errors import run
-    engine.use(params.load().backend)
-    from pipeline.runtime import backend; from pipeline.training import building
+    select_backend.use(params.load().backend)
+    from pipeline.runtime import backend
+    from pipeline.training import building
     import keras
     def build(model, image_shape, num_classes, seed):
         x = images = keras.Input(image_shape)
@@ -413,7 +416,7 @@ def test_a_path_with_spaces_and_letters_of_any_script_and_no_git_will_do(tmp_pat
 
 def test_params_with_a_terminal_code_are_one_harmless_line(project, edit, stage):
     edit("seed: 0", 'seed: 0\n"\\e[2Jred": 1')
-    done = stage("pipeline.config.params", "check")
+    done = stage("pipeline", "params", "check")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(r"error: params.yaml: \x1b[2Jred is no known key. Keys: backend")
 

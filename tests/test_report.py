@@ -48,7 +48,7 @@ PARAMETERS = {"baseline": 32_906, "batchnorm": 9_000, "plain": 100_000}
 ARGUMENTS = (
     "--arrays arrays --versions versions --split split.json --comparison comparison.json "
     "--champion champion.json --test test --history history --predictions predictions "
-    "--samples samples.png --inspect inspect --export export.json "
+    "--samples samples.png --analysis analysis --export export.json "
     "--report plots/report.html --libraries plots/vega.js"
 ).split()
 
@@ -76,7 +76,7 @@ ROWS = [
 
 
 def write_inspected(folder: Path) -> None:
-    """Write what inspect would: two pictures, the second named first, and two layers."""
+    """Write what analyze would: two pictures, the second named first, and two layers."""
     (folder / "filters").mkdir(parents=True)
     pictures = []
     for name, value in (("z", 0), ("a", 255)):
@@ -131,7 +131,7 @@ def write_outputs(top: Path) -> None:
         each = [{"class": c, "recall": 0.5, "images": 2} for c in CLASSES]
         (row,) = (row for row in ROWS if row["model"] == name)
         write[f"test/{name}.json"] = {**row, "classes": each}
-        write_inspected(top / "analyze" / name)
+        write_inspected(top / "analysis" / name)
         history = {"epoch": [1, 2], "accuracy": [0.5, 0.75], "loss": [1.0, 0.5]}
         history |= {"val_accuracy": [0.25, 0.5], "val_loss": [2.0, 1.0]}
         for kind, table in (("history", pd.DataFrame(history)), ("predictions", predictions(name))):
@@ -189,7 +189,7 @@ def write_many(top: Path, models: int, classes: int, epochs: int = 3, images: in
             for c in kept.classes
         ]
         write[f"test/{name}.json"] = {**row, "classes": each}
-        write_inspected(top / "analyze" / name)
+        write_inspected(top / "analysis" / name)
         fall = 2 / np.arange(1, epochs + 1) + 0.02 * number
         history = {"epoch": np.arange(1, epochs + 1), "loss": fall, "accuracy": 1 - fall / 3}
         history |= {"val_loss": fall * 1.1, "val_accuracy": 1 - fall * 1.1 / 3}

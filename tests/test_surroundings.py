@@ -8,11 +8,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import grimp
 import pytest
 
 from pipeline.runtime import select_backend
 from tests.conftest import REPOSITORY, arguments, task, write_arrays
-from tests.test_graph import imports
 
 EVALUATE = "--arrays arrays --model out/model.keras --metrics out/test.json --predictions".split()
 PLOT = (
@@ -92,31 +92,26 @@ def test_of_the_environment_only_what_changes_numbers_is_recorded(monkeypatch):
 
 
 def test_matplotlib_is_imported_in_one_place():
-    files = [
-        path
-        for folder in ("pipeline", "benchmarks")
-        for path in REPOSITORY.glob(f"{folder}/**/*.py")
-    ]
-    found = {
-        str(path.relative_to(REPOSITORY))
-        for path in files
-        if any(name.split(".")[0] == "matplotlib" for name in imports(path, REPOSITORY))
-    }
-    assert found == {"pipeline/reporting/drawing.py"}
+    modules = grimp.build_graph("pipeline", "benchmarks", include_external_packages=True)
+    found = modules.find_modules_that_directly_import("matplotlib")
+    assert found == {"pipeline.reporting.drawing"}
 
 
-@pytest.mark.parametrize("command", ["predict", "report"])  # Altair is in the report
-def test_a_python_that_drops_docstrings_runs_every_command(project, stage, command):
-    argv = [sys.executable, "-OO", "-m", f"pipeline.{command}", "--help"]
+# Altair is in the report
+@pytest.mark.parametrize(
+    ("command", "title"), [("pipeline predict", "Predict"), ("pipeline.report", "Report")]
+)
+def test_a_python_that_drops_docstrings_runs_every_command(project, stage, command, title):
+    argv = [sys.executable, "-OO", "-m", *command.split(), "--help"]
     asked = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True)
-    for done in (asked, stage(f"pipeline.{command}", "--help", PYTHONOPTIMIZE="2")):
+    for done in (asked, stage(*command.split(), "--help", PYTHONOPTIMIZE="2")):
         assert (done.returncode, done.stderr) == (0, "")
-        assert f"\n{command.capitalize()}: " in done.stdout
+        assert f"\n{title}: " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["params", "predict", "plot"])
+@pytest.mark.parametrize("command", ["pipeline params", "pipeline predict", "pipeline.plot"])
 def test_without_the_packages_a_line_says_how_to_get_them(command):
-    argv = [sys.executable, "-S", "-m", f"pipeline.{command}", "photo.jpg"]
+    argv = [sys.executable, "-S", "-m", *command.split(), "photo.jpg"]
     done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

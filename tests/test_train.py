@@ -95,8 +95,9 @@ def test_read_from_disk_ten_times_the_images_need_no_more_memory(prepared, stage
     edit("epochs: 2", "epochs: 1")
     program = """if True:
         import resource, sys
-        from pipeline.runtime import acceleration as speed; from pipeline import train
-        speed.RESIDENT_SHARE = 0.0  # as where memory is short
+        from pipeline import train
+        from pipeline.runtime import acceleration
+        acceleration.RESIDENT_SHARE = 0.0  # as where memory is short
         train.main(sys.argv[1:])
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     """

@@ -3,12 +3,14 @@
 import json
 from importlib.metadata import packages_distributions
 
+import grimp
 import pytest
 
 from pipeline import versions
 from pipeline.core.errors import PipelineError
 from tests.conftest import REPOSITORY
-from tests.test_graph import files_needed, imports
+
+IMPORTS = grimp.build_graph("pipeline", include_external_packages=True)
 
 # decide nothing of what is written: they check, print, or show progress; TFDS, where it only knows
 # the names of data sets; scikit-learn in raw.py, where it only sets a test part apart;
@@ -26,10 +28,11 @@ BEHIND = {"h5py", "jaxlib", "ml-dtypes", "pyarrow", "scipy"}
 
 
 def imported(stage: str) -> set[str]:
-    """Return the packages that a stage's files import, as uv.lock names them."""
-    needed = files_needed(stage, REPOSITORY)
-    files = [REPOSITORY / file for file in needed if file.endswith(".py") and "$" not in file]
-    names = {name.split(".")[0] for path in files for name in imports(path, REPOSITORY)}
+    """Return the packages that a stage's modules import, as uv.lock names them."""
+    modules = {f"pipeline.{stage}"}
+    if stage == "download":  # by their names, when it runs
+        modules |= IMPORTS.find_children("pipeline.ingest.datasets")
+    names = set().union(*(IMPORTS.find_upstream_modules(module) for module in modules))
     owners = packages_distributions()
     found = {owner for name in names - {"pipeline"} for owner in owners.get(name, [])}
     return {owner.lower().replace("_", "-") for owner in found}
@@ -47,7 +50,7 @@ def test_every_package_that_a_stage_imports_counts_and_no_other(stage):
     assert counted - found <= BEHIND
 
 
-ARGUMENTS = "pipeline.versions --lock uv.lock --versions versions --inspect inspect"
+ARGUMENTS = "pipeline.versions --lock uv.lock --versions versions --analysis analysis"
 LOCK = "".join(
     f'[[package]]\nname = "{name}"\nversion = "1.0"\n'
     for name in sorted({name for names in versions.PACKAGES.values() for name in names}
@@ -87,12 +90,12 @@ def test_the_pictures_of_a_model_are_no_matter_of_another_ones_settings(project,
         edit(old, new)
         done = stage(*argv)
         assert done.returncode == 0
-        found.append({p.stem: json.loads(p.read_text()) for p in (project / "analyze").iterdir()})
+        found.append({p.stem: json.loads(p.read_text()) for p in (project / "analysis").iterdir()})
     assert found[0] == found[1]
     assert found[0]["baseline"] == found[0]["batchnorm"] != []
     # of three the reference and the last
     assert found[2] == found[0] | {"batchnorm": [], "last": found[0]["baseline"]}
-    assert done.stdout.endswith("inspect draws baseline, last\n")
+    assert done.stdout.endswith("analyze draws baseline, last\n")
 
 
 def test_of_a_package_locked_for_two_pythons_both_versions_count(tmp_path):

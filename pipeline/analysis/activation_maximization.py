@@ -1,4 +1,4 @@
-"""Activation maximization: what the filters of a network respond to, painted by gradient ascent on the image.
+"""Activation maximization: images that make a network's filters respond, by gradient ascent.
 
 Reference: Erhan et al., "Visualizing Higher-Layer Features of a Deep Network" (2009); Olah,
     Mordvintsev & Schubert, "Feature Visualization" (2017), https://distill.pub/2017/feature-visualization

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from pipeline.analysis.network import InUse, nodes, unnested, values_of
-from pipeline.trials.measure import KeepGradients
+from pipeline.training.gradients import gradients
 
 
 class Held(keras.Layer):
@@ -71,13 +71,11 @@ def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
     rows = keras.Input((), dtype="int32")
     logits = InUse(keras.Model(target, model.outputs[0]))(held(rows))
     whole = keras.Model(rows, logits)
-    keep = KeepGradients(learning_rate=1.0)
-    whole.compile(keep, _logit, run_eagerly=True)  # one step: not worth a graph
     chosen = np.eye(model.output_shape[-1], dtype=np.float32)[classes]
     count = len(images)
-    whole.train_on_batch(np.arange(count, dtype=np.int32), chosen)
+    found = gradients(whole, np.arange(count, dtype=np.int32), chosen, _logit)
     index = [variable is held.values for variable in whole.trainable_variables].index(True)
-    gradient = keras.ops.convert_to_numpy(keep.gradients[index])  # (n, h', w', f)
+    gradient = found[index].astype(np.float32)  # (n, h', w', f)
     weights = gradient.mean(axis=(1, 2), keepdims=True)
     maps = np.maximum((values * weights).sum(axis=-1, keepdims=True), 0)  # (n, h', w', 1)
     peaks = maps.max(axis=(1, 2, 3), keepdims=True)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline.analysis.network import nodes, unnested, values_of
 from pipeline.runtime import acceleration
-from pipeline.trials.measure import KeepGradients
+from pipeline.training.gradients import gradients
 
 
 def weighted(model: keras.Model) -> list[keras.Layer]:
@@ -40,21 +40,15 @@ def norms(
         For each of `weighted`: gradient, None where nothing is trained; weights, of all that
         training may change, of frozen layers of all.
     """
-    keep = KeepGradients(learning_rate=1.0)
-    model.compile(keep, loss, run_eagerly=True)  # one step: not worth a graph
-    model.train_on_batch(images, labels)
-    trained = {
-        id(weight): gradient
-        for weight, gradient in zip(model.trainable_variables, keep.gradients, strict=True)
-    }
+    variables = list(model.trainable_variables)
+    values = gradients(model, images, labels, loss)
+    trained = {id(weight): value for weight, value in zip(variables, values, strict=True)}
     rows = []
     for layer in weighted(model):
         own = _own(layer)
         moved = [weight for weight in own if id(weight) in trained]
-        gradients = [trained[id(weight)] for weight in moved]
-        rows.append(
-            {"gradient": _norm(gradients) if moved else None, "weights": _norm(moved or own)}
-        )
+        gradient = _norm([trained[id(weight)] for weight in moved]) if moved else None
+        rows.append({"gradient": gradient, "weights": _norm(moved or own)})
     return rows
 
 

@@ -1,10 +1,5 @@
-"""Params: params.yaml, checked as a whole against pipeline/config/schema.py.
+"""Params: params.yaml, validated as a whole against schema.py."""
 
-python -m pipeline.config.params check     says what is wrong with params.yaml, or with `folder`
-python -m pipeline.config.params schema    prints params.schema.json, which editors check it with
-"""
-
-import argparse
 import difflib
 import json
 import os
@@ -19,7 +14,7 @@ import pydantic
 from pipeline.config.schema import Finetuned, Params, Train
 from pipeline.config.signature import arguments, settings, wanted_normalization
 from pipeline.config.yaml_reader import explain, read, reading, unfit, validate
-from pipeline.core.errors import CONTROL, PipelineError, run
+from pipeline.core.errors import CONTROL, PipelineError
 
 PARAMS = Path("params.yaml")
 DATASETS = Path(__file__).parents[1] / "ingest/datasets"
@@ -62,7 +57,7 @@ def _check_names(params: Params) -> None:
         raise unfit(("champion",), f"must be auto or one of {', '.join(names)}", params.champion)
     if params.reference not in names:
         raise unfit(("reference",), f"must be one of {', '.join(names)}", params.reference)
-    for name in params.inspect.models or []:
+    for name in params.analyze.models or []:
         if name not in names:
             raise unfit(("analyze", "models"), f"must be one of {', '.join(names)}", name)
     for taken in {"auto", "champion"} & set(names):
@@ -187,16 +182,3 @@ def _check_dataset(name: str) -> None:
 def schema() -> str:
     """Return the JSON Schema of params.yaml."""
     return json.dumps(Params.model_json_schema(), indent=2) + "\n"
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["check", "schema"])
-    if parser.parse_args(argv).what == "check":
-        check_folder(load().folder)
-    else:
-        print(schema(), end="")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -265,7 +265,7 @@ class Evaluate(Section):
     """What to predict in; auto: bfloat16 where GPU or processor do it well"""
 
 
-class Inspect(Section):
+class Analyze(Section):
     models: list[str] | None
     """Of which models; null: all of two, of more the reference and the last"""
     pictures: list[Literal["layers", "feature_maps", "grad_cam", "flow", "kernels", "filters"]]
@@ -306,7 +306,7 @@ class Params(Section):
     """The name of the model that the others are compared with"""
     champion: str
     """auto (best validation accuracy), or the name of a model"""
-    inspect: Inspect
+    analyze: Analyze
     """What is drawn of the inside of the models"""
     gate: Gate
     """What the gate asks of the champion"""
@@ -318,10 +318,10 @@ class Params(Section):
     def pictures_of(self, model: str) -> list[str]:
         """What is drawn of the inside of one model."""
         names = list(self.all_models)
-        chosen = self.inspect.models
+        chosen = self.analyze.models
         if chosen is None:
             chosen = names if len(names) <= 2 else [self.reference, names[-1]]
-        return list(self.inspect.pictures) if model in chosen else []
+        return list(self.analyze.pictures) if model in chosen else []
 
     def train_of(self, model: str) -> Train:
         """The training settings of one model: the common ones with its own on top."""

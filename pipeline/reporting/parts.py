@@ -17,7 +17,7 @@ from pipeline.reporting.chart_style import percent
 
 MISTAKES = 30  # of each model at most
 ALL_MISTAKES = 240  # of all models together, about: the page stays small
-DIAGRAMS = ("layers.png", "flow.png")  # of inspect: bars and curves, and no images
+DIAGRAMS = ("layers.png", "flow.png")  # of analyze: bars and curves, and no images
 SIDE = 96  # pixels, of a thumbnail at most
 WORDS = {
     "better": "is better than",
@@ -121,7 +121,7 @@ def mistakes(
 
 
 def inspected(folder: Path) -> dict[str, Any]:
-    """Return what inspect wrote of a model: its pictures in order, and its layers."""
+    """Return what analyze wrote of a model: its pictures in order, and its layers."""
     found = read_json(folder / "analysis.json")
     pictures = [
         {

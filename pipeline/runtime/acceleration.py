@@ -1,4 +1,4 @@
-"""Acceleration: all that makes training and prediction faster than plain Keras, the same to look at.
+"""Acceleration: what makes training and prediction faster than plain Keras.
 
 Nothing of it is saved: the weights go back into the network of stock layers that it was made
 from.

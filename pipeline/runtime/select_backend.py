@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def check(backend: str) -> None:
 
 
 def use(backend: str) -> None:
-    """Choose what Keras computes with, before it is imported.
+    """Choose what Keras computes with, and import it.
 
     Raises:
         PipelineError: KERAS_BACKEND names another one, or it is not installed.
@@ -113,3 +114,5 @@ def use(backend: str) -> None:
         # as enable_op_determinism for TensorFlow
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    # first of all that import Keras: quietly, and without a user's settings
+    import_module("pipeline.runtime.backend")

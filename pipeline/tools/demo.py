@@ -1,4 +1,4 @@
-"""Demo: a page on this machine that says what an image shows, and where a model looks for it.
+"""Demo: a page in the browser: drop an image, see its classes.
 
     make demo       Ctrl-C ends it
 

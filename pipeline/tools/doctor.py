@@ -1,7 +1,7 @@
-"""Doctor: what keeps the pipeline from running or makes it run again, and the way out.
+"""Doctor: what keeps the pipeline from running, and how to fix it.
 
-    python -m pipeline.tools.doctor             as `make doctor`: looks, and changes nothing
-    python -m pipeline.tools.doctor --repair    part of `make repro`: repairs what a killed DVC left
+    python -m pipeline doctor             as `make doctor`: looks, and changes nothing
+    python -m pipeline doctor --repair    part of `make repro`: repairs what a killed DVC left
 
 Not a stage. It asks DVC, Git, uv and nvidia-smi, and needs no network. DVC writes two files in
 place. If it is killed while it does so, every later DVC stops at them:

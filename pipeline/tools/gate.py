@@ -1,6 +1,6 @@
-"""Gate: may this be merged? dvc.lock current, the champion good enough, and no worse than theirs.
+"""Gate: may this be merged? Compares the champion with another branch's.
 
-    python -m pipeline.tools.gate --against main
+    python -m pipeline gate --against main
 
 Not a stage. It judges the working tree by what Git keeps, of both sides, and needs none of the
 data, models and predictions in DVC's cache: a bare clone will do.

@@ -1,6 +1,6 @@
-"""Parallel: the graph with several models at once, each on its share of the cores, or a GPU.
+"""Parallel: run the graph with several models at once (make repro JOBS=2).
 
-    python -m pipeline.tools.parallel 2        as `make repro JOBS=2`
+    python -m pipeline parallel 2        as `make repro JOBS=2`
 
 Not a stage. DVC allows several `dvc repro` in one folder and lets go of its lock while a command
 runs, but collides where two of them look at the same stage (DVC issues 5795, 11054). Here each

@@ -1,10 +1,10 @@
-"""Predict: what images show, of any size and kind, by a trained model.
+"""Predict: classify images with a trained model.
 
-    python -m pipeline.tools.predict IMAGE…           files, folders, or - for standard input
-    python -m pipeline.tools.predict --json IMAGE…    a line of JSON each, in the order given:
+    python -m pipeline predict IMAGE…           files, folders, or - for standard input
+    python -m pipeline predict --json IMAGE…    a line of JSON each, in the order given:
                                                 {"file", "predictions": [{"class", "probability"}]}
                                                 or {"file", "error"}
-    python -m pipeline.tools.predict --seen DIR IMAGE…    each image as the model sees it, too, as PNG
+    python -m pipeline predict --seen DIR IMAGE…    each image as the model sees it, too, as PNG
 
 Not a stage. The model's own file says how its images were preprocessed; params.yaml is not read. A
 file that is no image is an error, the others are predicted, and the exit status is 1.

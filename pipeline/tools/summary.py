@@ -1,6 +1,6 @@
-"""Summary: what `make repro` ends with: the verdict, the report, and what Git sees as changed.
+"""Summary: print the verdict, the report's path, and what changed in Git.
 
-    python -m pipeline.tools.summary
+    python -m pipeline summary
 
 Not a stage: it is said also where no stage had to run.
 
@@ -10,6 +10,7 @@ Reads   metrics/comparison.json, metrics/champion.json
 import argparse
 import shutil
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             "this run, and each kind of processor rounds differently. Commit them to keep them, "
             f"or take the committed ones back with `git restore {' '.join(names)}`."
         )
-    width = shutil.get_terminal_size((UNBOUNDED, 0)).columns
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNBOUNDED
     print()
     for line in lines:
         print(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False))

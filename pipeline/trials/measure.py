@@ -11,26 +11,13 @@ from pipeline.runtime import acceleration
 from pipeline.runtime.input_pipeline import Batches, Part
 from pipeline.training import building, loop, optim
 from pipeline.training.callbacks import Diverged
-
-
-class KeepGradients(keras.optimizers.Optimizer):
-    """Keep each weight's gradient beside it and leave the weight as it is."""
-
-    def build(self, variables: list) -> None:
-        super().build(variables)
-        self.gradients = self.add_optimizer_variables(variables, "gradient")
-
-    def update_step(self, gradient, variable, learning_rate) -> None:
-        self.assign(self.gradients[self._get_variable_index(variable)], gradient)
+from pipeline.training.gradients import gradients
 
 
 def gradient_norms(
     model: keras.Model, images: np.ndarray, labels: np.ndarray, loss: keras.Loss
 ) -> list[float]:
     """Return the L2 norm of the gradient of the loss in each layer's kernel.
-
-    Taken from an optimizer, and not from what a step changes: in float32 a step of 1e-12
-    would be lost in the weight.
 
     Args:
         model: Uncompiled; compiled here, and its moving averages take a step.
@@ -41,15 +28,8 @@ def gradient_norms(
     Returns:
         One number a kernel that is trained, from input to output.
     """
-    keep = KeepGradients(learning_rate=1.0)
-    model.compile(keep, loss, run_eagerly=True)  # one step: not worth a graph
-    model.train_on_batch(images, labels)
-    return [
-        # in float64: the square of 1e-25 is none in float32
-        float(np.linalg.norm(keras.ops.convert_to_numpy(gradient).astype(np.float64)))
-        for weight, gradient in zip(model.trainable_variables, keep.gradients, strict=True)
-        if weight.name.endswith("kernel")
-    ]
+    every = zip(model.trainable_variables, gradients(model, images, labels, loss), strict=True)
+    return [float(np.linalg.norm(g)) for weight, g in every if weight.name.endswith("kernel")]
 
 
 class Watch(keras.callbacks.Callback):

@@ -73,9 +73,9 @@ WRONG = [
     ("whiten: false", "whiten: 3", r"train\.whiten must be a valid boolean"),
     ("crop_fill: zeros", "crop_fill: edge", r"crop_fill must be 'zeros' or 'reflect'\. Got 'edge'"),
     ("  models:\n  # Any", "  models: [vgg]\n  # Any",
-     r"inspect\.models must be one of baseline, batchnorm\. Got 'vgg'"),
+     r"analyze\.models must be one of baseline, batchnorm\. Got 'vgg'"),
     ("[layers, feature_maps", "[layer, feature_maps",
-     r"inspect\.pictures\.0 must be 'layers', 'feature_maps', .*Got 'layer'"),
+     r"analyze\.pictures\.0 must be 'layers', 'feature_maps', .*Got 'layer'"),
     ("floor: 0.95", "floor: 95", r"gate\.floor must be less than or equal to 1\. Got 95"),
     ("floor: 0.95", "floor: high", r"gate\.floor must be a valid number\. Got 'high'"),
     ("mirror: false", "mirror: both", r"evaluate\.mirror must be a valid boolean"),
@@ -349,7 +349,7 @@ def test_a_model_overrides_one_augmentation_and_keeps_the_others(edit):
 def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
     edit("seed: 0", "seed: zero")
     options = {
-        "versions": ["--lock", "uv.lock", "--versions", "versions", "--inspect", "analyze"],
+        "versions": ["--lock", "uv.lock", "--versions", "versions", "--analysis", "analysis"],
         "download": ["--raw", "raw"],
         "preprocess": ["--raw", "raw", "--arrays", "arrays"],
         "split": ["--arrays", "arrays", "--split", "split.npz", "--metrics", "split.json"],
@@ -379,7 +379,9 @@ def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
 
 
 def test_reading_params_imports_neither_keras_nor_tensorflow(project):
-    code = "import sys; from pipeline.config import params; params.load(); print('keras' in sys.modules)"
+    code = (
+        "import sys; from pipeline.config.params import load; load(); print('keras' in sys.modules)"
+    )
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -503,8 +505,8 @@ def test_images_that_an_experiment_would_commit_are_refused_until_one_of_three_w
 
 
 @pytest.mark.parametrize("argv", [
-    ("pipeline.config.params", "check"),
-    ("pipeline.versions", "--lock=uv.lock", "--versions=versions", "--inspect=inspect"),
+    ("pipeline", "params", "check"),
+    ("pipeline.versions", "--lock=uv.lock", "--versions=versions", "--analysis=analysis"),
     ("pipeline.download", "--raw", "raw"),
 ])  # fmt: skip
 def test_the_folder_is_checked_in_the_first_stage_and_wherever_it_is_read(

@@ -676,7 +676,8 @@ def test_a_damaged_tfrecord_is_one_line_and_the_last_good_files_stay(project, ed
     damage = """if True:
         import shutil
         from pathlib import Path
-        from pipeline import download; from pipeline.ingest import parquet as raw
+        from pipeline import download
+        from pipeline.ingest import parquet
         from pipeline.ingest.datasets import tfds
         from pipeline.core.errors import PipelineError
         folder = Path("whole/mnist/3.0.1").absolute()
@@ -695,7 +696,7 @@ def test_a_damaged_tfrecord_is_one_line_and_the_last_good_files_stay(project, ed
             record, = folder.glob("*test.tfrecord*")
             damage(record)
             try:
-                raw.write(Path("raw"), tfds.load("mnist", "", 0.2, 0))
+                parquet.write(Path("raw"), tfds.load("mnist", "", 0.2, 0))
             except PipelineError as error:
                 print(error)
     """
@@ -737,7 +738,7 @@ LOOK_ALIKES = """if True:
     import io, json, os, sys
     from pathlib import Path
     import numpy as np, tensorflow_datasets as tfds
-    from pipeline.ingest import parquet as raw
+    from pipeline.ingest import parquet
     from pipeline.ingest.datasets import tfds as ours
     from pipeline.core.errors import PipelineError
 
@@ -795,7 +796,7 @@ LOOK_ALIKES = """if True:
         link.symlink_to(copy)
         try:
             loaded = ours.load(name, "", 0.2, 0)
-            raw.write(Path("raw", copy, name), loaded)
+            parquet.write(Path("raw", copy, name), loaded)
             return {"source": loaded.source, "sizes": loaded.sizes}
         except PipelineError as error:
             return {"error": str(error)}

@@ -284,6 +284,6 @@ def test_it_listens_on_this_machine_alone_and_leaves_nothing(server):
     if CHROMIUM:  # what the tests before have dropped
         assert any(path.name == "half.png" for path in (server.folder / "temporary").rglob("*"))
     server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(30) == 0
+    assert server.process.wait(120) == 0
     assert list((server.folder / "temporary").iterdir()) == []
     assert (server.folder / "log.txt").read_text() == ""

@@ -66,6 +66,8 @@ def repository(project: Path) -> Path:
     write_result(project, 0.1)
     (project / "dvc.yaml").write_text(GRAPH)
     (project / ".gitignore").write_text("plots/\n.dvc/\n")
+    (project / "data/folder").mkdir(parents=True)
+    (project / "data/folder/README.md").touch()
     for command in ("git init -q", "dvc init -q", "dvc repro -q", "git add -A"):
         run(project, *command.split())
     who = ("-c", "user.name=test", "-c", "user.email=test@example.org")

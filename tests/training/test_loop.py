@@ -62,10 +62,10 @@ def test_one_line_an_epoch_where_there_is_no_terminal(capsys):
 ON_A_TERMINAL = """
 import sys
 from pipeline.core.errors import run
-from tests.training.test_loop import CLASSES, build, fitting, settings, task
+from tests.training.test_loop import CLASSES, build, loop, settings, task
 
 own = {"optimizer": "sgd", "learning_rate": float(sys.argv[1]), "batch_size": 2}
-run(lambda: fitting.fit(build(), task(71), task(16), settings(**own), CLASSES, seed=0))
+run(lambda: loop.fit(build(), task(71), task(16), settings(**own), CLASSES, seed=0))
 """
 
 
@@ -332,7 +332,7 @@ def test_regularizers_reach_the_loss_of_training():
 
 ON_JAX = """
 import numpy as np
-from pipeline.training import building; from pipeline.training import loop as fitting
+from pipeline.training import building, loop
 from pipeline.runtime.input_pipeline import Part
 from pipeline.config.schema import Model
 from tests.conftest import PLAIN, settings
@@ -344,7 +344,7 @@ own = settings(
     whiten=True, ema_momentum=0.9, schedule="triangular",
     augment={**PLAIN, "flip": "alternating", "crop": 1, "crop_fill": "reflect"},
 )
-history = fitting.fit(model, part, part, own, ["a", "b"], seed=0, verbose=False).rows
+history = loop.fit(model, part, part, own, ["a", "b"], seed=0, verbose=False).rows
 print(len(history), all(np.isfinite(list(epoch.values())).all() for epoch in history))
 """
 

@@ -1,0 +1,1 @@
+"""One file, one benchmark; `python -m benchmarks` runs them."""
