@@ -13,7 +13,7 @@ PARALLEL := -n logical --maxprocesses 4 --dist loadgroup  # a worker holds Tenso
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help repro doctor study test test-slow check format schema bench report demo clean-checkpoints
+.PHONY: help repro doctor study test test-slow check format schema bench report demo docs clean-checkpoints
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -75,6 +75,10 @@ schema: $(READY)  ## write params.schema.json anew from the classes in pipeline/
 
 bench: $(READY)  ## measure speed against plain Keras and PyTorch; QUICK=1: less of it
 	python -m benchmarks $(if $(QUICK),--quick)
+
+docs: $(READY)  ## build the documentation as a site: site/index.html
+	@NO_MKDOCS_2_WARNING=1 mkdocs build
+	@echo "$(CURDIR)/site/index.html"
 
 clean-checkpoints:  ## give up trainings that were interrupted: remove what they would go on from
 	rm -rf .checkpoints

@@ -1,9 +1,9 @@
-"""Benchmarks: what is measured in README, one file a benchmark.
+"""Benchmarks: what docs/benchmarks.md says, measured; one file a benchmark.
 
 python -m benchmarks [names]            all, or these: 7 runs of each way
 python -m benchmarks [names] --quick    train, or these: fewer and random images, 3 runs; apart,
                                         in results/quick
-python -m benchmarks --report           nothing is measured: table, picture and README anew
+python -m benchmarks --report           nothing is measured: table, picture and page again
 
 By name only: jobs and determinism (minutes), accuracy (an hour and more) and gpu.
 
@@ -12,7 +12,7 @@ A benchmark is a file here with `measure(plan) -> list[dict]`, of `harness.summa
 Writes  benchmarks/results/NAME.json           every sample, machine and versions; of accuracy,
                                                NAME_MODEL.json
         benchmarks/results/benchmarks.png      all of them in one picture
-        README.md                              the table between its markers
+        docs/benchmarks.md                     the table between its markers
 """
 
 import argparse
@@ -40,6 +40,7 @@ DEFAULT = ("train", "predict", "startup", "preprocess", "repro")
 EVERY = (*DEFAULT, "jobs", "determinism", "accuracy", "gpu")
 QUICK = ("train",)
 RESULTS = Path(__file__).parent / "results"
+PAGE = REPOSITORY / "docs/benchmarks.md"
 DESCRIBE = (
     "import json; from pipeline.runtime import backend; print(json.dumps(backend.describe()))"
 )
@@ -104,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     report.show(found)
     report.save(report.draw(found), results / "benchmarks.png")
     if not args.quick:
-        report.write_readme(REPOSITORY / "README.md", found)
+        report.write_page(PAGE, found)
 
 
 if __name__ == "__main__":

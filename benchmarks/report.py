@@ -1,4 +1,4 @@
-"""Report: results as a table for the terminal and for README, and as one picture."""
+"""Report: results as a table for the terminal and for the documentation, and as one picture."""
 
 import json
 import re
@@ -68,23 +68,23 @@ def show(results: list[dict]) -> None:
 
 
 def markdown(results: list[dict]) -> str:
-    """Return what stands between the markers of README: nothing where nothing was measured."""
+    """Return what stands between the markers of the page: nothing where nothing was measured."""
     if not results:
         return ""
     lines = [COLUMNS, ["---"] * len(COLUMNS), *rows(results)]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     notes = "\n\n".join([NOTE, *(f"{line}." for line in made_on(results))])
-    return f"\n![times as good](benchmarks/results/benchmarks.png)\n\n{table}\n{notes}\n\n"
+    return f"\n![times as good](../benchmarks/results/benchmarks.png)\n\n{table}\n{notes}\n\n"
 
 
-def in_readme(readme: str) -> tuple[str, str, str]:
+def in_page(page: str) -> tuple[str, str, str]:
     """Return what stands before the markers, between them and after them."""
-    before, between, after = re.split("|".join(map(re.escape, MARKERS)), readme)
+    before, between, after = re.split("|".join(map(re.escape, MARKERS)), page)
     return before, between, after
 
 
-def write_readme(path: Path, results: list[dict]) -> None:
-    before, _, after = in_readme(path.read_text("utf-8"))
+def write_page(path: Path, results: list[dict]) -> None:
+    before, _, after = in_page(path.read_text("utf-8"))
     path.write_text(before + markdown(results).join(MARKERS) + after, "utf-8")
 
 

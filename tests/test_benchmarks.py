@@ -91,15 +91,15 @@ def test_a_process_is_measured_and_its_failure_told(tmp_path: Path):
         process(python("-c", "1 / 0"), tmp_path)
 
 
-def test_report_writes_picture_and_readme(tmp_path: Path, monkeypatch, capsys):
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n" + "old\n".join(report.MARKERS) + "after\n")
+def test_report_writes_picture_and_page(tmp_path: Path, monkeypatch, capsys):
+    page = tmp_path / "benchmarks.md"
+    page.write_text("before\n" + "old\n".join(report.MARKERS) + "after\n")
     (tmp_path / "train.json").write_text(json.dumps(result()))
     monkeypatch.setattr("benchmarks.__main__.RESULTS", tmp_path)
-    monkeypatch.setattr("benchmarks.__main__.REPOSITORY", tmp_path)
+    monkeypatch.setattr("benchmarks.__main__.PAGE", page)
     main(["--report"])
     assert (tmp_path / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
-    before, between, after = report.in_readme(readme.read_text())
+    before, between, after = report.in_page(page.read_text())
     assert (before, after) == ("before\n", "after\n")
     assert between == report.markdown([result()])
     assert "| repro | 1.25 s |  |  |  |  | 1 |" in between
@@ -119,11 +119,9 @@ def test_an_unknown_name_is_refused():
         main(["trian"])
 
 
-def test_readme_shows_the_committed_results(committed):
-    readme = committed("README.md").read_text("utf-8")
-    assert report.in_readme(readme)[1] == report.markdown(
-        report.read(committed("benchmarks/results"))
-    )
+def test_page_shows_the_committed_results(committed):
+    page = committed("docs/benchmarks.md").read_text("utf-8")
+    assert report.in_page(page)[1] == report.markdown(report.read(committed("benchmarks/results")))
 
 
 def test_committed_results_have_every_field(committed):

@@ -464,10 +464,10 @@ def test_photographs_train_the_batch_normalized_classifiers(tmp_path):
     assert len(list((tmp_path / "plots/examples").glob("*.png"))) == 3
 
 
-def check_comparison_of_readme(clone: Clone) -> None:
-    """Run the commands that README compares two models with, whichever of them is champion."""
-    section = (REPOSITORY / "README.md").read_text("utf-8").split("\n## Compare\n")[1]
-    commands = re.findall(r"^    (dvc (?:exp run -n|metrics diff) [^#\n]+)", section, re.M)
+def check_documented_comparison(clone: Clone) -> None:
+    """Run the commands by which docs/comparing.md compares two models, whichever is champion."""
+    page = (REPOSITORY / "docs/comparing.md").read_text("utf-8")
+    commands = re.findall(r"^    (dvc (?:exp run -n|metrics diff) [^#\n]+)", page, re.M)
     said = [clone.run(*shlex.split(command)) for command in commands]
     assert len(said) == 3
     assert re.search(r"champion\.json\s+model\s+baseline\s+batchnorm", said[-1]), said[-1]
@@ -510,7 +510,7 @@ def test_default_is_good_repeats_to_the_bit_and_compares(tmp_path, hostile):
     assert [name for name in before if before[name] != after.get(name)] == []
 
     clone.run("git", "checkout", "-q", ".")
-    check_comparison_of_readme(clone)
+    check_documented_comparison(clone)
 
     # the queue works in a folder of its own, from what Git and DVC's cache hold
     clone.run("git", "checkout", "-q", ".")

@@ -1,0 +1,105 @@
+"""The documentation: what it names is there, and it is built as a site that loads nothing."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, in_browser
+
+PAGES = [
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "studies/README.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
+TEXT = "\n".join(page.read_text("utf-8") for page in PAGES)
+
+
+def test_files_that_are_named_are_there():
+    named = set(re.findall(r"`((?:benchmarks|docs|pipeline|studies|tests)/[\w/.]*\w/?)`", TEXT))
+    assert {name for name in named if not (REPOSITORY / name).exists()} <= {
+        "pipeline/architectures/mine.py", "pipeline/ingest/datasets/mine.py", "studies/mine.yaml",
+    }  # fmt: skip
+
+
+def test_commands_that_are_named_are_there():
+    targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text("utf-8"), re.M)
+    assert set(re.findall(r"^ +make ([a-z-]+)|`make ([a-z-]+)", TEXT, re.M)) <= {
+        pair for name in targets for pair in ((name, ""), ("", name))
+    }
+    for tool in set(re.findall(r"python -m pipeline (\w+)", TEXT)):
+        assert (REPOSITORY / f"pipeline/tools/{tool}.py").is_file(), tool
+    for stage in set(re.findall(r"python -m pipeline\.(\w+)", TEXT)):
+        assert (REPOSITORY / f"pipeline/{stage}.py").is_file(), stage
+
+
+def test_every_promise_names_tests_that_are_there():
+    table = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8").split("| promise | test |")[1]
+    named = re.findall(r"`([\w/]+\.py)`(?:: `(\w+)`)?", table)
+    assert len(named) > 20
+    for file, test in named:
+        text = (REPOSITORY / "tests" / file).read_text("utf-8")
+        assert re.search(rf"^def test_\w*{test}", text, re.M), (file, test)
+
+
+def build(repository: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    pytest.importorskip("mkdocs")
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--site-dir", site],
+        cwd=repository, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@in_browser
+def test_every_page_opens_without_a_server_loads_nothing_and_fits_a_phone(tmp_path, browser):
+    done = build(REPOSITORY, tmp_path)
+    assert done.returncode == 0, done.stderr
+    pages = [path for path in tmp_path.rglob("*.html") if path.name != "404.html"]
+    # README and studies/README.md are outside docs/, as is the picture of the benchmarks
+    assert {"index.html", "data.html"} <= {path.name for path in pages}
+    assert (tmp_path / "studies/index.html").is_file()
+    assert (tmp_path / "benchmarks/results/benchmarks.png").is_file()
+    for path in pages:
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        loaded: list[str] = []
+        failed: list[str] = []
+        page.on("request", lambda request, to=loaded: to.append(request.url))
+        page.on("requestfailed", lambda request, to=failed: to.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_load_state("load")
+        assert [url for url in loaded if not url.startswith(("file:", "data:", "blob:"))] == []
+        assert failed == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+        page.close()
+
+
+@pytest.mark.slow
+@in_browser
+def test_search_works_in_a_page_opened_from_a_file(tmp_path, browser):
+    assert build(REPOSITORY, tmp_path).returncode == 0
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto((tmp_path / "index.html").as_uri())
+    page.click("[data-md-component=search-query]")
+    page.keyboard.type("leaks")
+    page.wait_for_selector(".md-search-result__item a[href*='data.html']")
+    page.close()
+
+
+@pytest.mark.slow
+def test_links_that_lead_nowhere_fail_the_build(tmp_path):
+    for name in ("docs", "studies"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    for name in ("mkdocs.yml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    readme = tmp_path / "README.md"
+    text = readme.read_text("utf-8")
+    readme.write_text(text + "\n[a](docs/none.md) [b](docs/data.md#none)\n", "utf-8")
+    done = build(tmp_path, tmp_path / "site")
+    assert done.returncode == 1
+    assert "'none.md'" in done.stderr
+    assert "'data.md#none'" in done.stderr
