@@ -59,7 +59,7 @@ def show(rows: "list[Row]", name: str) -> None:
         Column("parameters", numeric=True),
         Column("trained", numeric=True, drop=2),
         Column("MACs", numeric=True, drop=6),
-        Column("sees", numeric=True, drop=5),
+        Column("receptive field", numeric=True, drop=5),
         Column("stride", numeric=True, drop=1),
         Column("bytes", numeric=True, drop=3),
     )

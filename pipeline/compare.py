@@ -34,7 +34,7 @@ def read(folder: Path, names: list[str], suffix: str) -> dict[str, Path]:
     return paths
 
 
-def show(rows: list[dict], champion: str) -> None:
+def show(rows: list[dict], champion: str, reason: str) -> None:
     """Print the comparison as a table."""
     cells = []
     for row in rows:
@@ -60,8 +60,7 @@ def show(rows: list[dict], champion: str) -> None:
         Column("p", numeric=True, drop=3),
         Column("verdict"),
     )
-    title = f"Test set, {LEVEL:.0%} intervals; champion (by validation unless named): {champion}"
-    print_table(columns, cells, title)
+    print_table(columns, cells, f"Test set, {LEVEL:.0%} intervals; champion: {champion} ({reason})")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -106,7 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.champion, {"model": champion, **scalars})
     with replacing(args.champion_model) as path:
         shutil.copyfile(model, path)
-    show(rows, champion)
+    reason = "best validation accuracy" if params.champion == "auto" else "named in params.yaml"
+    show(rows, champion, reason)
     print(f"compare: champion {champion} -> {args.champion_model}")
 
 
