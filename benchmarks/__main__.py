@@ -55,7 +55,7 @@ def describe() -> dict[str, dict]:
         versions["torch"] = version("torch")
     machine = {
         "device": versions.pop("device"),
-        "cores": len(cpu.usable()),
+        "cores": len(cpu.available_cores()),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
     }
     return {"machine": machine, "versions": versions}

@@ -47,24 +47,24 @@ def ours(pipe: Connection, folder: Path, name: str, count: int) -> None:
     select_backend.use(params.backend)
     from pipeline import evaluate
     from pipeline.runtime import acceleration, backend
-    from pipeline.runtime.input_pipeline import Batches, Part
+    from pipeline.runtime.input_pipeline import Batches, Subset
 
     images, labels = arrays.load(folder / "data/arrays/test")
-    part = Part(images, labels, np.arange(count))
-    precision = acceleration.resolve(params.evaluate.precision)
-    model = acceleration.faster(backend.load(folder / f"{name}.keras"), precision)
+    part = Subset(images, labels, np.arange(count))
+    precision = acceleration.resolve_precision(params.evaluate.precision)
+    model = acceleration.accelerate(backend.load(folder / f"{name}.keras"), precision)
 
     def predict() -> Sample:
         start = time.perf_counter()
         batches = Batches(part, data.CLASSES, evaluate.BATCH_SIZE)
-        model.predict(acceleration.feed(batches), verbose=0)
+        model.predict(acceleration.as_dataset(batches), verbose=0)
         return {"images/s": count / (time.perf_counter() - start)}
 
     serve(pipe, lambda: warm(predict, precision), lambda: twice(predict))
 
 
 def plain(pipe: Connection, folder: Path, name: str, count: int) -> None:
-    with native_log.imports():
+    with native_log.silenced():
         import keras
 
     images = arrays.load(folder / "data/arrays/test")[0][:count]

@@ -52,7 +52,7 @@ class Training:
         images: `(n, 32, 32, 3)` float32.
         labels: `(n,)` int64, in [0, 10).
         """
-        torch.set_num_threads(len(cpu.usable()))
+        torch.set_num_threads(len(cpu.available_cores()))
         torch.manual_seed(0)
         self.network = NETWORKS[name]().to(memory_format=torch.channels_last).train()
         for layer in self.network:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.harness import OURS
 from pipeline.core.console import Column, print_table
-from pipeline.core.files import replacing
+from pipeline.core.files import atomic_path
 from pipeline.reporting.drawing import Figure, NullFormatter, NullLocator, plt
 
 COLUMNS = ("", OURS, "against", "", "times as good", "run by run", "n")
@@ -130,6 +130,6 @@ def draw(results: list[dict]) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    with replacing(path) as beside:
+    with atomic_path(path) as beside:
         figure.savefig(beside, format="png", dpi=120, bbox_inches="tight")
     plt.close(figure)

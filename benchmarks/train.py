@@ -90,9 +90,9 @@ def ours(
     """Args: backend, precision: in place of those of params.yaml."""
     params = load()
     select_backend.use(backend or params.backend)
-    with native_log.imports():
+    with native_log.silenced():
         from pipeline.runtime import acceleration
-        from pipeline.runtime.input_pipeline import Part
+        from pipeline.runtime.input_pipeline import Subset
         from pipeline.training import building, loop
 
     info = read_json(folder / "info.json")
@@ -108,14 +108,14 @@ def ours(
         own["precision"] = precision
     settings = params.train_of(case.model).model_copy(update=own)
     model = building.build(params.all_models[case.model], shape, len(classes), params.seed)
-    about = _about(acceleration.resolve(settings.precision), model.count_params())
-    parts = Part(images, labels, rows), Part(images, labels, held_out)
+    about = _about(acceleration.resolve_precision(settings.precision), model.count_params())
+    parts = Subset(images, labels, rows), Subset(images, labels, held_out)
     watch = [turns(pipe, case.images, about)]
     loop.fit(model, *parts, settings, classes, params.seed, verbose=False, watch=watch)
 
 
 def plain(pipe: Connection, folder: Path, case: Case) -> None:
-    with native_log.imports():
+    with native_log.silenced():
         import keras
 
     images, labels = arrays.load(folder / "train")

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from pipeline.config.params import load
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, run
-from pipeline.core.files import read_json, replacing, write_json
+from pipeline.core.files import atomic_path, read_json, write_json
 from pipeline.data import arrays, preprocessor, tables
 from pipeline.runtime import select_backend
 
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     if args.table:
         preprocessor.read(args.model)  # says what is wrong with a file, before Keras is imported
-        select_backend.choose()
+        select_backend.use_default()
         from pipeline.analysis import layer_table
         from pipeline.analysis.network import unnested
         from pipeline.runtime import backend
@@ -138,7 +138,7 @@ def analyze(args: argparse.Namespace) -> None:
     from pipeline.analysis import gallery, gradient_flow, layer_table
     from pipeline.analysis.network import unnested
     from pipeline.runtime import backend
-    from pipeline.runtime.input_pipeline import Batches, Part
+    from pipeline.runtime.input_pipeline import Batches, Subset
     from pipeline.training import building, optim, whitening
 
     settings = params.train_of(name)
@@ -146,7 +146,7 @@ def analyze(args: argparse.Namespace) -> None:
     model = backend.load(args.model)
     flat = unnested(model)
     rows = layer_table.table(flat)
-    sampled = Part(images, labels, sample(train, shape))
+    sampled = Subset(images, labels, sample(train, shape))
     batch, one_hot = Batches(sampled, len(kept.classes), BATCH)[0]
     chosen = surest(predictions)
     looked_at = tested[chosen], predictions.iloc[chosen]
@@ -154,11 +154,11 @@ def analyze(args: argparse.Namespace) -> None:
     def gradients() -> pd.DataFrame:
         start = building.build(params.all_models[name], shape, len(kept.classes), params.seed)
         if settings.whiten:
-            whitening.whiten(start, Part(images, labels, train))
-        backend.make_repeatable(params.seed)  # dropout
+            whitening.whiten(start, Subset(images, labels, train))
+        backend.make_deterministic(params.seed)  # dropout
         return gradient_flow.table(model, start, batch, one_hot, optim.loss(settings))
 
-    with replacing(args.out) as folder:
+    with atomic_path(args.out) as folder:
         folder.mkdir()
         pictures = gallery.Pictures(folder, name)
         drawing: dict[str, Callable[[], None]] = {

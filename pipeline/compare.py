@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.config.params import load
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, run
-from pipeline.core.files import read_json, replacing, sha256, write_json
+from pipeline.core.files import atomic_path, read_json, sha256, write_json
 from pipeline.stats.correctness import same_images, unpack
 from pipeline.stats.paired import LEVEL, paired
 
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.comparison, {"reference": names[0], "level": LEVEL, "models": rows})
     scalars = {key: value for key, value in test[champion].items() if not isinstance(value, list)}
     write_json(args.champion, {"model": champion, **scalars})
-    with replacing(args.champion_model) as path:
+    with atomic_path(args.champion_model) as path:
         shutil.copyfile(model, path)
     reason = "best validation accuracy" if params.champion == "auto" else "named in params.yaml"
     show(rows, champion, reason)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config.params import DATASETS, check_folder, load
-from pipeline.core.errors import FEW, first_few, run
+from pipeline.core.errors import MAX_NAMES, first_few, run
 from pipeline.ingest import parquet
 
 
@@ -28,7 +28,7 @@ def class_counts(classes: list[str], labels: Sequence[np.ndarray]) -> str:
     counts = np.bincount(np.concatenate(labels), minlength=len(classes))
     each = [f"{name} {count}" for name, count in zip(classes, counts, strict=True)]
     smallest, largest = each[np.argmin(counts)], each[np.argmax(counts)]
-    tail = f"; smallest {smallest}, largest {largest}" if len(each) > FEW else ""
+    tail = f"; smallest {smallest}, largest {largest}" if len(each) > MAX_NAMES else ""
     return first_few(each) + tail
 
 

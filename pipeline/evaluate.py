@@ -20,7 +20,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from pipeline.config.params import load
 from pipeline.core.errors import PipelineError, run
-from pipeline.core.files import read_json, replacing, sha256, write_json
+from pipeline.core.files import atomic_path, read_json, sha256, write_json
 from pipeline.data import arrays
 from pipeline.runtime import select_backend
 from pipeline.stats import correctness
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
 
     select_backend.use(params.backend)
     from pipeline.runtime import acceleration, backend
-    from pipeline.runtime.input_pipeline import Batches, Part
+    from pipeline.runtime.input_pipeline import Batches, Subset
     from pipeline.training.augmentation import averaged_over_mirror
 
     model = backend.load(args.model)
@@ -131,20 +131,20 @@ def main(argv: list[str] | None = None) -> None:
             f"{args.model}: must take {expected[0]} images of {expected[1]} classes. Got "
             f"{model.input_shape[1:]} and {model.output_shape[-1]}. Run `dvc repro`"
         )
-    part = Part(images, labels, np.arange(len(labels)))
+    part = Subset(images, labels, np.arange(len(labels)))
     batch_size = max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(images.shape[1:])))
-    precision = acceleration.resolve(params.evaluate.precision)
-    faster = acceleration.faster(model, precision)
+    precision = acceleration.resolve_precision(params.evaluate.precision)
+    faster = acceleration.accelerate(model, precision)
     if params.evaluate.mirror:
         faster = averaged_over_mirror(faster)
-    batches = acceleration.feed(Batches(part, len(classes), batch_size))
+    batches = acceleration.as_dataset(Batches(part, len(classes), batch_size))
     logits = faster.predict(batches, verbose=int(sys.stdout.isatty()))
     metrics, predictions = measure(logits, labels, classes)
     metrics["computed_in"] = precision
     # says which file was measured, and how; compare copies the champion by it
     metrics["model"] = [{"sha256": sha256(args.model), "mirror": params.evaluate.mirror}]
     write_json(args.metrics, metrics)
-    with replacing(args.predictions) as path:
+    with atomic_path(args.predictions) as path:
         predictions.to_csv(path, index=False)
     print(
         f"evaluate: {args.model.stem}: test accuracy {metrics['accuracy']:.4f} "

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipeline.core.errors import PipelineError, one_line, run
-from pipeline.core.files import read_json, replacing, write_json
+from pipeline.core.files import atomic_path, read_json, write_json
 from pipeline.data import arrays, preprocessor
 from pipeline.data.preprocessor import Preprocessing
 from pipeline.runtime import select_backend
@@ -180,14 +180,14 @@ def main(argv: list[str] | None = None) -> None:
     from pipeline.core import native_log
     from pipeline.runtime import backend
 
-    with native_log.imports():  # converters and runtimes talk, too
+    with native_log.silenced():  # converters and runtimes talk, too
         import keras
 
         model = backend.load(args.model)
         logits = model.predict(normalized, batch_size=BATCH_SIZE, verbose=0)
         expected = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
         served = serving(model, kept)
-        with replacing(args.out) as folder:
+        with atomic_path(args.out) as folder:
             folder.mkdir()
             rows = {name: write(name, folder, served, kept, pixels, expected) for name in FORMATS}
     write_json(args.metrics, {"images": len(pixels), **rows})

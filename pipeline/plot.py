@@ -18,7 +18,7 @@ import pandas as pd
 
 from pipeline.config.params import load
 from pipeline.core.errors import run
-from pipeline.core.files import read_json, replacing
+from pipeline.core.files import atomic_path, read_json
 from pipeline.data import arrays, tables
 from pipeline.data.preprocessor import Preprocessing
 from pipeline.reporting import chart_style
@@ -201,7 +201,7 @@ def class_accuracy(predictions: dict[str, pd.DataFrame], classes: list[str]) -> 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, without the version of matplotlib in it, and free the figure."""
-    with replacing(path) as beside:
+    with atomic_path(path) as beside:
         figure.savefig(
             beside, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None}
         )

@@ -23,7 +23,7 @@ from PIL import Image
 from pipeline.config.params import load
 from pipeline.config.schema import Preprocess
 from pipeline.core.errors import PipelineError, first_few, run
-from pipeline.core.files import replacing, write_json
+from pipeline.core.files import atomic_path, write_json
 from pipeline.data import arrays
 from pipeline.ingest import decoding, parquet
 from pipeline.ingest.decoding import Decoded, Options, Task
@@ -165,7 +165,7 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
         intensity_range=settings.intensity_range,
         max_megapixels=settings.max_megapixels,
     )
-    with replacing(folder) as beside:
+    with atomic_path(folder) as beside:
         tasks, decoded = decode(sources, beside, options, num_train)
         options = tasks["train"][0].options
         bad = [text for split in SPLITS for group in decoded[split] for text in group.bad]

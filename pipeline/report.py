@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from pipeline.config.params import load
 from pipeline.config.schema import Params
 from pipeline.core.errors import run
-from pipeline.core.files import read_json, replacing
+from pipeline.core.files import atomic_path, read_json
 from pipeline.data import arrays, tables
 from pipeline.data.preprocessor import Preprocessing
 from pipeline.reporting import chart_style, charts, parts
@@ -155,9 +155,9 @@ def main(argv: list[str] | None = None) -> None:
         "params": shown(params),
     }
     script = libraries()
-    with replacing(args.report) as path:
+    with atomic_path(args.report) as path:
         path.write_text(render(page, script), "utf-8")
-    with replacing(args.libraries) as path:
+    with atomic_path(args.libraries) as path:
         path.write_text(script, "utf-8")
     size = args.report.stat().st_size / 1e6
     print(f"report: {len(page['models'])} models, {size:.1f} MB -> {args.report}")

@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     environment = select_backend.environment()
     select_backend.use(own.backend)
     from pipeline.runtime import backend
-    from pipeline.runtime.input_pipeline import Part
+    from pipeline.runtime.input_pipeline import Subset
     from pipeline.training import building, optim
     from pipeline.trials.measure import measure
 
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     # seed by seed, so that a machine that slows down does so for every model
     queue = [(seed, name) for seed in range(study.seeds) for name in own.models]
     for seed, name in tqdm(queue, args.study.stem, unit="run", disable=None):
-        parts = Part(images, labels, drawn[seed]), Part(images, labels, validation)
+        parts = Subset(images, labels, drawn[seed]), Subset(images, labels, validation)
         runs[name].append(measure(own.models[name], *parts, own.train_of(name), info, seed))
 
     places = {name: place(study, own, name) for name in own.models}

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from pipeline.config.params import load
 from pipeline.config.schema import Finetuned, Train
 from pipeline.core.errors import PipelineError, run
-from pipeline.core.files import read_json, replacing, sha256, write_json
+from pipeline.core.files import atomic_path, read_json, sha256, write_json
 from pipeline.data import arrays, preprocessor
 from pipeline.runtime import select_backend
 
@@ -92,30 +92,32 @@ def main(argv: list[str] | None = None) -> None:
     environment = select_backend.environment()
     select_backend.use(params.backend)
     from pipeline.runtime import acceleration, backend, distributed
-    from pipeline.runtime.input_pipeline import Part
+    from pipeline.runtime.input_pipeline import Subset
     from pipeline.training import building, loop
     from pipeline.training.checkpoints import Checkpoints
 
     own, classes = params.all_models[args.model], info["classes"]
     with ExitStack() as stack:
-        stack.enter_context(distributed.joined(args.distributed, settings.batch_size))
-        if args.distributed and distributed.first():
+        stack.enter_context(distributed.data_parallel(args.distributed, settings.batch_size))
+        if args.distributed and distributed.is_main_process():
             arrays.check_sums(args.arrays / "train")
         model = building.build(own, info["image_shape"], len(classes), params.seed)
-        made_on = backend.describe() | {"precision": acceleration.resolve(settings.precision)}
+        made_on = backend.describe() | {
+            "precision": acceleration.resolve_precision(settings.precision)
+        }
         made_on |= environment
         inputs = [own.model_dump(), settings.model_dump(), params.seed, info, made_on]
         files = [args.arrays / "train" / arrays.SUMS, args.split, *loaded_code()]
         if isinstance(own, Finetuned):
             files.append(Path(own.from_model))
         kept = Checkpoints(
-            args.model, distributed.of_first([inputs, [sha256(path) for path in files]])
+            args.model, distributed.broadcast([inputs, [sha256(path) for path in files]])
         )
-        if distributed.first():
+        if distributed.is_main_process():
             stack.enter_context(kept.held())
-        parts = Part(images, labels, train), Part(images, labels, validation)
+        parts = Subset(images, labels, train), Subset(images, labels, validation)
         history = loop.fit(model, *parts, settings, classes, params.seed, checkpoints=kept)
-        if distributed.first():
+        if distributed.is_main_process():
             write(args, model, kept_with_model, history, settings, len(train), made_on)
             kept.finish(args.out)
 
@@ -140,10 +142,10 @@ def write(
     from pipeline.runtime import backend
 
     rows, seconds = history.rows, history.seconds
-    with replacing(args.out) as path:
+    with atomic_path(args.out) as path:
         backend.save(model, path)
         preprocessor.store(path, kept_with_model)
-    with replacing(args.history) as path, path.open("w", encoding="utf-8", newline="") as file:
+    with atomic_path(args.history) as path, path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, rows[0], lineterminator="\n")
         table.writeheader()
         table.writerows(rows)

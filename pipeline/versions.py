@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pipeline.config.params import check_folder, load
 from pipeline.core.errors import PipelineError, run
-from pipeline.core.files import replacing, write_json
+from pipeline.core.files import atomic_path, write_json
 
 # What each stage imports, and what writes or computes for that: h5py the weights in a .keras
 # file, SciPy for scikit-learn, Pillow the PNGs of matplotlib. Not what only checks, prints or
@@ -90,11 +90,11 @@ def main(argv: list[str] | None = None) -> None:
     check_folder(params.folder)
 
     stages = of_stages(locked(args.lock), params.backend)
-    with replacing(args.versions) as folder:
+    with atomic_path(args.versions) as folder:
         for stage, versions in stages.items():
             write_json(folder / f"{stage}.json", versions)
     pictures = {name: params.pictures_of(name) for name in params.all_models}
-    with replacing(args.analysis) as folder:
+    with atomic_path(args.analysis) as folder:
         for name, chosen in pictures.items():
             write_json(folder / f"{name}.json", chosen)
     drawn = ", ".join(name for name, chosen in pictures.items() if chosen) or "none"

@@ -108,7 +108,7 @@ def test_grad_cam_leaves_the_model_as_it_is():
 
 
 def test_what_is_painted_makes_its_filter_respond():
-    backend.make_repeatable(0)
+    backend.make_deterministic(0)
     model = edges()
     images = np.random.default_rng(0).random((16, 8, 8, 1), np.float32)
     every = activation_maximization.convolutions(model, images)
@@ -151,7 +151,7 @@ def test_pictures_grow_where_a_network_makes_nothing_of_small_ones(monkeypatch):
 
 
 def test_a_picture_goes_no_further_than_its_own_filter_and_round_every_branch():
-    backend.make_repeatable(0)
+    backend.make_deterministic(0)
     images = keras.Input((8, 8, 1))
     first = L.Conv2D(2, 3, padding="same")(images)
     left = L.Conv2D(2, 3, padding="same")(first)
@@ -201,7 +201,7 @@ def test_white_pictures_have_a_frame():
 
 
 def test_an_activation_does_not_hide_what_a_filter_responds_to():
-    backend.make_repeatable(0)
+    backend.make_deterministic(0)
     images = keras.Input((8, 8, 1))
     convolution = L.Conv2D(1, 8, activation="relu")
     model = keras.Model(images, L.Flatten()(convolution(images)))

@@ -19,7 +19,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.data import preprocessor
 from pipeline.data.preprocessor import Preprocessing
 from pipeline.runtime import acceleration, backend
-from pipeline.runtime.input_pipeline import Part
+from pipeline.runtime.input_pipeline import Subset
 from pipeline.training import building, loop
 from tests.conftest import EXPORT, PLAIN, settings, write_arrays
 
@@ -282,7 +282,7 @@ def changed(before: dict[str, np.ndarray], model: keras.Model) -> set[str]:
     "base", ["vgg16", "mobilenet_v2", pytest.param("EfficientNetB0", marks=pytest.mark.slow)]
 )
 def test_frozen_weights_of_a_pretrained_base_stay_to_the_last_bit(base, make):
-    model = acceleration.faster(make("pretrained", base=base, freeze="all"), "float32")
+    model = acceleration.accelerate(make("pretrained", base=base, freeze="all"), "float32")
     before = weights(model)
     train(model)
     assert len(before) > 20
@@ -291,7 +291,7 @@ def test_frozen_weights_of_a_pretrained_base_stay_to_the_last_bit(base, make):
 
 
 def test_a_base_is_frozen_up_to_the_named_layer_batch_normalization_included(make):
-    model = acceleration.faster(make("pretrained", freeze="block_15_add"), "float32")
+    model = acceleration.accelerate(make("pretrained", freeze="block_15_add"), "float32")
     base = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     last = [layer.name for layer in base.layers].index("block_15_add")
     frozen, learning = (
@@ -510,7 +510,7 @@ def test_frozen_weights_stay_through_a_whole_fit(name, source, tmp_path):
     network = building.build(model, SHAPE, 2, seed=0)
     pixels = images(network, 16)
     before = [w.numpy() for w in network.weights]
-    part = Part(pixels, np.arange(16) % 2, np.arange(16))
+    part = Subset(pixels, np.arange(16) % 2, np.arange(16))
     loop.fit(
         network,
         part,

@@ -62,7 +62,7 @@ def test_seeds_and_images_both_widen_the_interval():
 
 def network() -> keras.Model:
     """One layer of two units, whose kernel is 0."""
-    backend.make_repeatable(0)
+    backend.make_deterministic(0)
     images = keras.Input((1, 1, 2))
     x = keras.layers.Flatten()(images)
     return keras.Model(images, keras.layers.Dense(2, kernel_initializer="zeros")(x))

@@ -70,7 +70,7 @@ def test_a_keras_json_that_keras_refuses_is_not_read(tmp_path, stage, text):
 def test_variables_that_change_numbers_are_recorded_where_a_user_sets_them(
     prepared, stage, monkeypatch
 ):
-    for name in [name for name in os.environ if name.startswith(select_backend.NUMERIC)]:
+    for name in [name for name in os.environ if name.startswith(select_backend.NUMERIC_PREFIXES)]:
         monkeypatch.delenv(name)
     own = {"OMP_NUM_THREADS": "1", "NVIDIA_TF32_OVERRIDE": "0"}
     runs = []

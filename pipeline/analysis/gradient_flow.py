@@ -145,7 +145,7 @@ def table(
     rows = pd.DataFrame(index=names)
     for when, network in (("start", start), ("end", model)):
         # the kernels of training, since Keras's own batch normalization does not repeat to the bit
-        twin = acceleration.faster(network, "float32")
+        twin = acceleration.accelerate(network, "float32")
         found = pd.DataFrame(norms(twin, images, labels, loss), index=names)
         rows[[f"{kind}_{when}" for kind in found]] = found.astype(float)
     order = [layer.name for layer in flat.layers if layer.name in {*names, *others.index}]

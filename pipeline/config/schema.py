@@ -149,7 +149,7 @@ Activation = Literal[
 ]
 
 
-class Knobs(Section):
+class LayerOverrides(Section):
     """Settings under `build:` that every architecture takes; None: as its file has it."""
 
     padding: Literal["valid", "same"] | None = None
@@ -184,7 +184,7 @@ class Knobs(Section):
     """Of the scale after normalization; Keras's default: ones"""
 
     @pydantic.model_validator(mode="after")
-    def _fits_together(self) -> "Knobs":
+    def _fits_together(self) -> "LayerOverrides":
         if self.kernel_stddev and self.kernel_initializer not in WITH_STDDEV:
             raise ValueError(
                 f"has kernel_stddev, which needs kernel_initializer {' or '.join(WITH_STDDEV)}"
@@ -202,7 +202,7 @@ class Model(Section):
     # any key: the architecture's own settings are checked when its file is known
     build: Annotated[
         dict[str, Any],
-        WithJsonSchema({**Knobs.model_json_schema(), "additionalProperties": True}),
+        WithJsonSchema({**LayerOverrides.model_json_schema(), "additionalProperties": True}),
     ] = {}
     """The architecture's own settings, and those that every architecture takes"""
     train: PartialTrain = PartialTrain()

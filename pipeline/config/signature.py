@@ -10,7 +10,7 @@ import annotated_types
 import pydantic
 from pydantic import BaseModel
 
-from pipeline.config.schema import Finetuned, Knobs, Model
+from pipeline.config.schema import Finetuned, LayerOverrides, Model
 from pipeline.core.errors import PipelineError
 
 ARCHITECTURES = Path(__file__).parents[1] / "architectures"
@@ -24,17 +24,17 @@ def settings(architecture: str, at: tuple[str, ...] = ()) -> type[BaseModel]:
     """
     own = arguments(architecture, at)
     own.pop("from_model", None)
-    return pydantic.create_model(architecture, __base__=Knobs, **own)
+    return pydantic.create_model(architecture, __base__=LayerOverrides, **own)
 
 
-def split_build(model: Model) -> tuple[dict[str, Any], Knobs]:
+def split_build(model: Model) -> tuple[dict[str, Any], LayerOverrides]:
     """Return what of a model's settings its architecture takes itself, and the knobs."""
     own = arguments(model.architecture)
     build = {name: value for name, value in model.build.items() if name in own}
     knobs = {name: value for name, value in model.build.items() if name not in own}
     if isinstance(model, Finetuned):
         build["from_model"] = model.from_model
-    return build, Knobs(**knobs)
+    return build, LayerOverrides(**knobs)
 
 
 def wanted_normalization(architecture: str) -> str | None:

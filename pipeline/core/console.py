@@ -12,7 +12,7 @@ from rich.text import Text
 from pipeline.core.errors import one_line
 
 UNBOUNDED = 10_000  # columns of text, where there is no terminal
-FOLDED = 8  # the least width to which text is folded
+MIN_TEXT_WIDTH = 8  # the least width to which text is folded
 BORDER = 3  # of a column: its line and two spaces
 
 
@@ -43,14 +43,14 @@ def print_table(
     terminal = sys.stdout.isatty()
     console = Console() if terminal else Console(force_terminal=False, width=UNBOUNDED)
     cells = [[one_line(cell) for cell in row] for row in ([*rows, total] if total else rows)]
-    kept = fitting(columns, cells, console.width)
-    shown = [columns[number] for number in kept]
-    cells = [[row[number] for number in kept] for row in cells]
-    widths = folded(shown, cells, console.width)
-    missing = [column.heading for number, column in enumerate(columns) if number not in kept]
+    visible = visible_columns(columns, cells, console.width)
+    shown = [columns[number] for number in visible]
+    cells = [[row[number] for number in visible] for row in cells]
+    widths = column_widths(shown, cells, console.width)
+    hidden = [column.heading for number, column in enumerate(columns) if number not in visible]
     table = Table(
         title=Text(one_line(title)) if title else None,
-        caption=Text(f"too narrow for: {', '.join(missing)}") if missing else None,
+        caption=Text(f"too narrow for: {', '.join(hidden)}") if hidden else None,
         caption_justify="left",
     )
     for column, width in zip(shown, widths, strict=True):
@@ -64,34 +64,38 @@ def print_table(
         if total and number == len(cells) - 1:
             table.add_section()
         table.add_row(*map(Text, row))
-    console.width = max(console.width, _across(widths))  # if all else fails, lines wrap
+    console.width = max(console.width, _table_width(widths))  # if all else fails, lines wrap
     console.print(table)
 
 
-def fitting(columns: Sequence[Column], cells: list[list[str]], width: int) -> list[int]:
+def visible_columns(columns: Sequence[Column], cells: list[list[str]], width: int) -> list[int]:
     """Return the numbers of the columns that are shown uncut in a width, in order."""
-    kept = list(range(len(columns)))
-    needed = [max(_words(column), *_lengths(cells, n)) for n, column in enumerate(columns)]
-    for number in sorted((n for n in kept if columns[n].drop), key=lambda n: columns[n].drop):
-        if _across([needed[n] for n in kept]) <= width:
+    visible = list(range(len(columns)))
+    needed = [
+        max(_heading_width(column), *_cell_widths(cells, n)) for n, column in enumerate(columns)
+    ]
+    for number in sorted((n for n in visible if columns[n].drop), key=lambda n: columns[n].drop):
+        if _table_width([needed[n] for n in visible]) <= width:
             break
-        kept.remove(number)
-    return kept
+        visible.remove(number)
+    return visible
 
 
-def folded(columns: Sequence[Column], cells: list[list[str]], width: int) -> list[int]:
+def column_widths(columns: Sequence[Column], cells: list[list[str]], width: int) -> list[int]:
     """Return the widths of columns.
 
     In full if that fits; else headings are folded, and then text. Numbers keep their width, so the
     sum may be larger than the terminal.
     """
-    content = [list(_lengths(cells, number)) for number in range(len(columns))]
+    content = [list(_cell_widths(cells, number)) for number in range(len(columns))]
     full = [max(cell_len(c.heading), *own) for c, own in zip(columns, content, strict=True)]
-    if _across(full) <= width:
+    if _table_width(full) <= width:
         return full
-    widths = [max(_words(c), *own) for c, own in zip(columns, content, strict=True)]
-    least = [max(own) if c.numeric else FOLDED for c, own in zip(columns, content, strict=True)]
-    while _across(widths) > width:
+    widths = [max(_heading_width(c), *own) for c, own in zip(columns, content, strict=True)]
+    least = [
+        max(own) if c.numeric else MIN_TEXT_WIDTH for c, own in zip(columns, content, strict=True)
+    ]
+    while _table_width(widths) > width:
         spare = {n: widths[n] for n in range(len(widths)) if widths[n] > least[n]}
         if not spare:
             break
@@ -99,15 +103,15 @@ def folded(columns: Sequence[Column], cells: list[list[str]], width: int) -> lis
     return widths
 
 
-def _words(column: Column) -> int:
+def _heading_width(column: Column) -> int:
     """Return the width of a heading that is folded between its words."""
     return max(map(cell_len, column.heading.split()), default=0)
 
 
-def _lengths(cells: list[list[str]], number: int) -> Iterator[int]:
+def _cell_widths(cells: list[list[str]], number: int) -> Iterator[int]:
     yield 1  # also of no rows
     yield from (cell_len(row[number]) for row in cells)
 
 
-def _across(widths: list[int]) -> int:
+def _table_width(widths: list[int]) -> int:
     return sum(width + BORDER for width in widths) + 1

@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection
 
 
-def usable() -> Collection[int]:
+def available_cores() -> Collection[int]:
     """Return their numbers; TensorFlow computes in as many threads."""
     if hasattr(os, "sched_getaffinity"):  # Linux, where a container or taskset may give fewer
         return os.sched_getaffinity(0)

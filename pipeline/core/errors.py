@@ -15,18 +15,18 @@ INTERRUPTED = "interrupted: nothing is half-written; the same command goes on fr
 # and marks that turn the direction of a line.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
-FEW = 10  # names in a message, where there may be thousands
+MAX_NAMES = 10  # names in a message, where there may be thousands
 
-SPACE = "Free some space, or put it on another disk"
-RIGHTS = "Give this user the right to it, or work in a copy of your own"
+FREE_SPACE = "Free some space, or put it on another disk"
+GET_PERMISSION = "Give this user the right to it, or work in a copy of your own"
 # What the machine and no bug is the cause of, and the way out.
-MACHINE = {
-    errno.ENOSPC: SPACE,
-    errno.EDQUOT: SPACE,
+OS_REMEDIES = {
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
     errno.EFBIG: "Set a smaller preprocess.image_size, or put it on another disk",
     errno.EROFS: "Make it writable, or work in a copy that is",
-    errno.EACCES: RIGHTS,
-    errno.EPERM: RIGHTS,
+    errno.EACCES: GET_PERMISSION,
+    errno.EPERM: GET_PERMISSION,
 }
 
 
@@ -54,11 +54,15 @@ def run(main: Callable[[], None]) -> None:
     except PipelineError as error:
         text = str(error)
     except OSError as error:
-        text = _of_memory(error) if error.errno == errno.ENOMEM else _of_machine(error)
+        text = (
+            _explain_memory_error(error)
+            if error.errno == errno.ENOMEM
+            else _explain_os_error(error)
+        )
         if not text:
             raise
     except _memory_errors() as error:
-        text = _of_memory(error)
+        text = _explain_memory_error(error)
         if not text:
             raise
     else:
@@ -68,28 +72,28 @@ def run(main: Callable[[], None]) -> None:
 
 def first_few(items: Sequence[str], separator: str = ", ") -> str:
     """Join the first of many items, and say how many more there are."""
-    more = [f"and {len(items) - FEW} more"] if len(items) > FEW else []
-    return separator.join([*items[:FEW], *more])
+    more = [f"and {len(items) - MAX_NAMES} more"] if len(items) > MAX_NAMES else []
+    return separator.join([*items[:MAX_NAMES], *more])
 
 
 def one_line(text: str) -> str:
     """Return a text as one line that a terminal shows and does not obey, whatever is in it.
 
-    Outputs that are still being written (files.replacing) have the names that they will have.
+    Outputs that are still being written (files.atomic_path) have the names that they will have.
     """
     text = re.sub(r"\.\d+\.part\.", "", " ".join(text.split()))
     return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
-def _of_machine(error: OSError) -> str:
+def _explain_os_error(error: OSError) -> str:
     number = error.errno
     if number is None and re.fullmatch(r"\d+ requested and \d+ written", str(error)):
         number = errno.ENOSPC  # as NumPy says it
-    if number not in MACHINE:
+    if number not in OS_REMEDIES:
         return ""
     # a write, unlike opening, does not know its file: one of those on the command line
     path = error.filename2 or error.filename or _command()
-    return f"{path}: {os.strerror(number)}. {MACHINE[number]}"
+    return f"{path}: {os.strerror(number)}. {OS_REMEDIES[number]}"
 
 
 def _command() -> str:
@@ -106,21 +110,21 @@ def _memory_errors() -> tuple[type[BaseException], ...]:
     return tuple(kinds)
 
 
-def _of_memory(error: BaseException) -> str:
+def _explain_memory_error(error: BaseException) -> str:
     text = str(error)
     # JAX has one class for all that goes wrong while it computes
     of_jax = type(error).__name__ == "JaxRuntimeError"
     if of_jax and not re.search("RESOURCE_EXHAUSTED|Out of memory", text):
         return ""
     if os.strerror(errno.ENOSPC) in text:  # so TensorFlow calls a full disk
-        return f"{_command()}: {text}. {SPACE}"
+        return f"{_command()}: {text}. {FREE_SPACE}"
     # out of a page of text about the graph
-    said = re.search(r"(OOM when|Out of memory|Unable to) allocat\w+[^\n]*", text)
-    reason = f" ({said[0]})" if said else ""
-    way = "lower preprocess.image_size, or close other programs"
+    reason_match = re.search(r"(OOM when|Out of memory|Unable to) allocat\w+[^\n]*", text)
+    reason = f" ({reason_match[0]})" if reason_match else ""
+    remedy = "lower preprocess.image_size, or close other programs"
     if "keras" in sys.modules:
-        way = f"lower train.batch_size (or batch_size under the model's own `train:`), {way}"
-    return f"not enough memory{reason}. {way[0].upper()}{way[1:]}"
+        remedy = f"lower train.batch_size (or batch_size under the model's own `train:`), {remedy}"
+    return f"not enough memory{reason}. {remedy[0].upper()}{remedy[1:]}"
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -15,29 +15,29 @@ from pipeline.core.errors import PipelineError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path beside `path`; rename it to `path` only if the block succeeds.
 
     The block makes a file of it, or a folder. The path ends as `path` does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".*.part.{path.name}"):
-        if not psutil.pid_exists(int(left.name.split(".")[1])):  # of a run that was killed
-            _remove(left)
+    for leftover in path.parent.glob(f".*.part.{path.name}"):
+        if not psutil.pid_exists(int(leftover.name.split(".")[1])):  # of a run that was killed
+            _remove(leftover)
     # of this process alone: the one whose `dvc repro` was killed may still be writing its own
-    beside = path.with_name(f".{os.getpid()}.part.{path.name}")
-    _remove(beside)  # in a container, of a run with the same number
+    temporary = path.with_name(f".{os.getpid()}.part.{path.name}")
+    _remove(temporary)  # in a container, of a run with the same number
     try:
-        yield beside
+        yield temporary
         if path.is_dir():
             _remove(path)
-        beside.replace(path)
+        temporary.replace(path)
     except OSError as error:
         if error.errno is not None and error.filename is None:
             error.filename = str(path)  # a write, unlike opening, does not know its file
         raise
     finally:
-        _remove(beside)
+        _remove(temporary)
 
 
 def _remove(path: Path) -> None:
@@ -48,7 +48,7 @@ def _remove(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    with replacing(path) as beside:
+    with atomic_path(path) as beside:
         beside.write_text(
             json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def imports() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Drop what native code writes to stderr in the block; Python's errors still reach it.
 
     TensorFlow 2.21 logs several lines while it is imported, whatever

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import replacing, sha256
+from pipeline.core.files import atomic_path, sha256
 
 SUMS = "SHA256SUMS"
 
@@ -172,7 +172,7 @@ def write_split(path: Path, train: np.ndarray, validation: np.ndarray) -> None:
     `np.savez` writes them too, but with the headers of a large archive, which differ between
     versions of Python: stages that depend on the file would run again for nothing.
     """
-    with replacing(path) as beside, zipfile.ZipFile(beside, "w") as archive:
+    with atomic_path(path) as beside, zipfile.ZipFile(beside, "w") as archive:
         for name, rows in (("train", train), ("validation", validation)):
             content = io.BytesIO()
             np.save(content, rows)

@@ -123,7 +123,7 @@ def _follow_parent() -> None:
 @contextmanager
 def mapper(tasks: int) -> Iterator[Map]:
     """Yield a `map` over the cores; for little work the plain one, which starts at once."""
-    workers = len(cpu.usable())
+    workers = len(cpu.available_cores())
     if workers == 1 or tasks < 8:
         yield map
         return

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline.core.errors import CONTROL, PipelineError, first_few
-from pipeline.core.files import replacing
+from pipeline.core.files import atomic_path
 
 # Images written and decoded at a time: the unit of parallel work, and of memory.
 GROUP_ROWS = 256
@@ -71,7 +71,7 @@ def write(folder: Path, dataset: Dataset) -> None:
         "huggingface": json.dumps({"info": {"features": features}}),
         "source": dataset.source,
     }
-    with replacing(folder) as beside:
+    with atomic_path(folder) as beside:
         beside.mkdir()
         for file in (split for split in dataset.splits if split != "validation"):
             splits, own = [file], metadata

@@ -17,10 +17,10 @@ from pipeline.core.errors import PipelineError
 
 # Batches between two returns to Python; progress and callbacks see no finer grain.
 STEPS_PER_EXECUTION = 32
-RESIDENT_SHARE = 0.25  # of the free memory that images may take
+MAX_MEMORY_SHARE = 0.25  # of the free memory that images may take
 
 
-def resolve(precision: str) -> str:
+def resolve_precision(precision: str) -> str:
     """Return float32 or bfloat16: what to compute in; weights and sums are float32 always.
 
     Args:
@@ -58,11 +58,11 @@ def _has_gpu() -> bool:
         return jax.default_backend() == "gpu"
     import tensorflow as tf
 
-    with native_log.imports():  # a line about a driver that is not there
+    with native_log.silenced():  # a line about a driver that is not there
         return bool(tf.config.list_physical_devices("GPU"))
 
 
-def faster(model: keras.Model, precision: str) -> keras.Model:
+def accelerate(model: keras.Model, precision: str) -> keras.Model:
     """Return a model with the same weights that trains and predicts faster, and repeatably.
 
     Keras computes batch normalization from generic sums, which TensorFlow splits over threads
@@ -97,9 +97,9 @@ def faster(model: keras.Model, precision: str) -> keras.Model:
             config["dtype"] = "mixed_bfloat16"
         return (fused if type(layer) is stock else type(layer)).from_config(config)
 
-    twin = keras.models.clone_model(model, clone_function=replace, recursive=True)
-    twin.set_weights(model.get_weights())
-    return twin
+    clone = keras.models.clone_model(model, clone_function=replace, recursive=True)
+    clone.set_weights(model.get_weights())
+    return clone
 
 
 def _fused_batch_normalization() -> type[keras.layers.BatchNormalization]:
@@ -133,7 +133,7 @@ def _fused_batch_normalization() -> type[keras.layers.BatchNormalization]:
     return FusedBatchNormalization
 
 
-def check_batch(model: keras.Model, batch_size: int) -> None:
+def check_batch_memory(model: keras.Model, batch_size: int) -> None:
     """Check that no layer's output for one batch is larger than all memory.
 
     On a processor oneDNN's convolution does not look whether it got memory, and TensorFlow 2.21
@@ -162,7 +162,7 @@ def _values(shape: tuple[int | None, ...]) -> int:
     return math.prod(side or 1 for side in shape[1:])
 
 
-def fit_in_memory(images: Any) -> bool:
+def fits_in_memory(images: Any) -> bool:
     """Return whether images are few enough to be looked up in memory, the device's own."""
     size = 4 * images.size
     if keras.backend.backend() == "jax":
@@ -171,12 +171,12 @@ def fit_in_memory(images: Any) -> bool:
         if jax.process_count() > 1:  # each reads only its share
             return False
         limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-        if limit is not None and size > RESIDENT_SHARE * limit:
+        if limit is not None and size > MAX_MEMORY_SHARE * limit:
             return False
-    return size <= RESIDENT_SHARE * psutil.virtual_memory().available
+    return size <= MAX_MEMORY_SHARE * psutil.virtual_memory().available
 
 
-def feed(batches: keras.utils.PyDataset) -> Any:
+def as_dataset(batches: keras.utils.PyDataset) -> Any:
     """Return what fit and predict read the same batches from, without a wait at an epoch's end.
 
     TensorFlow has a thread that tunes its input. It sleeps for 10 ms, then each time twice as

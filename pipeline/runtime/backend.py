@@ -13,27 +13,27 @@ from pathlib import Path
 
 from pipeline.core import cpu, native_log
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import replacing
+from pipeline.core.files import atomic_path
 from pipeline.runtime import lean, select_backend
 
-with native_log.imports(), lean.imports(), select_backend.without_user_settings():
+with native_log.silenced(), lean.imports(), select_backend.without_user_settings():
     import keras
     from keras.src.backend import config
 
 config._KERAS_DIR = select_backend.keras_home()  # where Keras keeps the weights that it downloads
 
 
-def make_repeatable(seed: int) -> None:
+def make_deterministic(seed: int) -> None:
     """Seed Python, NumPy and the backend, and ask the backend for repeatable kernels.
 
     Args:
         seed: In [0, 2**32).
     """
     keras.utils.set_random_seed(seed)
-    _use_repeatable_kernels()
+    _enable_determinism()
 
 
-def _use_repeatable_kernels() -> None:
+def _enable_determinism() -> None:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -46,7 +46,7 @@ def save(model: keras.Model, path: Path) -> None:
     Keras writes the date into the archive, in metadata.json and beside each entry, and
     addresses in memory into config.json.
     """
-    with replacing(path) as beside:
+    with atomic_path(path) as beside:
         model.save(beside)
         with zipfile.ZipFile(beside) as dated:
             contents = {name: dated.read(name) for name in dated.namelist()}
@@ -65,7 +65,7 @@ def load(path: Path) -> keras.Model:
     Raises:
         PipelineError: The file is damaged, or holds a Lambda or a custom object.
     """
-    _use_repeatable_kernels()
+    _enable_determinism()
     if not zipfile.is_zipfile(path):  # of which Keras says that it is not there
         raise PipelineError(f"{path}: cannot be loaded: no whole archive. Run `dvc repro`")
     try:
@@ -96,7 +96,7 @@ def describe() -> dict[str, str]:
         "numpy": version("numpy"),
         "device": _device(),
         # sums are split over them: another number rounds differently
-        "threads": str(len(cpu.usable())),
+        "threads": str(len(cpu.available_cores())),
     }
 
 

@@ -18,13 +18,13 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 
-SECONDS_TO_MEET = 120
-SECONDS_WITHOUT_A_SIGN = 30  # after which a process counts as dead
-LOST = re.compile("gloo|nccl|connection|heartbeat|unavailable", re.IGNORECASE)
+JOIN_TIMEOUT = 120
+HEARTBEAT_TIMEOUT = 30  # after which a process counts as dead
+CONNECTION_LOST = re.compile("gloo|nccl|connection|heartbeat|unavailable", re.IGNORECASE)
 
 
 @contextmanager
-def joined(distributed: bool, batch_size: int) -> Iterator[None]:
+def data_parallel(distributed: bool, batch_size: int) -> Iterator[None]:
     """Share the batches of the block over all devices, where there are several.
 
     Args:
@@ -41,14 +41,14 @@ def joined(distributed: bool, batch_size: int) -> Iterator[None]:
         yield
         return
     if distributed:
-        _meet()
+        _initialize()
         # should this one fail: JAX's own exit would wait for the others, which wait for it
         atexit.register(os._exit, 1)
-    _share(batch_size)
+    _set_distribution(batch_size)
     try:
         yield
     except (ValueError, RuntimeError) as error:  # of any kind, says JAX's runtime
-        if distributed and LOST.search(str(error)):
+        if distributed and CONNECTION_LOST.search(str(error)):
             raise PipelineError(
                 f"another process is lost: {error}. Its own message says why; run this again"
             ) from None
@@ -56,24 +56,24 @@ def joined(distributed: bool, batch_size: int) -> Iterator[None]:
     atexit.unregister(os._exit)
 
 
-def _meet() -> None:
+def _initialize() -> None:
     import jax
 
     names = ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
-    address, count, own = (os.environ.get(f"KERAS_DISTRIBUTION_{name}") for name in names)
+    address, count, process_id = (os.environ.get(f"KERAS_DISTRIBUTION_{name}") for name in names)
     try:
         jax.distributed.initialize(
             address,
             int(count) if count else None,
-            int(own) if own else None,
-            initialization_timeout=SECONDS_TO_MEET,
-            heartbeat_timeout_seconds=SECONDS_WITHOUT_A_SIGN,
+            int(process_id) if process_id else None,
+            initialization_timeout=JOIN_TIMEOUT,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
         )
     except (ValueError, RuntimeError) as error:
         raise PipelineError(f"--distributed: the others cannot be joined: {error}") from None
 
 
-def _share(batch_size: int) -> None:
+def _set_distribution(batch_size: int) -> None:
     import jax
 
     devices = jax.device_count()
@@ -87,13 +87,13 @@ def _share(batch_size: int) -> None:
     keras.distribution.set_distribution(parallel)
 
 
-def first() -> bool:
+def is_main_process() -> bool:
     """Return whether this process is the one that prints and writes."""
     distribution = keras.distribution.distribution()
     return distribution is None or distribution.data_shard_id == 0
 
 
-def of_first(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """Return what the first of the processes says, which JSON can hold."""
     distribution = keras.distribution.distribution()
     if distribution is None or distribution.num_processes == 1:
@@ -106,11 +106,11 @@ def of_first(value: Any) -> Any:
     return json.loads(bytes(np.asarray(broadcast_one_to_all(padded), np.uint8)))
 
 
-def share(rows: np.ndarray, batch_size: int) -> np.ndarray:
+def local_shard(rows: np.ndarray, batch_size: int) -> np.ndarray:
     """Return this process's rows of a batch, in order of the processes.
 
     All devices get equally many: a smaller last batch is filled up with rows that
-    `leave_out_padding` leaves out again, to a size that no whole batch has.
+    `drop_padding` leaves out again, to a size that no whole batch has.
     """
     distribution = keras.distribution.distribution()
     if distribution is None:
@@ -119,11 +119,11 @@ def share(rows: np.ndarray, batch_size: int) -> np.ndarray:
         devices = distribution.num_model_replicas
         padded = -(-len(rows) // devices) * devices
         rows = np.resize(rows, padded + devices if padded == batch_size else padded)
-    own = len(rows) // distribution.num_processes
-    return rows[distribution.data_shard_id * own :][:own]
+    per_process = len(rows) // distribution.num_processes
+    return rows[distribution.data_shard_id * per_process :][:per_process]
 
 
-def leave_out_padding(model: keras.Model, rows: dict[str, int], batch_size: int) -> None:
+def drop_padding(model: keras.Model, rows: dict[str, int], batch_size: int) -> None:
     """Make a model's steps see batches as they were before `share` filled them up.
 
     Inside the step, where a batch is whole again, so that loss, metrics and batch
@@ -137,10 +137,12 @@ def leave_out_padding(model: keras.Model, rows: dict[str, int], batch_size: int)
     if keras.distribution.distribution() is not None:
         for name, count in rows.items():
             step = getattr(model, name)
-            setattr(model, name, partial(_cut, step, batch_size, count % batch_size))
+            setattr(
+                model, name, partial(_step_without_padding, step, batch_size, count % batch_size)
+            )
 
 
-def _cut(step: Callable, batch_size: int, rest: int, state: Any, data: Any) -> Any:
+def _step_without_padding(step: Callable, batch_size: int, rest: int, state: Any, data: Any) -> Any:
     if keras.tree.flatten(data)[0].shape[0] != batch_size:
         data = keras.tree.map_structure(lambda array: array[:rest], data)
     return step(state, data)

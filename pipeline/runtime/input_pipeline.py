@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.runtime import distributed
 
 
-class Part(NamedTuple):
+class Subset(NamedTuple):
     """Some of the images of a data set."""
 
     images: Any
@@ -33,7 +33,7 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        part: Part,
+        part: Subset,
         num_classes: int,
         batch_size: int,
         shuffle: int | None = None,
@@ -63,7 +63,7 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
         rows = self.rows[index * self.batch_size : (index + 1) * self.batch_size]
-        rows = distributed.share(rows, self.batch_size)
+        rows = distributed.local_shard(rows, self.batch_size)
         one_hot = np.zeros((len(rows), self.num_classes), np.float32)
         one_hot[np.arange(len(rows)), self.part.labels[rows]] = 1
         images = rows.astype(np.int32) if self.rows_only else self.part.images[rows]

@@ -13,7 +13,7 @@ from pipeline.core.errors import PipelineError
 # Beginnings of the names of variables by which libraries compute otherwise: TensorFlow, XLA, JAX,
 # oneDNN, OpenMP, the libraries of linear algebra, NumPy and NVIDIA's. Not all of TF_, by which
 # Terraform's begin, too, and these may be secret.
-NUMERIC = (
+NUMERIC_PREFIXES = (
     "TF_AUTO_MIXED_PRECISION", "TF_CONV", "TF_CUBLAS", "TF_CUDNN", "TF_DETERMINISTIC_",
     "TF_DISABLE_", "TF_ENABLE_", "TF_FORCE_", "TF_FP16_", "TF_GPU_", "TF_MATMUL_", "TF_MKL_",
     "TF_NUM_", "TF_ONEDNN_", "TF_OVERRIDE_", "TF_SET_ONEDNN_", "TF_USE_", "TF_XLA_",
@@ -34,7 +34,7 @@ def environment() -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(os.environ.items())
-        if name.startswith(NUMERIC) and name not in HARMLESS
+        if name.startswith(NUMERIC_PREFIXES) and name not in HARMLESS
     }
 
 
@@ -54,16 +54,16 @@ def without_user_settings() -> Iterator[None]:
     reads for the same purpose are not seen either.
     """
     names = ("KERAS_HOME", *KERAS_SETTINGS)
-    found = {name: os.environ.pop(name) for name in names if name in os.environ}
+    saved = {name: os.environ.pop(name) for name in names if name in os.environ}
     os.environ["KERAS_HOME"] = os.devnull  # no folder: nothing is read or written there
     try:
         yield
     finally:
         del os.environ["KERAS_HOME"]
-        os.environ.update(found)
+        os.environ.update(saved)
 
 
-def choose() -> None:
+def use_default() -> None:
     """Choose TensorFlow, or what KERAS_BACKEND names: for what reads no params.yaml.
 
     Raises:

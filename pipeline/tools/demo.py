@@ -227,7 +227,7 @@ def main(argv: list[str] | None = None) -> None:
     found = models(args.models)
     if find_spec("gradio") is None:
         raise PipelineError("gradio is not installed. Run `uv sync --group demo`")
-    select_backend.choose()
+    select_backend.use_default()
     trained(next(iter(found.values())))  # before anyone waits for it
     # Gradio asks itself whether it answers, which a company's proxy would be sent
     spared = os.environ.get("no_proxy", os.environ.get("NO_PROXY"))

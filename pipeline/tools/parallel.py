@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("jobs", type=int, help="models at once")
     jobs = parser.parse_args(argv).jobs
     free: SimpleQueue[Share] = SimpleQueue()
-    for share in shares(cpu.usable(), usable_gpus(), jobs):
+    for share in shares(cpu.available_cores(), usable_gpus(), jobs):
         free.put(share)
 
     def work(stage: str) -> bool:

@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
     named = files(args.images)
     if args.seen:
         args.seen.mkdir(parents=True, exist_ok=True)
-    select_backend.choose()
+    select_backend.use_default()
     from pipeline.runtime import backend
 
     model = backend.load(args.model)

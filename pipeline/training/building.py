@@ -12,7 +12,7 @@ from pipeline.config.schema import Finetuned, Model
 from pipeline.config.signature import split_build
 from pipeline.core.errors import PipelineError
 from pipeline.runtime import backend
-from pipeline.training.layer_overrides import turn
+from pipeline.training.layer_overrides import apply_overrides
 
 SECONDS_TO_ANSWER = 10
 LARGEST_SIDE = 512  # pixels; where the search for an image size that fits ends
@@ -45,7 +45,7 @@ def _build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: i
         raise FileNotFoundError(f"{model.from_model}: no such file. Mend from_model")
     module = importlib.import_module(f"pipeline.architectures.{model.architecture}")
     own, knobs = split_build(model)
-    backend.make_repeatable(seed)
+    backend.make_deterministic(seed)
     # Keras may fetch weights, and a server that never answers must not hold up a run
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SECONDS_TO_ANSWER)
@@ -55,8 +55,8 @@ def _build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: i
         socket.setdefaulttimeout(before)
     if knobs.model_dump(exclude_none=True):
         # from the seed again: a knob must not also change the initial weights it leaves alone
-        backend.make_repeatable(seed)
-        network = turn(network, knobs)
+        backend.make_deterministic(seed)
+        network = apply_overrides(network, knobs)
     return network
 
 

@@ -23,7 +23,7 @@ class Diverged(PipelineError):
 class FirstNotFinite(keras.layers.Layer):
     """Pass logits on, and remember the first training step in which they were not finite.
 
-    Callbacks see many steps at a time (speed.STEPS_PER_EXECUTION), this layer each.
+    Callbacks see many steps at a time (acceleration.STEPS_PER_EXECUTION), this layer each.
     """
 
     def build(self, input_shape: Any) -> None:
@@ -32,7 +32,7 @@ class FirstNotFinite(keras.layers.Layer):
         self.first = self.add_weight(name="first", initializer=_minus_one, **whole)
 
     def compute_output_shape(self, logits_shape):
-        return logits_shape  # not found out by tracing `call`, as in speed.Lookup
+        return logits_shape  # not found out by tracing `call`, as in acceleration.Lookup
 
     def call(self, logits, training=None):
         if training:
@@ -207,7 +207,7 @@ class History(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         self.rows.append({"epoch": epoch + 1, **{name: logs[name] for name in COLUMNS}})
         self.seconds = time.perf_counter() - self.start
-        if self.checkpoints and distributed.first():
+        if self.checkpoints and distributed.is_main_process():
             self.checkpoints.save(epoch + 1, self._state())
 
     def _lists(self) -> dict[str, list[Any]]:
@@ -246,5 +246,5 @@ class History(keras.callbacks.Callback):
 
 def _latest(checkpoints: Checkpoints) -> State | None:
     """Return the newest state. Of several processes, the first says which: all read the same."""
-    epoch = distributed.of_first(checkpoints.newest() if distributed.first() else None)
+    epoch = distributed.broadcast(checkpoints.newest() if distributed.is_main_process() else None)
     return None if epoch is None else checkpoints.read(epoch)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from pipeline.core.files import replacing
+from pipeline.core.files import atomic_path
 
 FOLDER = Path(".checkpoints")
 FINISHED = "finished"
@@ -77,7 +77,7 @@ class Checkpoints:
 
     def save(self, epoch: int, state: State) -> None:
         """Keep the state after an epoch, counted from 1."""
-        with replacing(self._path(epoch)) as path, path.open("wb") as file:
+        with atomic_path(self._path(epoch)) as path, path.open("wb") as file:
             np.savez(file, **state.arrays, facts=np.array(json.dumps(state.facts)))  # type: ignore[arg-type]
         for old in self._files()[KEPT:]:
             old.unlink()
@@ -108,7 +108,7 @@ class Checkpoints:
         It may still be killed, or find no space in its cache.
         """
         if "DVC_STAGE" in os.environ:
-            with replacing(self.folder / FINISHED) as path:
+            with atomic_path(self.folder / FINISHED) as path:
                 path.write_text(_md5(model))
         else:
             shutil.rmtree(self.folder)

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from pipeline.config.schema import Knobs
+from pipeline.config.schema import LayerOverrides
 
 POOLINGS = {"max": layers.MaxPooling2D, "average": layers.AveragePooling2D}
 REGULARIZERS = {
@@ -24,7 +24,7 @@ WEIGHTS = {"kernel": (0, 1, 2), "pointwise": (0, 1, 2), "depthwise": (0, 1)}
 BATCH_NORM = ("momentum", "epsilon", "beta_initializer", "gamma_initializer")
 
 
-def turn(model: keras.Model, knobs: Knobs) -> keras.Model:
+def apply_overrides(model: keras.Model, knobs: LayerOverrides) -> keras.Model:
     """Return a network rebuilt as the knobs say, with initial weights of its own.
 
     A model inside the model, as the base of `pretrained`, is kept as it is, weights and all.
@@ -81,7 +81,7 @@ def turn(model: keras.Model, knobs: Knobs) -> keras.Model:
     return rebuilt
 
 
-def _edits(layer: keras.Layer, knobs: Knobs) -> Iterator[tuple[str, str, Any]]:
+def _edits(layer: keras.Layer, knobs: LayerOverrides) -> Iterator[tuple[str, str, Any]]:
     """Yield each knob with the key of the layer's configuration that it sets, and the value."""
     if isinstance(layer, layers.BatchNormalization):
         if knobs.batch_norm is None:  # else it makes way
@@ -109,7 +109,7 @@ def _is_activated(layer: keras.Layer) -> bool:
     return getattr(layer, "activation", linear) is not linear
 
 
-def _initializer(knobs: Knobs) -> keras.Initializer | None:
+def _initializer(knobs: LayerOverrides) -> keras.Initializer | None:
     config = {"stddev": knobs.kernel_stddev} if knobs.kernel_stddev else {}
     name = knobs.kernel_initializer
     if name == "dirac":  # no initializer of Keras, and what is saved is stock Keras
@@ -137,7 +137,7 @@ def _pass_on(model: keras.Model) -> int:
     return len(found)
 
 
-def _regularizer(knobs: Knobs) -> keras.Regularizer | None:
+def _regularizer(knobs: LayerOverrides) -> keras.Regularizer | None:
     if not knobs.kernel_regularizer:
         return None
     factor = knobs.kernel_regularizer_factor

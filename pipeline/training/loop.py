@@ -7,7 +7,7 @@ import keras
 
 from pipeline.config.schema import Augment, Train
 from pipeline.runtime import acceleration, distributed
-from pipeline.runtime.input_pipeline import Batches, Part
+from pipeline.runtime.input_pipeline import Batches, Subset
 from pipeline.training import augmentation, optim, whitening
 from pipeline.training.callbacks import (
     FirstNotFinite,
@@ -24,8 +24,8 @@ from pipeline.training.checkpoints import Checkpoints
 
 def fit(
     model: keras.Model,
-    train: Part,
-    validation: Part,
+    train: Subset,
+    validation: Subset,
     settings: Train,
     classes: list[str],
     seed: int,
@@ -59,14 +59,14 @@ def fit(
     weights = optim.class_weights(settings, train.labels[train.rows], classes)
     if settings.whiten:
         whitening.whiten(model, train)
-    acceleration.check_batch(model, min(settings.batch_size, len(train.rows)))
-    trained = acceleration.faster(model, acceleration.resolve(settings.precision))
-    lookup = validation.images is train.images and acceleration.fit_in_memory(train.images)
+    acceleration.check_batch_memory(model, min(settings.batch_size, len(train.rows)))
+    trained = acceleration.accelerate(model, acceleration.resolve_precision(settings.precision))
+    lookup = validation.images is train.images and acceleration.fits_in_memory(train.images)
     first = FirstNotFinite()
     whole = _around(trained, first, settings.augment, train.images if lookup else None)
     size, mirror = (len(classes), settings.batch_size), settings.augment.alternates
     batches = Batches(train, *size, seed, lookup, mirror)
-    verbose = verbose and distributed.first()
+    verbose = verbose and distributed.is_main_process()
     optimizer = optim.optimizer(settings, len(batches))
     # with all variables there, TensorFlow traces the first step once and not twice
     optimizer.build(whole.trainable_variables)
@@ -89,7 +89,7 @@ def fit(
         steps_per_execution=acceleration.STEPS_PER_EXECUTION,
     )
     steps = {"train_step": len(train.rows), "test_step": len(validation.rows)}
-    distributed.leave_out_padding(whole, steps, settings.batch_size)
+    distributed.drop_padding(whole, steps, settings.batch_size)
     done = len(history.rows)
     if done and verbose and checkpoints:
         what = f"goes on after epoch {done} of {settings.epochs}"
@@ -98,8 +98,8 @@ def fit(
         batches.on_epoch_end()  # to the order of the images in the next one
     try:
         whole.fit(
-            acceleration.feed(batches),
-            validation_data=acceleration.feed(
+            acceleration.as_dataset(batches),
+            validation_data=acceleration.as_dataset(
                 Batches(validation, *size, rows_only=lookup, mirror=mirror)
             ),
             initial_epoch=done,

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from pipeline.core.errors import PipelineError
-from pipeline.runtime.input_pipeline import Part
+from pipeline.runtime.input_pipeline import Subset
 
 # Images that the covariance is taken from, evenly spaced over the training images. Each holds
 # about as many patches as pixels, against some tens of numbers in a patch.
@@ -19,7 +19,7 @@ SAMPLE = 1000
 EPSILON = 5e-4
 
 
-def whiten(model: keras.Model, train: Part) -> None:
+def whiten(model: keras.Model, train: Subset) -> None:
     """Set a model's first convolution to whitening filters and freeze it.
 
     Its first filters are the eigenvectors v of the covariance of the patches, each divided by

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.files import replacing
+from pipeline.core.files import atomic_path
 from pipeline.reporting.drawing import (
     Axes,
     Figure,
@@ -132,7 +132,7 @@ def _gaps(norms: list[float | None]) -> list[float]:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, without the version of matplotlib in it, and free the figure."""
-    with replacing(path) as beside:
+    with atomic_path(path) as beside:
         figure.savefig(
             beside, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None}
         )

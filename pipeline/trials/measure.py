@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.config.schema import Model, Train
 from pipeline.runtime import acceleration
-from pipeline.runtime.input_pipeline import Batches, Part
+from pipeline.runtime.input_pipeline import Batches, Subset
 from pipeline.training import building, loop, optim
 from pipeline.training.callbacks import Diverged
 from pipeline.training.gradients import gradients
@@ -47,7 +47,7 @@ class Watch(keras.callbacks.Callback):
 
 
 def measure(
-    model: Model, train: Part, validation: Part, settings: Train, info: dict, seed: int
+    model: Model, train: Subset, validation: Subset, settings: Train, info: dict, seed: int
 ) -> dict:
     """Build and train a model once.
 
@@ -69,7 +69,9 @@ def measure(
     classes = info["classes"]
     network = building.build(model, info["image_shape"], len(classes), seed)
     first = Batches(train, len(classes), settings.batch_size, seed)[0]
-    norms = gradient_norms(acceleration.faster(network, "float32"), *first, optim.loss(settings))
+    norms = gradient_norms(
+        acceleration.accelerate(network, "float32"), *first, optim.loss(settings)
+    )
     # once more: the step above moved averages and drew from the random numbers of dropout
     network = building.build(model, info["image_shape"], len(classes), seed)
     watch = Watch()
@@ -83,7 +85,7 @@ def measure(
         return run | dict.fromkeys(measures)
     # the history's accuracy is that of a network in change, and with dropout
     batches = Batches(train, len(classes), settings.batch_size)
-    logits = network.predict(acceleration.feed(batches), verbose=0)
+    logits = network.predict(acceleration.as_dataset(batches), verbose=0)
     accuracy = float((logits.argmax(axis=1) == train.labels[train.rows]).mean())
     best = max(history, key=itemgetter("val_accuracy"))
     kept = best if settings.early_stopping else history[-1]

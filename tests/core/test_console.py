@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.console import Column, folded
+from pipeline.core.console import Column, column_widths
 from tests.conftest import REPOSITORY
 
 pty = pytest.importorskip("pty", reason="no pseudo-terminals on Windows")
@@ -80,8 +80,8 @@ def test_columns_are_left_out_in_their_order_and_named(width, shown):
 
 def test_headings_are_folded_between_words_before_a_column_is_left_out():
     columns, rows = [Column("test accuracy", True), Column("x")], [["0.9722", "y"]]
-    assert folded(columns, rows, 21) == [13, 1]  # 14 and 7 of lines and spaces
-    assert folded(columns, rows, 20) == [8, 1]
+    assert column_widths(columns, rows, 21) == [13, 1]  # 14 and 7 of lines and spaces
+    assert column_widths(columns, rows, 20) == [8, 1]
 
 
 def test_a_long_name_is_folded_and_no_number():

@@ -13,7 +13,7 @@ from keras import layers
 from pipeline.config.schema import Model
 from pipeline.core.errors import PipelineError
 from pipeline.runtime import acceleration
-from pipeline.runtime.input_pipeline import Batches, Part
+from pipeline.runtime.input_pipeline import Batches, Subset
 from pipeline.training import building, loop
 from tests.conftest import PLAIN, settings
 
@@ -39,7 +39,7 @@ def train(model: keras.Model, steps: int = 3) -> list[np.ndarray]:
 def test_fused_batch_normalization_trains_to_the_same_weights():
     keras.utils.set_random_seed(1)
     model = small()
-    twin = acceleration.faster(model, "float32")
+    twin = acceleration.accelerate(model, "float32")
     assert twin is not model
     for fused, stock in zip(train(twin), train(model), strict=True):
         assert np.allclose(fused, stock, rtol=1e-4, atol=1e-5)
@@ -47,7 +47,7 @@ def test_fused_batch_normalization_trains_to_the_same_weights():
 
 @pytest.mark.parametrize("shape", [(4, 4, 3), (3,)])
 def test_training_uses_the_kernel_that_repeats(shape):
-    twin = acceleration.faster(
+    twin = acceleration.accelerate(
         keras.Sequential([keras.Input(shape), layers.BatchNormalization()]), "float32"
     )
     step = tf.function(lambda x: twin(x, training=True))
@@ -63,7 +63,7 @@ def test_batch_normalization_inside_a_nested_model_is_fused_too():
     )
     inputs = keras.Input((4, 4, 3))
     model = keras.Model(inputs, layers.Flatten()(inner(inputs)))
-    twin = acceleration.faster(model, "float32")
+    twin = acceleration.accelerate(model, "float32")
     kinds = {type(layer).__name__ for layer in twin._flatten_layers()}
     assert "FusedBatchNormalization" in kinds
     assert "BatchNormalization" not in kinds
@@ -72,7 +72,7 @@ def test_batch_normalization_inside_a_nested_model_is_fused_too():
 
 def test_moving_statistics_are_those_of_keras():
     norm = layers.BatchNormalization(momentum=0.0)
-    twin = acceleration.faster(keras.Sequential([keras.Input((4, 4, 3)), norm]), "float32")
+    twin = acceleration.accelerate(keras.Sequential([keras.Input((4, 4, 3)), norm]), "float32")
     twin(IMAGES, training=True)
     moving_mean, moving_variance = twin.layers[-1].moving_mean, twin.layers[-1].moving_variance
     assert np.allclose(moving_mean, IMAGES.mean((0, 1, 2)), rtol=1e-5)
@@ -81,7 +81,7 @@ def test_moving_statistics_are_those_of_keras():
 
 def test_inference_and_frozen_layers_use_the_moving_statistics():
     model = small()
-    twin = acceleration.faster(model, "float32")
+    twin = acceleration.accelerate(model, "float32")
     assert np.allclose(twin(IMAGES), model(IMAGES), atol=1e-6)
     for layer in twin.layers:
         layer.trainable = False
@@ -90,7 +90,7 @@ def test_inference_and_frozen_layers_use_the_moving_statistics():
 
 def test_a_model_without_batch_normalization_is_left_alone():
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
-    assert acceleration.faster(model, "float32") is model
+    assert acceleration.accelerate(model, "float32") is model
 
 
 HAS_BFLOAT16 = not {"avx512_bf16", "amx_bf16"}.isdisjoint(
@@ -99,19 +99,23 @@ HAS_BFLOAT16 = not {"avx512_bf16", "amx_bf16"}.isdisjoint(
 
 
 def test_float32_is_float32_everywhere():
-    assert acceleration.resolve("float32") == "float32"
+    assert acceleration.resolve_precision("float32") == "float32"
 
 
 @pytest.mark.skipif(not HAS_BFLOAT16, reason="needs a processor with bfloat16")
 def test_auto_is_bfloat16_where_the_processor_has_it():
-    assert acceleration.resolve("auto") == acceleration.resolve("bfloat16") == "bfloat16"
+    assert (
+        acceleration.resolve_precision("auto")
+        == acceleration.resolve_precision("bfloat16")
+        == "bfloat16"
+    )
 
 
 @pytest.mark.skipif(HAS_BFLOAT16, reason="needs a processor without bfloat16")
 def test_bfloat16_is_refused_where_it_would_be_emulated():
-    assert acceleration.resolve("auto") == "float32"
+    assert acceleration.resolve_precision("auto") == "float32"
     with pytest.raises(PipelineError, match=r"precision: bfloat16 needs .* Got neither"):
-        acceleration.resolve("bfloat16")
+        acceleration.resolve_precision("bfloat16")
 
 
 def learn(precision: str, **own: Any) -> tuple[keras.Model, list[dict]]:
@@ -119,7 +123,10 @@ def learn(precision: str, **own: Any) -> tuple[keras.Model, list[dict]]:
     labels = np.arange(80) % 2
     noise = np.random.default_rng(0).random((80, 8, 8, 1), dtype=np.float32)
     images = noise * 0.8 + labels[:, None, None, None].astype(np.float32) * 0.2
-    train, validation = Part(images, labels, np.arange(64)), Part(images, labels, np.arange(64, 80))
+    train, validation = (
+        Subset(images, labels, np.arange(64)),
+        Subset(images, labels, np.arange(64, 80)),
+    )
     model = building.build(Model(architecture="batchnorm"), (8, 8, 1), 2, seed=0)
     given = settings(precision=precision, **{"batch_size": 16} | own)
     names = ["dark", "bright"]
@@ -141,7 +148,7 @@ def test_bfloat16_is_used_and_repeats_to_the_bit():
 
 def test_images_looked_up_and_images_read_train_the_same_model(monkeypatch):
     looked_up, first = learn("float32", augment=PLAIN | {"flip": "horizontal"})
-    monkeypatch.setattr(acceleration, "RESIDENT_SHARE", 0.0)
+    monkeypatch.setattr(acceleration, "MAX_MEMORY_SHARE", 0.0)
     read, second = learn("float32", augment=PLAIN | {"flip": "horizontal"})
     assert first == second
     for a, b in zip(looked_up.get_weights(), read.get_weights(), strict=True):
@@ -154,12 +161,12 @@ def test_lookup_gives_the_images_of_the_rows():
 
 
 def test_fed_batches_are_the_same_epoch_after_epoch_and_nothing_tunes_them():
-    part = Part(IMAGES, LABELS, np.arange(16))
+    part = Subset(IMAGES, LABELS, np.arange(16))
 
     def batches() -> Batches:
         return Batches(part, 2, batch_size=5, shuffle=7, mirror=True)
 
-    fed, read = acceleration.feed(batches()), batches()
+    fed, read = acceleration.as_dataset(batches()), batches()
     for _ in range(3):
         found = list(fed.as_numpy_iterator())
         assert len(found) == int(fed.cardinality()) == 4  # 5 + 5 + 5 + 1 images
@@ -173,8 +180,8 @@ def test_fed_batches_are_the_same_epoch_after_epoch_and_nothing_tunes_them():
 
 
 def test_images_that_take_more_than_their_share_of_memory_are_read_from_disk(monkeypatch):
-    free = 4 * IMAGES.size / acceleration.RESIDENT_SHARE
+    free = 4 * IMAGES.size / acceleration.MAX_MEMORY_SHARE
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
-    assert acceleration.fit_in_memory(IMAGES)
+    assert acceleration.fits_in_memory(IMAGES)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free - 1))
-    assert not acceleration.fit_in_memory(IMAGES)
+    assert not acceleration.fits_in_memory(IMAGES)

@@ -33,7 +33,7 @@ def train(model: keras.Model, steps: int = 3) -> list[np.ndarray]:
 
 
 def test_repeatable_kernels_are_asked_for():
-    backend.make_repeatable(0)
+    backend.make_deterministic(0)
     assert config.is_op_determinism_enabled()
 
 
@@ -50,7 +50,7 @@ def test_equal_weights_give_equal_bytes(tmp_path):
 
 def test_a_trained_model_loads_in_plain_keras(tmp_path):
     model = small()
-    trained = acceleration.faster(model, "float32")
+    trained = acceleration.accelerate(model, "float32")
     model.set_weights(train(trained))
     backend.save(model, tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", IMAGES)

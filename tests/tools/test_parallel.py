@@ -108,7 +108,7 @@ def test_visible_gpus_are_those_that_the_environment_names(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(len(cpu.usable()) < 2, reason="one core")
+@pytest.mark.skipif(len(cpu.available_cores()) < 2, reason="one core")
 def test_dvc_keeps_all_results_of_stages_that_run_at_once(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
@@ -149,7 +149,7 @@ stages:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(len(cpu.usable()) < 2, reason="one core")
+@pytest.mark.skipif(len(cpu.available_cores()) < 2, reason="one core")
 def test_told_to_stop_it_ends_what_runs_and_begins_nothing_more(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}

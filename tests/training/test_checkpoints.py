@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.config.schema import Model
 from pipeline.core.errors import INTERRUPTED
-from pipeline.runtime.input_pipeline import Part
+from pipeline.runtime.input_pipeline import Subset
 from pipeline.training import building, checkpoints, loop
 from pipeline.training.callbacks import Diverged
 from pipeline.training.checkpoints import Checkpoints, State
@@ -157,7 +157,7 @@ def learn(architecture: str, build: dict, own: dict, **more: Any) -> tuple[list,
     # so noisy that validation accuracy goes up and down
     part = images * 0.3 + noise * 0.7
     rows = np.arange(80)
-    train, validation = Part(part, labels, rows[:48]), Part(part, labels, rows[48:])
+    train, validation = Subset(part, labels, rows[:48]), Subset(part, labels, rows[48:])
     model = building.build(Model(architecture=architecture, build=build), (8, 8, 1), 2, seed=0)
     history = loop.fit(
         model, train, validation, settings(**own), ["a", "b"], 0, verbose=False, **more

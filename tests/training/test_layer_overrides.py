@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from pipeline.config.schema import Knobs, Model
+from pipeline.config.schema import LayerOverrides, Model
 from pipeline.core.errors import PipelineError
 from pipeline.runtime import backend
 from pipeline.training import building
@@ -230,11 +230,11 @@ def test_a_knob_that_finds_nothing_to_change_is_refused(name, build, knob):
 
 
 def test_a_sequential_model_takes_knobs_too():
-    from pipeline.training.layer_overrides import turn
+    from pipeline.training.layer_overrides import apply_overrides
 
     model = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(4, 3, activation="relu"),
                               layers.Flatten(), layers.Dense(2)])  # fmt: skip
-    turned = turn(model, Knobs(batch_norm=True, batch_norm_position="after"))
+    turned = apply_overrides(model, LayerOverrides(batch_norm=True, batch_norm_position="after"))
     assert [type(layer).__name__ for layer in turned.layers] == [
         "InputLayer", "Conv2D", "BatchNormalization", "Flatten", "Dense",
     ]  # fmt: skip

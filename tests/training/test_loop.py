@@ -19,26 +19,26 @@ import pytest
 from pipeline.config.schema import Model
 from pipeline.core.errors import PipelineError
 from pipeline.runtime import acceleration
-from pipeline.runtime.input_pipeline import Batches, Part
+from pipeline.runtime.input_pipeline import Batches, Subset
 from pipeline.training import building, loop, whitening
 from tests.conftest import PLAIN, REPOSITORY, settings
 
 CLASSES = ["dark", "bright"]
 
 
-def task(count: int = 64) -> Part:
+def task(count: int = 64) -> Subset:
     """Dark images of class 0 and bright ones of class 1."""
     labels = np.arange(count) % 2
     noise = np.random.default_rng(0).random((count, 8, 8, 1), dtype=np.float32)
     images = noise * 0.2 + labels[:, None, None, None].astype(np.float32) * 0.8
-    return Part(images, labels, np.arange(count))
+    return Subset(images, labels, np.arange(count))
 
 
 def build(name: str = "baseline", **own: Any) -> keras.Model:
     return building.build(Model(architecture=name, build=own), (8, 8, 1), 2, seed=0)
 
 
-def fit(model: keras.Model, validation: Part | None = None, **own: Any) -> list[dict]:
+def fit(model: keras.Model, validation: Subset | None = None, **own: Any) -> list[dict]:
     return loop.fit(
         model, task(), validation or task(16), settings(**own), CLASSES, seed=0, verbose=False
     ).rows
@@ -105,7 +105,7 @@ def test_an_error_has_a_line_of_its_own_on_a_terminal():
 def test_early_stopping_keeps_the_best_epoch():
     # validation labels are wrong, so that learning makes it worse from the first epoch on
     images, labels, rows = task(16)
-    wrong = Part(images, 1 - labels, rows)
+    wrong = Subset(images, 1 - labels, rows)
     model = build()
     history = fit(model, wrong, epochs=20, early_stopping=2)
     assert len(history) < 20
@@ -126,7 +126,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch():
 
 def test_batches_hold_every_image_once_in_an_order_of_their_own_each_epoch():
     images, labels, _ = task(10)
-    part = Part(images, labels, np.array([1, 2, 3, 5, 7, 8]))
+    part = Subset(images, labels, np.array([1, 2, 3, 5, 7, 8]))
     batches = Batches(part, 2, batch_size=4, shuffle=0)
     orders = []
     for _ in range(2):
@@ -148,7 +148,7 @@ def test_batches_hold_every_image_once_in_an_order_of_their_own_each_epoch():
 
 def test_alternating_mirrors_each_image_in_every_other_epoch():
     images, labels, _ = task(64)
-    part = Part(images, labels, np.arange(0, 64, 2))
+    part = Subset(images, labels, np.arange(0, 64, 2))
     batches = Batches(part, 2, batch_size=5, shuffle=0, mirror=True)
     plain = Batches(part, 2, batch_size=5)
     epochs = []
@@ -169,7 +169,7 @@ def test_alternating_reaches_the_training_and_no_validation():
     images = np.zeros((64, 8, 8, 1), np.float32)
     labels = np.arange(64) % 2
     images[labels == 0, :, :4] = images[labels == 1, :, 4:] = 1.0
-    part = Part(images, labels, np.arange(64))
+    part = Subset(images, labels, np.arange(64))
     own = settings(epochs=4, augment={**PLAIN, "flip": "alternating"})
     model = build()
     history = loop.fit(model, part, part, own, CLASSES, seed=0, verbose=False).rows
@@ -213,7 +213,7 @@ def test_the_moving_average_of_the_weights_is_validated_and_kept(monkeypatch):
 
 def test_early_stopping_restores_the_average_that_was_best():
     images, labels, rows = task(16)
-    wrong = Part(images, 1 - labels, rows)
+    wrong = Subset(images, 1 - labels, rows)
     model = build()
     history = fit(model, wrong, epochs=20, early_stopping=2, ema_momentum=0.5)
     assert len(history) < 20
@@ -223,7 +223,7 @@ def test_early_stopping_restores_the_average_that_was_best():
 
 def test_a_whitened_layer_stays_as_it_is_in_training():
     noise = np.random.default_rng(0).random((16, 8, 8, 1), dtype=np.float32)
-    part = Part(noise, np.arange(16) % 2, np.arange(16))
+    part = Subset(noise, np.arange(16) % 2, np.arange(16))
     model = build("airnet", widths=[4])
     loop.fit(model, part, part, settings(whiten=True), CLASSES, seed=0, verbose=False)
     kernel, _ = model.layers[1].get_weights()
@@ -252,7 +252,7 @@ def test_augmentation_is_for_training_images_only_and_is_not_saved():
     images = np.zeros((64, 8, 8, 1), np.float32)
     labels = np.arange(64) % 2
     images[labels == 0, :, :4] = images[labels == 1, :, 4:] = 1.0
-    part = Part(images, labels, np.arange(64))
+    part = Subset(images, labels, np.arange(64))
     accuracies = {}
     for flip in (None, "horizontal"):
         model = build()

@@ -6,19 +6,19 @@ import pytest
 
 from pipeline.config.schema import Model
 from pipeline.core.errors import PipelineError
-from pipeline.runtime.input_pipeline import Part
+from pipeline.runtime.input_pipeline import Subset
 from pipeline.training import building, whitening
 
 
-def photographs(count: int = 50, shape: tuple[int, int, int] = (12, 10, 3)) -> Part:
+def photographs(count: int = 50, shape: tuple[int, int, int] = (12, 10, 3)) -> Subset:
     """Images whose neighbouring pixels and colours go together, far from zero."""
     random = np.random.default_rng(0)
     images = random.random((count, *shape), np.float32).cumsum(axis=1).cumsum(axis=2)
     images += images[..., :1]
-    return Part(images, np.zeros(count, int), np.arange(count))
+    return Subset(images, np.zeros(count, int), np.arange(count))
 
 
-def features(model: keras.Model, part: Part) -> np.ndarray:
+def features(model: keras.Model, part: Subset) -> np.ndarray:
     """What leaves the first layer, `(patches, filters)`."""
     first = model.layers[1]
     return np.asarray(first(part.images[part.rows])).reshape(-1, first.filters)

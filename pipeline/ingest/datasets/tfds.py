@@ -218,7 +218,7 @@ def _rows(name: str, builder: Any, split: str, wanted: set[str]) -> Iterator[dic
 
     Others are not decoded: masks and boxes would be padded to the largest, and take gigabytes.
     """
-    with native_log.imports():  # TFDS would import it itself, with noise
+    with native_log.silenced():  # TFDS would import it itself, with noise
         import tensorflow as tf
     errors = tf.errors
     damage = (errors.DataLossError, errors.InvalidArgumentError, errors.NotFoundError,
