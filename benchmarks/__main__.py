@@ -35,6 +35,7 @@ from benchmarks.harness import REPOSITORY, Plan, python
 from pipeline.core import cpu
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import write_json
+from pipeline.reporting.drawing import save
 
 DEFAULT = ("train", "predict", "startup", "preprocess", "repro")
 EVERY = (*DEFAULT, "jobs", "determinism", "accuracy", "gpu")
@@ -103,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
         measure(args.names or (QUICK if args.quick else DEFAULT), args.quick, results)
     found = report.read(results)
     report.show(found)
-    report.save(report.draw(found), results / "benchmarks.png")
+    save(report.draw(found), results / "benchmarks.png")
     if not args.quick:
         report.write_page(PAGE, found)
 

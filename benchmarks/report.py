@@ -6,7 +6,6 @@ from pathlib import Path
 
 from benchmarks.harness import OURS
 from pipeline.core.console import Column, print_table
-from pipeline.core.files import atomic_path
 from pipeline.reporting.drawing import Figure, NullFormatter, NullLocator, plt
 
 COLUMNS = ("", OURS, "against", "", "times as good", "run by run", "n")
@@ -127,9 +126,3 @@ def draw(results: list[dict]) -> Figure:
     figure.text(0.01, -0.01, "\n".join(made_on(results)), fontsize=7, va="top", color="0.35")
     figure.tight_layout()
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as beside:
-        figure.savefig(beside, format="png", dpi=120, bbox_inches="tight")
-    plt.close(figure)

@@ -18,7 +18,7 @@ import pandas as pd
 
 from pipeline.config.params import load
 from pipeline.core.errors import run
-from pipeline.core.files import atomic_path, read_json
+from pipeline.core.files import read_json
 from pipeline.data import arrays, tables
 from pipeline.data.preprocessor import Preprocessing
 from pipeline.reporting import chart_style
@@ -31,6 +31,7 @@ from pipeline.reporting.drawing import (
     NullLocator,
     PercentFormatter,
     plt,
+    save,
 )
 
 GRID = 5  # images a side
@@ -197,15 +198,6 @@ def class_accuracy(predictions: dict[str, pd.DataFrame], classes: list[str]) -> 
     axes.grid(axis="y", which="minor", alpha=0.3)
     beside(figure, legend(names), columns)
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, without the version of matplotlib in it, and free the figure."""
-    with atomic_path(path) as beside:
-        figure.savefig(
-            beside, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None}
-        )
-    plt.close(figure)
 
 
 def main(argv: list[str] | None = None) -> None:

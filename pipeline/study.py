@@ -22,6 +22,7 @@ from pipeline.config.schema import Model, Name, Params, PartialTrain, Section
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import read_json, write_json
 from pipeline.data import arrays
+from pipeline.reporting.drawing import save
 from pipeline.runtime import select_backend
 from pipeline.trials import figure, summary
 
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     epochs = {name: own.train_of(name).epochs for name in own.models}
     rows = summary.summarize(places, epochs, runs, len(validation))
     seen = summary.sentence(rows, study.measure, study.x)
-    figure.save(figure.draw(study.question, rows, study.measure, study.x), args.picture)
+    save(figure.draw(study.question, rows, study.measure, study.x), args.picture)
     write_json(
         args.table,
         {

@@ -13,7 +13,7 @@ from pipeline.analysis.grad_cam import grad_cam
 from pipeline.analysis.layer_table import Row, total
 from pipeline.analysis.network import CONVOLUTIONS, nodes, values_of
 from pipeline.data.preprocessor import Preprocessing
-from pipeline.reporting.drawing import Figure, plt
+from pipeline.reporting.drawing import Figure, save
 
 COLOURS = (1, 3)  # channels of a kernel that can be drawn
 ANSWER = ["actual", "predicted", "confidence"]
@@ -27,13 +27,7 @@ class Pictures:
         self.listed: list[dict[str, str]] = []
 
     def _add(self, file: str, figure: Figure, title: str, alt: str) -> None:
-        path = self.folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # without the version of matplotlib in it
-        figure.savefig(
-            path, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None}
-        )
-        plt.close(figure)
+        save(figure, self.folder / file, dpi=100)
         self.listed.append({"file": file, "title": title, "alt": alt})
 
     def layers(self, rows: list[Row]) -> None:

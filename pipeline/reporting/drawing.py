@@ -5,6 +5,7 @@ MPLBACKEND to a module that is not installed here, and matplotlib then fails whi
 """
 
 import os
+from pathlib import Path
 
 os.environ["MPLBACKEND"] = "agg"
 os.environ["FREETYPE_PROPERTIES"] = ""  # how letters are drawn
@@ -25,6 +26,8 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
+from pipeline.core.files import atomic_path
+
 __all__ = [
     "Axes",
     "Figure",
@@ -38,7 +41,16 @@ __all__ = [
     "Rectangle",
     "colormaps",
     "plt",
+    "save",
 ]
 
 matplotlib.rcdefaults()  # of a matplotlibrc nothing is left: a font size changes every picture
 matplotlib.rcParams["text.parse_math"] = False  # a class name may hold a $
+
+
+def save(figure: Figure, path: Path, dpi: int = 120) -> None:
+    """Write a figure as PNG, and free it; equal figures give equal bytes."""
+    version = {"Software": None}  # of matplotlib: left out
+    with atomic_path(path) as beside:
+        figure.savefig(beside, format="png", dpi=dpi, bbox_inches="tight", metadata=version)
+    plt.close(figure)

@@ -1,11 +1,9 @@
 """Figure: the picture of a study, accuracy beside what else it is about."""
 
 import textwrap
-from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.files import atomic_path
 from pipeline.reporting.drawing import (
     Axes,
     Figure,
@@ -128,12 +126,3 @@ def layers(axes: Axes, rows: list[dict]) -> None:
 
 def _gaps(norms: list[float | None]) -> list[float]:
     return [np.nan if norm is None else norm for norm in norms]
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, without the version of matplotlib in it, and free the figure."""
-    with atomic_path(path) as beside:
-        figure.savefig(
-            beside, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None}
-        )
-    plt.close(figure)
