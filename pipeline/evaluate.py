@@ -11,6 +11,7 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,9 @@ from pipeline.core.files import atomic_path, read_json, sha256, write_json
 from pipeline.data import arrays
 from pipeline.runtime import select_backend
 from pipeline.stats import correctness
-from pipeline.training import checkpoints
+
+if TYPE_CHECKING:
+    import keras
 
 CALIBRATION_BINS = 15  # as Guo et al.
 # Keras's predict is fastest from a few hundred images on; fewer where they are large, since
@@ -104,6 +107,15 @@ def measure(
     return metrics, table
 
 
+def averaged_over_mirror(model: "keras.Model") -> "keras.Model":
+    """Return a model of the mean of a model's logits for each image and its mirror image."""
+    import keras
+
+    images = keras.Input(model.input_shape[1:])
+    both = model(images), model(keras.ops.flip(images, axis=2))
+    return keras.Model(images, keras.layers.average(both))
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
@@ -115,14 +127,12 @@ def main(argv: list[str] | None = None) -> None:
 
     if not args.model.is_file():
         raise PipelineError(f"{args.model}: no such file. Run `dvc repro`")
-    checkpoints.clean(args.model.stem)  # of trainings that DVC has recorded by now
     classes = read_json(args.arrays / "info.json")["classes"]
     images, labels = arrays.load(args.arrays / "test")
 
     select_backend.use(params.backend)
     from pipeline.runtime import acceleration, backend
     from pipeline.runtime.input_pipeline import Batches, Subset
-    from pipeline.training.augmentation import averaged_over_mirror
 
     model = backend.load(args.model)
     expected = ((*images.shape[1:],), len(classes))

@@ -134,4 +134,5 @@ def compare(whole: Clone, killed: Clone, *names: str) -> None:
     left = [path for path in killed.folder.rglob("*.part.*") if ".dvc" not in path.parts]
     assert left == []
     if not names:
-        assert {p.name for p in killed.folder.glob(".checkpoints/*/*")} == {"lock"}
+        # but of the last training, which DVC had not recorded yet when it ended
+        assert len(list(killed.folder.glob(".checkpoints/*/*/*.npz"))) <= 1

@@ -51,10 +51,3 @@ class Crop(keras.layers.Layer):
 def mirror(images: Any, chosen: Any) -> Any:
     """Mirror left to right those of the images `(n, h, w, c)` that are chosen `(n,)` bool."""
     return ops.where(chosen[:, None, None, None], ops.flip(images, axis=2), images)
-
-
-def averaged_over_mirror(model: keras.Model) -> keras.Model:
-    """Return a model of the mean of a model's logits for each image and its mirror image."""
-    images = keras.Input(model.input_shape[1:])
-    both = model(images), model(ops.flip(images, axis=2))
-    return keras.Model(images, keras.layers.average(both))

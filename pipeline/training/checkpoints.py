@@ -67,10 +67,7 @@ class Checkpoints:
             print(f"train: {self.model}: waits for another process that trains it", flush=True)
             lock.acquire()
         try:
-            _forget_old(self.folder)
-            finished = self.folder / FINISHED
-            if finished.exists() and _recorded(finished.read_text()):
-                shutil.rmtree(self.folder)  # `dvc repro -f`: all of it, once more
+            _clean(self.folder)
             yield
         finally:
             lock.release()
@@ -103,11 +100,14 @@ class Checkpoints:
         return State(arrays, json.loads(arrays.pop("facts").item()))
 
     def finish(self, model: Path) -> None:
-        """Let go of it all, now that the outputs are written, or rather once DVC has recorded them.
+        """Let go of it all, now that the outputs are written.
 
-        It may still be killed, or find no space in its cache.
+        Under DVC the last state stays until the next training: DVC may be killed before it
+        records the outputs, or find no space in its cache.
         """
         if "DVC_STAGE" in os.environ:
+            for old in self._files()[1:]:
+                old.unlink()
             with atomic_path(self.folder / FINISHED) as path:
                 path.write_text(_md5(model))
         else:
@@ -118,13 +118,6 @@ class Checkpoints:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.npz"), reverse=True)
-
-
-def clean(model: str) -> None:
-    """Remove what finished trainings of a model have left, where DVC has recorded them."""
-    for finished in FOLDER.glob(f"{model}/*/{FINISHED}"):
-        if _recorded(finished.read_text()):
-            shutil.rmtree(finished.parent)
 
 
 def _recorded(md5: str) -> bool:
@@ -138,11 +131,16 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
-def _forget_old(current: Path) -> None:
-    """Remove trainings that nobody has gone on with for DAYS."""
+def _clean(current: Path) -> None:
+    """Remove the finished trainings that DVC has recorded, and those given up, of every model.
+
+    The current one too if it is recorded: `dvc repro -f` asks for all of it once more.
+    """
     oldest = time.time() - DAYS * 24 * 3600
     for folder in FOLDER.glob("*/*/"):
+        finished = folder / FINISHED
         with suppress(FileNotFoundError):  # another process has been at it too
             # of a folder: when a checkpoint was last put there
-            if folder != current and folder.stat().st_mtime < oldest:
+            given_up = folder != current and folder.stat().st_mtime < oldest
+            if given_up or (finished.exists() and _recorded(finished.read_text())):
                 shutil.rmtree(folder)
