@@ -1,8 +1,8 @@
-"""Preprocess: decode every image into normalized arrays, of which any rows can be read.
+"""Preprocess: decode every image into arrays, of which any rows can be read.
 
 Reads   data/raw/{train,test}.parquet
-Writes  data/arrays/{train,test}/images.npy    (n, h, w, c) float32 or float16, normalized
-        data/arrays/{train,test}/levels.npy    (c, 256) float32: what float16 stands for, only then
+Writes  data/arrays/{train,test}/images.npy    (n, h, w, c) float32, normalized, or uint8, which
+                                               is normalized when it is read
         data/arrays/{train,test}/labels.npy    (n,) int64
         data/arrays/{train,test}/SHA256SUMS    of these files
         data/arrays/info.json                  class names, shape, normalization, statistics,
@@ -25,6 +25,7 @@ from pipeline.config.schema import Preprocess
 from pipeline.core.errors import PipelineError, first_few, run
 from pipeline.core.files import atomic_path, write_json
 from pipeline.data import arrays
+from pipeline.data.preprocessor import Preprocessing
 from pipeline.ingest import decoding, parquet
 from pipeline.ingest.decoding import Decoded, Options, Task
 from pipeline.ingest.images import ColourAmongGrey
@@ -48,56 +49,9 @@ def statistics(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(variance)
 
 
-def levels(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Return each 8-bit level as its pixels are normalized, by the same operations.
-
-    Args:
-        mean: `(c,)`, of pixels in [0, 1].
-        std: `(c,)`, not 0.
-
-    Returns:
-        `(c, 256)` float32.
-    """
-    unit = np.arange(256, dtype=np.uint8) / np.float32(255)
-    return (unit - mean.astype(np.float32)[:, None]) / std.astype(np.float32)[:, None]
-
-
-def standardize_group(task: Task, mean: np.ndarray, std: np.ndarray) -> None:
+def standardize_group(task: Task, preprocessor: Preprocessing) -> None:
     """Turn one group of images in [0, 1] into (pixel - mean) / std, in place."""
-    rows = arrays.rows(task.target, task.start, task.stop)
-    unit = rows
-    if rows.dtype == np.float16:
-        unit = arrays.exact(rows, arrays.table(levels(np.zeros_like(mean), np.ones_like(std))))
-    rows[...] = (unit - mean.astype(np.float32)) / std.astype(np.float32)
-
-
-def normalize_all(
-    tasks: dict[str, list[Task]], settings: Preprocess, mean: np.ndarray, std: np.ndarray
-) -> None:
-    """Bring all groups from [0, 1] to their final values; for float16, note what it stands for.
-
-    Raises:
-        PipelineError: float16 has too few values for the levels.
-    """
-    shift, scale = np.zeros_like(mean), np.ones_like(std)
-    if settings.normalize == "standardize":
-        # a channel without contrast has nothing to divide by
-        shift, scale = mean, np.where(std > 0, std, 1)
-    if settings.dtype == "float16":
-        values = levels(shift, scale)
-        with np.errstate(over="ignore"):  # as infinity, which the check below finds
-            stored = values.astype(np.float16)
-        if min(len(np.unique(channel)) for channel in stored) < 256:
-            raise PipelineError(
-                f"preprocess: float16 cannot hold a standard deviation of {scale.min():.1g}. "
-                "Set preprocess.dtype: float32"
-            )
-        for own in tasks.values():
-            np.save(own[0].target.with_name("levels.npy"), values)
-    if settings.normalize == "standardize":
-        every = [task for own in tasks.values() for task in own]
-        with decoding.mapper(len(every)) as run_all:
-            list(run_all(standardize_group, every, repeat(shift), repeat(scale)))
+    preprocessor.standardize(arrays.rows(task.target, task.start, task.stop))
 
 
 def before(row: int, tasks: list[Task], decoded: list[Decoded]) -> list[Decoded]:
@@ -191,7 +145,6 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
         for split in SPLITS:
             tasks[split] = decoding.close_gaps(tasks[split], decoded[split])
         mean, std = statistics(np.sum([group.histogram for group in groups], axis=0))
-        normalize_all(tasks, settings, mean, std)
         info = {
             "classes": classes,
             "image_shape": list(options.shape),
@@ -204,6 +157,10 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
             "skipped": {split: sum(len(g.bad) for g in decoded[split]) for split in SPLITS},
             "validation": validation,
         }
+        if settings.normalize == "standardize" and settings.dtype == "float32":
+            every = [task for own in tasks.values() for task in own]
+            with decoding.mapper(len(every)) as run_all:
+                list(run_all(standardize_group, every, repeat(Preprocessing.of(info))))
         for split in SPLITS:
             arrays.seal(beside / split)
         write_json(beside / "info.json", info)

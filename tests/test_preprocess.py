@@ -20,6 +20,7 @@ from pipeline import preprocess
 from pipeline.config.schema import Preprocess
 from pipeline.core.errors import PipelineError
 from pipeline.data import arrays
+from pipeline.data.preprocessor import Preprocessing
 from pipeline.ingest import decoding, images, parquet
 from pipeline.ingest.parquet import Example
 from tests.conftest import REPOSITORY, grey, png, write_arrays
@@ -420,7 +421,7 @@ def test_files_that_are_all_bad_are_refused(tmp_path, on_bad_image):
         prepare(tmp_path, files, files, on_bad_image=on_bad_image)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
 @pytest.mark.parametrize("normalize", ["unit", "standardize"])
 def test_skipped_files_are_counted_and_the_others_stay_in_order(tmp_path, normalize, dtype):
     good = [grey(i % 256, i % 2, str(i)) for i in range(4 * parquet.GROUP_ROWS)]
@@ -445,9 +446,7 @@ def test_a_validation_split_stands_behind_the_training_images_and_is_no_part_of_
         "train": [grey(0, 0, "t0"), *bad(1, names=["zero.jpg"]), grey(51, 1, "t1")],
         "test": TEST,
     }
-    info = prepare(
-        tmp_path, **splits, normalize="standardize", dtype="float16", on_bad_image="skip"
-    )
+    info = prepare(tmp_path, **splits, normalize="standardize", dtype="uint8", on_bad_image="skip")
     assert (info["validation"], info["skipped"]) == (2, {"train": 2, "test": 0})
     # of 0 and 0.2
     assert np.allclose((info["mean"], info["std"]), 0.1)
@@ -496,43 +495,35 @@ def every_level(seed: int) -> list[Example]:
 
 
 @pytest.mark.parametrize("normalize", ["unit", "standardize"])
-def test_float16_is_read_as_the_float32_that_it_stands_for_at_half_the_size(tmp_path, normalize):
-    for dtype in ("float32", "float16"):
-        # the test part has levels that no training image has
+def test_uint8_is_read_as_the_same_float32_at_a_quarter_of_the_size(tmp_path, normalize):
+    for dtype in ("float32", "uint8"):
+        # the test split has levels that no training image has
         test = [
             Example(png(np.arange(768, dtype=np.uint8).reshape(8, 32, 3)), i, "x") for i in (0, 1)
         ]
         prepare(tmp_path / dtype, every_level(0), test, normalize=normalize, dtype=dtype)
     for split in ("train", "test"):
-        one, two = (tmp_path / dtype / "arrays" / split for dtype in ("float32", "float16"))
-        images, halves = arrays.load(one)[0], arrays.load(two)[0]
+        one, two = (tmp_path / dtype / "arrays" / split for dtype in ("float32", "uint8"))
+        images, normalized = arrays.load(one)[0], arrays.load(two)[0]
         for rows in (slice(None), slice(1, 2), np.array([1, 0, 1]), 1, np.int64(0), -1):
-            assert halves[rows].dtype == np.float32
-            assert halves[rows].shape == images[rows].shape
-            assert np.array_equal(images[rows].view(np.uint32), halves[rows].view(np.uint32))
-        stored = np.load(two / "images.npy")
-        # what others read is normalized, too, up to half precision
-        assert np.allclose(stored, images[:], rtol=2**-11, atol=2**-24)
+            assert normalized[rows].dtype == np.float32
+            assert normalized[rows].shape == images[rows].shape
+            assert np.array_equal(images[rows].view(np.uint32), normalized[rows].view(np.uint32))
         sizes = [(path / "images.npy").stat().st_size - 128 for path in (one, two)]
-        assert sizes[0] == 2 * sizes[1] == 4 * stored.size
+        assert sizes == [4 * images.size, images.size]
+    # the pixels as they are
+    assert np.load(two / "images.npy")[0].ravel().tolist() == [*range(256)] * 3
 
 
-def test_float16_in_processes_is_the_images_in_order(tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_standardized_in_processes_is_the_images_in_order(tmp_path, dtype):
     count = 8 * parquet.GROUP_ROWS + 5
     train = [grey(i % 256, i % 2, str(i)) for i in range(count)]
-    prepare(tmp_path, train, normalize="standardize", dtype="float16")
+    prepare(tmp_path, train, normalize="standardize", dtype=dtype)
     info = json.loads((tmp_path / "arrays/info.json").read_text())
     unit = (np.arange(count) % 256).astype(np.float32) / np.float32(255)
     values = (unit - np.float32(info["mean"])) / np.float32(info["std"])
     assert np.array_equal(read(tmp_path)[:, 1, 1, 0], values)
-
-
-def test_contrast_too_low_for_float16_is_refused():
-    tasks: dict[str, list[decoding.Task]] = {}
-    half = settings(normalize="standardize", dtype="float16")
-    mean, std = np.array([0.5]), np.array([1e-6])  # 0.5 / 1e-6 is more than 65504
-    with pytest.raises(PipelineError, match=r"cannot hold a standard deviation of 1e-06\. Set pre"):
-        preprocess.normalize_all(tasks, half, mean, std)
 
 
 def test_reading_takes_no_more_memory_from_a_file_ten_times_as_large(tmp_path):
@@ -551,17 +542,18 @@ def test_reading_takes_no_more_memory_from_a_file_ten_times_as_large(tmp_path):
     if not status.is_file() or "VmHWM" not in status.read_text():
         pytest.skip("the peak of a process is read from Linux's /proc")
     peaks = []
-    for dtype in ("float32", "float16"):
+    info = Preprocessing([], [32, 32, 3], "standardize", [0.5] * 3, [0.5] * 3)
+    (tmp_path / "info.json").write_text(json.dumps(vars(info)))
+    for dtype in ("float32", "uint8"):
         for count in (1000, 10_000):
             folder = tmp_path / f"{dtype} {count}"
             arrays.create(folder / "images.npy", (count, 32, 32, 3), dtype)
             np.save(folder / "labels.npy", np.zeros(count, np.int64))
-            np.save(folder / "levels.npy", np.tile(np.float32(np.arange(256) / 255), (3, 1)))
             arrays.seal(folder)
             argv = [sys.executable, "-c", code, str(folder)]
             done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=True)
             peaks.append(int(done.stdout) / 1024)
-    # the larger files have 117 and 59 MiB, the smaller a tenth
+    # the larger files have 117 and 29 MiB, the smaller a tenth
     assert peaks[1] - peaks[0] < 8
     assert peaks[3] - peaks[2] < 8
 
@@ -586,7 +578,7 @@ def test_photographs_of_a_folder_in_many_guises(project, edit, stage):
     edit("folder: data/folder", "folder: photos")
     edit("image_size:", "image_size: [43, 64]")
     edit("on_bad_image: error", "on_bad_image: skip")
-    edit("dtype: float32", "dtype: float16")
+    edit("dtype: float32", "dtype: uint8")
     done = stage("pipeline.download", "--raw", "raw")
     assert "14 train, 14 test images, 2 classes" in done.stdout, done.stderr
     done = stage("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
@@ -603,12 +595,20 @@ def test_photographs_of_a_folder_in_many_guises(project, edit, stage):
         assert np.abs(upright - upright[::-1]).mean() > 0.1
 
 
-def test_images_that_need_more_than_the_disk_has_are_refused_before_they_are_decoded(tmp_path):
+@pytest.mark.parametrize(("dtype", "needed", "smaller"), [
+    ("float32", r"8e\+09", r", or set preprocess\.dtype: uint8"), ("uint8", r"2e\+09", ""),
+])  # fmt: skip
+def test_images_that_need_more_than_the_disk_has_are_refused_before_they_are_decoded(
+    tmp_path, dtype, needed, smaller
+):
     prepare(tmp_path, [grey(0, 0), grey(255, 1)])
     before = read(tmp_path)
-    with pytest.raises(PipelineError, match=r"images\.npy: needs 8e\+09 GB, and its disk has "
-                       r".* GB free\. Free some, lower preprocess\.image_size, or"):  # fmt: skip
-        prepare(tmp_path, [grey(0, 0), grey(255, 1)], image_size=[10**9, 10**9])
+    message = (
+        rf"images\.npy: needs {needed} GB, and its disk has .* GB free\. "
+        rf"Free some or lower preprocess\.image_size{smaller}$"
+    )
+    with pytest.raises(PipelineError, match=message):
+        prepare(tmp_path, [grey(0, 0), grey(255, 1)], image_size=[10**9, 10**9], dtype=dtype)
     assert np.array_equal(read(tmp_path), before)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays", "raw"]
 
@@ -706,10 +706,10 @@ def test_stage_tells_the_range_of_16_bits(project, edit, stage):
 
 @pytest.mark.parametrize(("content", "message"), [
     (b"\x93NUMPY\x01", "no array"),
-    (np.zeros(3, np.float32), r"must be float32 or float16 of rank 4\. Got float32 of rank 1"),
-    (np.zeros((1, 2, 2, 1)), r"must be float32 or float16 of rank 4\. Got float64"),
+    (np.zeros(3, np.float32), r"must be float32 or uint8 of rank 4\. Got float32 of rank 1"),
+    (np.zeros((1, 2, 2, 1)), r"must be float32 or uint8 of rank 4\. Got float64"),
     (np.zeros((2, 2, 2, 1), np.float32), r"2 images, 1 labels"),
-    (np.zeros((1, 2, 2, 1), np.float16), r"levels\.npy: no such file\. Run `dvc repro preprocess`"),
+    (np.zeros((1, 2, 2, 1), np.uint8), r"info\.json: no such file\. Run `dvc repro`"),
     (None, r"no such file\. Run `dvc repro preprocess`"),
 ])  # fmt: skip
 def test_arrays_that_preprocess_did_not_write_are_refused(tmp_path, content, message):

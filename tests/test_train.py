@@ -10,7 +10,9 @@ import pytest
 from pipeline import evaluate, train
 from pipeline.core.errors import PipelineError
 from pipeline.data.preprocessor import Preprocessing
-from tests.conftest import arguments, task, write_arrays
+from pipeline.ingest import parquet
+from pipeline.ingest.parquet import Example
+from tests.conftest import arguments, png, task, write_arrays
 
 
 def test_summary_by_hand():
@@ -76,17 +78,24 @@ def test_evaluate_measures_the_saved_model(prepared, stage):
         evaluate.main([*argv, "out/model.keras"])
 
 
-def test_training_from_float16_is_the_same_to_the_bit(prepared, stage):
-    levels = (np.arange(256) / np.float32(255)).astype(np.float32)[None]
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1))
-    for dtype in ("float32", "float16"):
-        if dtype == "float16":
-            np.save(prepared / "arrays/train/levels.npy", levels)
-        write_arrays(prepared / "arrays/train", levels[0][pixels].astype(dtype), task()[1])
-        done = stage("pipeline.train", *arguments("baseline", dtype))
-        assert done.returncode == 0, done.stderr
+def test_training_from_uint8_gives_the_same_bytes_as_from_float32(prepared, stage, edit):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8), np.uint8)
+    examples = [Example(png(own), i % 2, str(i)) for i, own in enumerate(pixels)]
+    splits = {"train": examples, "test": examples[:2]}
+    sizes = {split: len(own) for split, own in splits.items()}
+    parquet.write(prepared / "raw", parquet.Dataset(["even", "odd"], "a test", sizes, splits))
+    edit("normalize: unit", "normalize: standardize")
+    for dtype in ("float32", "uint8"):
+        edit("dtype: float32", f"dtype: {dtype}")
+        for argv in (
+            ("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays"),
+            ("pipeline.train", *arguments("baseline", dtype)),
+        ):
+            done = stage(*argv)
+            assert done.returncode == 0, done.stderr
+        assert np.load(prepared / "arrays/train/images.npy", mmap_mode="r").dtype == dtype
     for name in ("model.keras", "history.csv"):
-        one, other = ((prepared / dtype / name).read_bytes() for dtype in ("float32", "float16"))
+        one, other = ((prepared / dtype / name).read_bytes() for dtype in ("float32", "uint8"))
         assert one == other
 
 

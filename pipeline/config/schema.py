@@ -235,7 +235,7 @@ class Preprocess(Section):
         BeforeValidator(_not_one_side),
     ]
     """[height, width] in pixels, or null: as they are"""
-    dtype: Literal["float32", "float16"]
+    dtype: Literal["float32", "uint8"]
     """How arrays are stored; stages read the same float32 from both"""
     on_bad_image: Literal["error", "skip"]
     """error: stop and name them; skip: leave them out and count them"""

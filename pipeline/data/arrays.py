@@ -1,9 +1,8 @@
-"""Arrays: the normalized images that preprocess writes and the later stages read.
+"""Arrays: the images that preprocess writes and the later stages read, normalized.
 
-A folder holds images.npy, `(n, h, w, c)` float32 or float16, and labels.npy, `(n,)` int64; beside
-float16 images levels.npy, `(c, 256)` float32: what each 8-bit level is once normalized. The
-float16 values of the levels all differ, so that float32 is recovered to the bit. SHA256SUMS, as
-`sha256sum -c` reads it, tells the arrays that preprocess wrote from any others.
+A folder holds images.npy, `(n, h, w, c)`, and labels.npy, `(n,)` int64. float32 images are stored
+normalized; uint8 images are normalized when they are read, as ../info.json says, to the same bits.
+SHA256SUMS, as `sha256sum -c` reads it, tells the arrays that preprocess wrote from any others.
 """
 
 import io
@@ -14,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_path, sha256
+from pipeline.core.files import atomic_path, read_json, sha256
+from pipeline.data.preprocessor import Preprocessing
 
 SUMS = "SHA256SUMS"
 
@@ -26,13 +26,13 @@ class Images:
     a row then up to 2 MiB, since the system maps as much around it as it holds in one piece.
     """
 
-    def __init__(self, path: Path, levels: np.ndarray | None):
-        """Look at the header of a .npy file; `levels`, `(c, 256)`, says what float16 stands for."""
+    def __init__(self, path: Path, preprocessor: Preprocessing | None):
+        """Look at the header of a .npy file, which `preprocessor` normalizes if it is uint8."""
         stored = np.load(path, mmap_mode="r")
         self.shape: tuple[int, ...] = stored.shape
         self.size: int = stored.size
         self._path, self._dtype, self._offset = path, stored.dtype, stored.offset
-        self._table = None if levels is None else table(levels)
+        self._preprocessor = preprocessor
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -45,7 +45,7 @@ class Images:
             stored = self._read([run.start], max(len(run), 0))  # in one piece
         else:
             stored = self._read(list(run))
-        images = stored if self._table is None else exact(stored, self._table)
+        images = self._preprocessor.normalized(stored) if self._preprocessor else stored
         return images[0] if isinstance(rows, int | np.integer) else images
 
     def _read(self, starts: list[int], length: int = 1) -> np.ndarray:
@@ -99,17 +99,18 @@ def load(folder: Path, check: bool = True) -> tuple[Images, np.ndarray]:
     Raises:
         PipelineError: A file is missing or not what preprocess wrote.
     """
-    stored = _open(folder / "images.npy", ("float32", "float16"), 4)
+    stored = _open(folder / "images.npy", ("float32", "uint8"), 4)
     labels = _open(folder / "labels.npy", ("int64",), 1)
     if len(stored) != len(labels):
         raise PipelineError(
             f"{folder}: {len(stored)} images, {len(labels)} labels. Run `dvc repro -f preprocess`"
         )
-    half = stored.dtype == np.float16
-    levels = np.array(_open(folder / "levels.npy", ("float32",), 2)) if half else None
+    preprocessor = None
+    if stored.dtype == np.uint8:
+        preprocessor = Preprocessing.of(read_json(folder.parent / "info.json"))
     if check:
         check_sums(folder)
-    return Images(folder / "images.npy", levels), np.array(labels)
+    return Images(folder / "images.npy", preprocessor), np.array(labels)
 
 
 def _open(path: Path, dtypes: tuple[str, ...], rank: int) -> np.ndarray:
@@ -125,29 +126,6 @@ def _open(path: Path, dtypes: tuple[str, ...], rank: int) -> np.ndarray:
             f"Got {array.dtype} of rank {array.ndim}. Run `dvc repro -f preprocess`"
         )
     return array
-
-
-def table(levels: np.ndarray) -> np.ndarray:
-    """Return what every float16 bit pattern stands for.
-
-    Args:
-        levels: `(c, 256)` float32, different from each other as float16.
-
-    Returns:
-        `(c, 65536)` float32, indexed by the bits; 0 where no level is.
-    """
-    values = np.zeros((len(levels), 2**16), np.float32)
-    np.put_along_axis(values, levels.astype(np.float16).view(np.uint16).astype(int), levels, 1)
-    return values
-
-
-def exact(stored: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return float16 images `(…, c)` as the float32 that they were rounded from."""
-    bits = stored.view(np.uint16)
-    images = np.empty(stored.shape, np.float32)
-    for channel, values in enumerate(table):
-        images[..., channel] = values[bits[..., channel]]
-    return images
 
 
 def create(path: Path, shape: tuple[int, ...], dtype: str) -> None:

@@ -59,8 +59,14 @@ class Preprocessing:
 
     def normalized(self, pixels: np.ndarray) -> np.ndarray:
         """Return uint8 pixels `(…, c)` as the model takes them, float32."""
+        return self.standardize(pixels / np.float32(255))
+
+    def standardize(self, images: np.ndarray) -> np.ndarray:
+        """Turn float32 images `(…, c)` in [0, 1], in place, into what the model takes."""
         shift, scale = self.shift_and_scale()
-        return (pixels / np.float32(255) - shift) / scale
+        images -= shift
+        images /= scale
+        return images
 
     def visible(self, images: np.ndarray) -> np.ndarray:
         """Return images `(…, c)` that the model takes as they looked, in [0, 1]."""

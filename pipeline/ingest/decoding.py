@@ -1,4 +1,4 @@
-"""Decoding: encoded images written as numbers in [0, 1], group by group, on all cores."""
+"""Decoding: encoded images written as arrays, group by group, on all cores."""
 
 import errno
 import math
@@ -39,6 +39,7 @@ class Options(NamedTuple):
     resize: bool
     """Whether to resize images of another size"""
     dtype: str
+    """float32: pixels as numbers in [0, 1]; uint8: as they are"""
     intensity_range: Sequence[float] | None
     """What becomes 0 and 255 of grey images of more than 8 bits; None: not known"""
     max_megapixels: float
@@ -71,13 +72,13 @@ class Decoded(NamedTuple):
 
 
 def decode_group(task: Task) -> Decoded:
-    """Write the good images of one group, in order, as numbers in [0, 1]."""
+    """Write the good images of one group, in order."""
     examples = parquet.read_group(task.source, task.group)
     good = np.ones(len(examples), bool)
     bad = []
     found = []
     high_byte = 0
-    shape, resize, _, intensity_range, max_megapixels = task.options
+    shape, resize, dtype, intensity_range, max_megapixels = task.options
     histogram = np.zeros((shape[2], 256), np.int64)
     start = task.start
     chunk = max(1, CHUNK_VALUES // math.prod(shape))
@@ -97,7 +98,7 @@ def decode_group(task: Task) -> Decoded:
         if images:
             batch = np.stack(images)  # (m, h, w, c)
             out = arrays.rows(task.target, start, start + len(batch))
-            np.divide(batch, np.float32(255), out=out)
+            out[...] = batch if dtype == "uint8" else batch / np.float32(255)
             start += len(batch)
             for channel, counts in enumerate(histogram):
                 counts += np.bincount(batch[..., channel].ravel(), minlength=256)
@@ -152,9 +153,10 @@ def create(path: Path, shape: tuple[int, ...], dtype: str) -> None:
     path.unlink(missing_ok=True)  # of images decoded in another way: it needs no second space
     needed, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
     if needed > free:
+        smaller = "" if dtype == "uint8" else ", or set preprocess.dtype: uint8"
         raise PipelineError(
             f"{path}: needs {needed / 1e9:.3g} GB, and its disk has {free / 1e9:.3g} GB free. Free "
-            "some, lower preprocess.image_size, or set preprocess.dtype: float16"
+            f"some or lower preprocess.image_size{smaller}"
         )
     arrays.create(path, shape, dtype)
     if hasattr(os, "posix_fallocate"):  # Linux
@@ -182,7 +184,7 @@ def plan(source: Path, target: Path, options: Options) -> list[Task]:
 def decode_all(
     sources: dict[str, Path], folder: Path, options: Options
 ) -> tuple[dict[str, list[Task]], dict[str, list[Decoded]]]:
-    """Write every split as numbers in [0, 1].
+    """Write the images of every split.
 
     Returns:
         The groups of each split, and what decoding them gave.

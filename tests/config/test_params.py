@@ -50,7 +50,7 @@ WRONG = [
     ("range:", "range: [0]", r"intensity_range .* at least 2 items"),
     ("range:", "range: [9, 9]", r"range must be \[low, high\] with low < high\. Got \[9\.0"),
     ("megapixels: 250", "megapixels: 0", r"max_megapixels must be greater than 0\. Got 0"),
-    ("dtype: float32", "dtype: uint8", r"dtype must be 'float32' or 'float16'\. Got 'uint8'"),
+    ("dtype: float32", "dtype: float16", r"dtype must be 'float32' or 'uint8'\. Got 'float16'"),
     ("bad_image: error", "bad_image: warn", r"on_bad_image must be 'error' or 'skip'\. Got 'warn'"),
     ("test_share: 0.2", "test_share: 1", r"test_share must be less than 1\. Got 1"),
     ("test_share: 0.2", "test_share: 0", r"test_share must be greater than 0\. Got 0"),
