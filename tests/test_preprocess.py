@@ -275,7 +275,7 @@ def test_the_range_depends_neither_on_the_number_of_processes_nor_on_bad_files(t
     assert info["image_shape"] == [2, 3, 3]
     assert info["skipped"] == {"train": 1, "test": 0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.core.cpu.usable", lambda: range(1))
+        patch.setattr("pipeline.core.cpu.available_cores", lambda: range(1))
         prepare(tmp_path / "one", every, on_bad_image="skip")
     one, two = (tmp_path / name / "arrays/train/images.npy" for name in ("all", "one"))
     assert one.read_bytes() == two.read_bytes()
