@@ -56,7 +56,7 @@ def load(path: Path, common: Params) -> tuple[Study, Params]:
     with yaml_reader.reading(path):
         study = yaml_reader.read(path, Study)
         try:
-            train = common.train.under(study.train)
+            train = common.train.overridden_by(study.train)
         except pydantic.ValidationError as error:
             raise PipelineError(f"train {error.errors()[0]['ctx']['error']}") from None
         own = common.model_copy(update={"models": study.models, "finetune": {}, "train": train})

@@ -13,8 +13,8 @@ import pytest
 from pipeline import export
 from pipeline.architectures import vgg16
 from pipeline.config.schema import Finetuned, Model
-from pipeline.config.signature import ARCHITECTURES, arguments
-from pipeline.config.signature import settings as settings_of
+from pipeline.config.signature import ARCHITECTURES, build_arguments
+from pipeline.config.signature import build_settings as settings_of
 from pipeline.core.errors import PipelineError
 from pipeline.data import preprocessor
 from pipeline.data.preprocessor import Preprocessing
@@ -141,7 +141,7 @@ def test_takes_greyscale_images(name, make):
     assert make(name, (height, width, 1), 2).output_shape == (None, 2)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "dropout" in arguments(name)])
+@pytest.mark.parametrize("name", [name for name in NAMES if "dropout" in build_arguments(name)])
 def test_dropout_can_be_set(name, make):
     value = [0.1, 0.2, 0.7] if name == "batchnorm" else 0.7
     layers = make(name, dropout=value)._flatten_layers()

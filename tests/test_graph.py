@@ -32,7 +32,7 @@ STAND_FOR = {
     "all_models": {"models", "finetune"},
     "train_of": {"train"},
     "pictures_of": {"analyze", "models", "finetune", "reference"},
-    "train.under": {"train", "backend"},
+    "train.overridden_by": {"train", "backend"},
 }
 
 

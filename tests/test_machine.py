@@ -418,7 +418,9 @@ def test_params_with_a_terminal_code_are_one_harmless_line(project, edit, stage)
     edit("seed: 0", 'seed: 0\n"\\e[2Jred": 1')
     done = stage("pipeline", "params", "check")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(r"error: params.yaml: \x1b[2Jred is no known key. Keys: backend")
+    assert done.stderr.startswith(
+        r"error: params.yaml: \x1b[2Jred is an unknown key. Keys: backend"
+    )
 
 
 def test_dvc_plots_show_what_a_class_is_called_and_nothing_more(tmp_path):

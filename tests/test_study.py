@@ -218,13 +218,13 @@ def test_a_study_runs_without_test_images_and_outlives_a_divergence(prepared, st
 
 WRONG = [
     ("seeds: 2", "seeds: 1", "seeds must be greater than or equal to 2. Got 1"),
-    ("seeds: 2", "seed: 2", "seed is no known key. Did you mean seeds?; seeds is missing. Add it"),
-    ("depth: 1", "deph: 1", "models.one.build.deph is no known key. Did you mean depth?"),
+    ("seeds: 2", "seed: 2", "seed is an unknown key. Did you mean seeds?; seeds is missing"),
+    ("depth: 1", "deph: 1", "models.one.build.deph is an unknown key. Did you mean depth?"),
     ("depth: 1", "depth: 0", "models.one.build.depth must be greater than or equal to 1. Got 0"),
     ("epochs: 2", "epochs: 0", "train.epochs must be greater than or equal to 1. Got 0"),
     (
         "epochs: 2", "momentum: 0.9",
-        "train has a momentum, which adam does not take: set it to 0",
+        "train has a momentum, which adam does not support: set it to 0",
     ),
     ("seeds: 2", "seeds: 2\nx: filters", "x must match pattern '^(build|train)\\.\\w+$'"),
     (

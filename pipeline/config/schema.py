@@ -1,4 +1,4 @@
-"""Schema: the classes that params.yaml must fit; each setting says what it means."""
+"""Schema of params.yaml: one class per section, one documented field per setting."""
 
 import inspect
 from typing import Annotated, Any, Literal
@@ -28,13 +28,13 @@ class Section(BaseModel):
     )
 
 
-def partial(section: type[Section]) -> type[Section]:
-    """Return a section of the same keys, each of which may be left out, at every depth."""
+def partial_section(section: type[Section]) -> type[Section]:
+    """Return a copy of a section in which every key is optional, at every depth."""
     fields: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         kind: Any = field.annotation
         nested = inspect.isclass(kind) and issubclass(kind, Section)
-        kind = partial(kind) if nested else field.rebuild_annotation()
+        kind = partial_section(kind) if nested else field.rebuild_annotation()
         fields[name] = (kind, Field(None, description=field.description))
     return pydantic.create_model(f"Partial{section.__name__}", __base__=Section, **fields)
 
@@ -43,36 +43,36 @@ def _text_keys(weights: dict[Any, Any]) -> dict[str, Any]:
     return {str(name): weight for name, weight in weights.items()}
 
 
-# told apart by the kind of value, so that an error is about the one that was meant; tags in
-# brackets do not show in it
+# The type of the value selects the member of the union, so an error message is about the member
+# that was meant. Tags in brackets are removed from error messages.
 ClassWeights = Annotated[
     Annotated[Literal["balanced"], Tag("[word]")]
-    # a class called 7 is a number to YAML
+    # YAML reads a class named 7 as a number
     | Annotated[dict[str, Positive], BeforeValidator(_text_keys), Tag("[weights]")],
     Discriminator(lambda value: "[weights]" if isinstance(value, dict) else "[word]"),
 ]
 
 
 class Augment(Section):
-    """Random changes of the training images, drawn anew each time an image is shown."""
+    """Random changes of the training images, sampled again each time an image is shown."""
 
     flip: Literal["horizontal", "vertical", "both", "alternating"] | None
-    """Mirror half of the images left to right, upside down, or either way; alternating: each
-    left to right in every other epoch"""
+    """Flip half of the images horizontally, vertically or both; alternating: flip each image
+    horizontally in every other epoch"""
     shift: Share
-    """Move by up to this share of height and width; what comes in repeats the edge"""
+    """Shift by up to this share of height and width; new pixels repeat the edge"""
     crop: Annotated[int, Field(ge=0)]
-    """Pad by this many pixels a side and cut the old size out at random"""
+    """Pad each side by this many pixels, then crop to the original size at random"""
     crop_fill: Literal["zeros", "reflect"]
-    """What crop pads with"""
+    """Padding of crop"""
     rotation: Annotated[float, Field(ge=0, le=180)]
-    """Turn by up to this many degrees either way"""
+    """Rotate by up to this many degrees in either direction"""
     cutout: Share
     """Erase a rectangle of this share of the area"""
 
     @property
     def alternates(self) -> bool:
-        """Whether batches must say which images to mirror."""
+        """Whether batches must mark the images to mirror."""
         return self.flip == "alternating"
 
 
@@ -82,60 +82,64 @@ class Train(Section):
     batch_size: Annotated[int, Field(ge=1)]
     """Images per step"""
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"]
-    """How gradients change the weights"""
+    """Optimizer"""
     learning_rate: Positive
-    """Step size, at the peak of the schedule"""
+    """Learning rate, at the peak of the schedule"""
     momentum: Share
-    """Of sgd and rmsprop"""
+    """Momentum of sgd and rmsprop"""
     nesterov: bool
-    """Of sgd: the gradient where momentum leads to, and not where it comes from"""
+    """Nesterov momentum, for sgd"""
     weight_decay: NotNegative | None
-    """Decoupled, of kernels alone; null: the optimizer's own"""
+    """Decoupled weight decay of kernels; null: the optimizer's default"""
     schedule: Literal["constant", "cosine", "one_cycle", "triangular"]
-    """How the learning rate changes during training"""
+    """Learning-rate schedule"""
     warmup_epochs: NotNegative
-    """Epochs in which the learning rate climbs from 0"""
+    """Epochs of linear warm-up from 0"""
     gradient_clip: Literal["norm", "global_norm", "value"] | None
-    """Limit each gradient's norm, the norm of all together, or each value; null: off"""
+    """Gradient clipping: by each norm, by the norm of all together, or by value; null: off"""
     gradient_clip_at: Positive
-    """The largest norm or value"""
+    """Limit for gradient_clip: the largest norm or value"""
     loss: Literal["cross_entropy", "focal"]
-    """What training minimizes; focal: images that are already right count less"""
+    """Loss that training minimizes; focal: well-classified images weigh less"""
     label_smoothing: Share
-    """Share of the target spread evenly over the classes"""
+    """Share of the target probability spread evenly over all classes"""
     class_weights: ClassWeights | None
-    """balanced, or a weight by class name; null: every image counts alike"""
+    """balanced, or one weight per class name; null: all images weigh the same"""
     precision: Precision
-    """What to compute in; auto: bfloat16 where GPU or processor do it well"""
+    """Numeric precision; auto: bfloat16 if the GPU or processor supports it in hardware"""
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None
-    """Share kept at each step of the moving average of the weights; null: the weights alone"""
+    """Momentum of the moving average of the weights; null: no average"""
     whiten: bool
-    """Set the first convolution to whitening filters of the training images, and freeze it"""
+    """Initialize the first convolution with whitening filters of the images, and freeze it"""
     early_stopping: Annotated[int, Field(ge=1)] | None
-    """Epochs without a better validation accuracy before stopping; null: off"""
+    """Stop after this many epochs without a better validation accuracy; null: off"""
     augment: Augment
-    """Random changes of the training images"""
+    """Data augmentation"""
 
-    def under(self, own: Section) -> "Train":
-        """Return these settings with those on top that a partial section has set."""
-        common, on_top = self.model_dump(), own.model_dump(exclude_unset=True)
-        augment = {**common["augment"], **on_top.pop("augment", {})}
-        return Train.model_validate({**common, **on_top, "augment": augment})
+    def overridden_by(self, overrides: Section) -> "Train":
+        """Return these settings, overridden by those that a partial section sets."""
+        common, changes = self.model_dump(), overrides.model_dump(exclude_unset=True)
+        augment = {**common["augment"], **changes.pop("augment", {})}
+        return Train.model_validate({**common, **changes, "augment": augment})
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> "Train":
         if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
-            raise ValueError(f"has a momentum, which {self.optimizer} does not take: set it to 0")
+            raise ValueError(
+                f"has a momentum, which {self.optimizer} does not support: set it to 0"
+            )
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
             raise ValueError("has nesterov, which needs sgd with a momentum: set it to false")
         if self.warmup_epochs and self.schedule in ("one_cycle", "triangular"):
-            raise ValueError(f"has warmup_epochs, and {self.schedule} its own: set it to 0")
+            raise ValueError(
+                f"has warmup_epochs, but {self.schedule} has its own warm-up: set it to 0"
+            )
         if self.warmup_epochs >= self.epochs:
             raise ValueError("must have fewer warmup_epochs than epochs")
         return self
 
 
-PartialTrain: Any = partial(Train)
+PartialTrain: Any = partial_section(Train)
 
 
 Initializer = Literal[
@@ -150,38 +154,38 @@ Activation = Literal[
 
 
 class LayerOverrides(Section):
-    """Settings under `build:` that every architecture takes; None: as its file has it."""
+    """Overrides under `build:` that every architecture takes; None: as the architecture defines."""
 
     padding: Literal["valid", "same"] | None = None
-    """Of convolutions"""
+    """Padding of convolutions"""
     pooling: Literal["max", "average"] | None = None
-    """What pooling layers take of a window"""
+    """Kind of the pooling layers"""
     activation: Activation | None = None
-    """Of hidden layers"""
+    """Activation of hidden layers"""
     kernel_initializer: Literal[Initializer, "dirac"] | None = None
-    """Of convolutions and dense layers; dirac: of convolutions"""
+    """Initial weights of convolutions and dense layers; dirac: of convolutions only"""
     kernel_stddev: Positive | None = None
-    """Of random_normal and truncated_normal; Keras's is 0.05"""
+    """Standard deviation of random_normal and truncated_normal; Keras's default: 0.05"""
     bias_initializer: Initializer | None = None
-    """Of convolutions and dense layers; Keras's default: zeros"""
+    """Initial biases of convolutions and dense layers; Keras's default: zeros"""
     kernel_regularizer: Literal["l1", "l2", "l1_l2"] | None = None
-    """A penalty on the weights, added to the loss"""
+    """Penalty on the weights, added to the loss"""
     kernel_regularizer_factor: NotNegative | None = None
-    """null: 0.01, as in Keras"""
+    """Factor of the penalty; null: 0.01, as in Keras"""
     max_norm: Positive | None = None
-    """Largest norm of the weights into one filter or unit"""
+    """Largest norm of the weights of one filter or unit"""
     batch_norm: bool | None = None
-    """true: one beside each hidden activation; false: none"""
+    """true: batch normalization at each hidden activation; false: none"""
     batch_norm_position: Literal["before", "after"] | None = None
-    """Of the activation; null: before"""
+    """Position relative to the activation; null: before"""
     batch_norm_momentum: Share | None = None
-    """Share of the old moving average kept at each step; Keras's default: 0.99"""
+    """Momentum of the moving averages; Keras's default: 0.99"""
     batch_norm_epsilon: Positive | None = None
     """Added to the variance; Keras's default: 0.001"""
     batch_norm_beta_initializer: Initializer | None = None
-    """Of the shift after normalization; Keras's default: zeros"""
+    """Initial shift after normalization; Keras's default: zeros"""
     batch_norm_gamma_initializer: Initializer | None = None
-    """Of the scale after normalization; Keras's default: ones"""
+    """Initial scale after normalization; Keras's default: ones"""
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> "LayerOverrides":
@@ -199,22 +203,22 @@ class LayerOverrides(Section):
 class Model(Section):
     architecture: Name
     """A file of pipeline/architectures/, without .py"""
-    # any key: the architecture's own settings are checked when its file is known
+    # Any key is allowed here: the settings are checked against the architecture's file later.
     build: Annotated[
         dict[str, Any],
         WithJsonSchema({**LayerOverrides.model_json_schema(), "additionalProperties": True}),
     ] = {}
-    """The architecture's own settings, and those that every architecture takes"""
+    """Settings of the architecture, and overrides that every architecture takes"""
     train: PartialTrain = PartialTrain()
     """Training settings that differ from the common ones"""
 
 
 class Finetuned(Model):
     from_model: Annotated[str, Field(min_length=1)]
-    """A file of weights, or a saved model, to start from"""
+    """File of weights, or saved model, to start from"""
 
 
-# with the name of a configuration, or without: emnist/letters
+# NAME or NAME/CONFIGURATION, such as emnist/letters
 DatasetName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$")
 ]
@@ -229,21 +233,21 @@ def _not_one_side(size: Any) -> Any:
 
 class Preprocess(Section):
     normalize: Literal["unit", "standardize"]
-    """unit: pixels / 255; standardize: per channel, with the training images' statistics"""
+    """unit: pixels / 255; standardize: per channel, with statistics of the training images"""
     image_size: Annotated[
         Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None,
         BeforeValidator(_not_one_side),
     ]
-    """[height, width] in pixels, or null: as they are"""
+    """[height, width] in pixels to resize to; null: no resizing"""
     dtype: Literal["float32", "uint8"]
     """How arrays are stored; stages read the same float32 from both"""
     on_bad_image: Literal["error", "skip"]
-    """error: stop and name them; skip: leave them out and count them"""
+    """error: stop and list them; skip: leave them out and report their number"""
     intensity_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None
-    """[low, high] that become 0 and 255 of grey images of more than 8 bits; null: lowest and
-    highest pixel of these training images"""
+    """[low, high]: pixel values mapped to 0 and 255 in grayscale images of more than 8 bits; null:
+    the lowest and highest pixel value of the training images"""
     max_megapixels: Positive
-    """Images with more are bad"""
+    """Larger images count as bad"""
 
     @pydantic.field_validator("intensity_range")
     @classmethod
@@ -255,68 +259,68 @@ class Preprocess(Section):
 
 class Split(Section):
     validation: Annotated[float, Field(gt=0, lt=1)]
-    """Share of the training images held out for validation, if the data set brings no such split"""
+    """Share of the training images held out for validation, unless the data set has the split"""
 
 
 class Evaluate(Section):
     mirror: bool
-    """Average the logits of each image and of its mirror image, left to right"""
+    """Average the logits of each image and its horizontal mirror image"""
     precision: Precision
-    """What to predict in; auto: bfloat16 where GPU or processor do it well"""
+    """Numeric precision; auto: bfloat16 if the GPU or processor supports it in hardware"""
 
 
 class Analyze(Section):
     models: list[str] | None
-    """Of which models; null: all of two, of more the reference and the last"""
+    """Models to draw; null: all if there are at most two, else the reference and the last one"""
     pictures: list[Literal["layers", "feature_maps", "grad_cam", "flow", "kernels", "filters"]]
-    """What is drawn of each"""
+    """Pictures to draw of each model"""
 
 
 class Gate(Section):
     floor: Annotated[float, Field(ge=0, le=1)] | None
-    """Least accuracy of the champion on the test images; null: off"""
+    """Lowest accepted test accuracy of the champion; null: off"""
 
 
 class Params(Section):
     backend: Literal["tensorflow", "jax"]
-    """What Keras computes with"""
+    """Keras backend"""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    """Every random choice follows from it"""
+    """Seed of every random choice"""
     dataset: DatasetName
     """digits, folder, or an image-classification data set of TFDS: NAME or NAME/CONFIGURATION"""
     folder: Annotated[str, Field(min_length=1)]
-    """For dataset: folder, where train/<class>/*, validation and test lie, or <class>/*"""
+    """For dataset: folder, the folder with train/<class>/*, validation and test, or <class>/*"""
     test_share: Annotated[float, Field(gt=0, lt=1)]
-    """Share of the images held out as test split where the data set brings none"""
+    """Share of the images held out as test split if the data set has none"""
     test_seed: Annotated[int, Field(ge=0, lt=2**32)]
-    """Which images these are"""
+    """Seed of the choice of these test images"""
     preprocess: Preprocess
-    """How images become arrays"""
+    """How images are converted to arrays"""
     split: Split
     """How validation images are held out"""
     train: Train
-    """How every model is trained; a model may override any of it"""
+    """Training settings of all models; a model can override any of them"""
     evaluate: Evaluate
-    """How every model is measured on the test images"""
+    """Evaluation of all models on the test images"""
     models: Annotated[dict[Name, Model], Field(min_length=1)]
     """The models to compare"""
     finetune: dict[Name, Finetuned]
-    """More of them, which start from a file of weights"""
+    """More models to compare, which start from a file of weights"""
     reference: str
-    """The name of the model that the others are compared with"""
+    """Name of the model that all others are compared with"""
     champion: str
     """auto (best validation accuracy), or the name of a model"""
     analyze: Analyze
-    """What is drawn of the inside of the models"""
+    """Pictures of the inside of the models"""
     gate: Gate
-    """What the gate asks of the champion"""
+    """Requirements of the gate on the champion"""
 
     @property
     def all_models(self) -> dict[str, Model]:
         return {**self.models, **self.finetune}
 
     def pictures_of(self, model: str) -> list[str]:
-        """What is drawn of the inside of one model."""
+        """Return the pictures to draw of one model."""
         names = list(self.all_models)
         chosen = self.analyze.models
         if chosen is None:
@@ -324,5 +328,5 @@ class Params(Section):
         return list(self.analyze.pictures) if model in chosen else []
 
     def train_of(self, model: str) -> Train:
-        """The training settings of one model: the common ones with its own on top."""
-        return self.train.under(self.all_models[model].train)
+        """Return the training settings of one model: the common ones with its overrides."""
+        return self.train.overridden_by(self.all_models[model].train)

@@ -1,4 +1,4 @@
-"""Signature: the settings that an architecture takes, read from its file without running it."""
+"""Read the settings that an architecture takes from its file, without importing it."""
 
 import ast
 import re
@@ -16,52 +16,52 @@ from pipeline.core.errors import PipelineError
 ARCHITECTURES = Path(__file__).parents[1] / "architectures"
 
 
-def settings(architecture: str, at: tuple[str, ...] = ()) -> type[BaseModel]:
-    """Return what may stand under `build:` as a class: the knobs, and build's own arguments.
+def build_settings(architecture: str, at: tuple[str, ...] = ()) -> type[BaseModel]:
+    """Return the class of what `build:` may contain: layer overrides and the arguments of `build`.
 
-    Only the signature is evaluated, never the file: importing it would import Keras, and
-    with it TensorFlow, in stages that need neither. `from_model` stands beside `build:`.
+    Only the signature is evaluated, never the file: importing it would import Keras and
+    TensorFlow in stages that need neither. `from_model` is set next to `build:`, not in it.
     """
-    own = arguments(architecture, at)
-    own.pop("from_model", None)
-    return pydantic.create_model(architecture, __base__=LayerOverrides, **own)
+    fields = build_arguments(architecture, at)
+    fields.pop("from_model", None)
+    return pydantic.create_model(architecture, __base__=LayerOverrides, **fields)
 
 
 def split_build(model: Model) -> tuple[dict[str, Any], LayerOverrides]:
-    """Return what of a model's settings its architecture takes itself, and the knobs."""
-    own = arguments(model.architecture)
-    build = {name: value for name, value in model.build.items() if name in own}
-    knobs = {name: value for name, value in model.build.items() if name not in own}
+    """Split the settings of a model into arguments of `build` and layer overrides."""
+    arguments = build_arguments(model.architecture)
+    own_settings = {name: value for name, value in model.build.items() if name in arguments}
+    overrides = {name: value for name, value in model.build.items() if name not in arguments}
     if isinstance(model, Finetuned):
-        build["from_model"] = model.from_model
-    return build, LayerOverrides(**knobs)
+        own_settings["from_model"] = model.from_model
+    return own_settings, LayerOverrides(**overrides)
 
 
-def wanted_normalization(architecture: str) -> str | None:
-    """Return what an architecture says of its input, as `NORMALIZE = "unit"`, if anything."""
-    found = re.search(r'^NORMALIZE = "(\w+)"', _source(architecture), re.MULTILINE)
-    return found[1] if found else None
+def required_normalization(architecture: str) -> str | None:
+    """Return the normalization that an architecture requires (`NORMALIZE = "unit"`), if any."""
+    match = re.search(r'^NORMALIZE = "(\w+)"', _source(architecture), re.MULTILINE)
+    return match[1] if match else None
 
 
-def arguments(architecture: str, at: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the keyword-only arguments of `build`: name to type and default, `...` for none."""
+def build_arguments(architecture: str, at: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return type and default of each keyword-only argument of `build`; `...` means no default."""
     source = _source(architecture, at)
     names = {**vars(annotated_types), "Annotated": Annotated, "Literal": Literal}
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     try:
         tree = ast.parse(source)
         build = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "build")
         for arg, default in zip(build.args.kwonlyargs, build.args.kw_defaults, strict=True):
             annotation = ast.unparse(arg.annotation) if arg.annotation else "Any"
-            kind = eval(annotation, {**names, "Sequence": Sequence, "Any": Any})  # noqa: S307
-            found[arg.arg] = (kind, ast.literal_eval(default) if default else ...)
+            type_ = eval(annotation, {**names, "Sequence": Sequence, "Any": Any})  # noqa: S307
+            arguments[arg.arg] = (type_, ast.literal_eval(default) if default else ...)
     except (SyntaxError, StopIteration, NameError, ValueError) as error:
         raise PipelineError(
             f"{architecture}.py: must be Python with a function `build` whose settings have plain "
             "types (bool, int, float, str, Sequence, Literal, Annotated) and literal defaults. "
             f"Got {type(error).__name__}: {error}"
         ) from None
-    return found
+    return arguments
 
 
 def _source(architecture: str, at: tuple[str, ...] = ()) -> str:
