@@ -8,6 +8,8 @@ unexport PYTHONOPTIMIZE  # 2 would remove docstrings, which Altair needs
 unexport PIP_TARGET PIP_PREFIX UV_PYTHON UV_FROZEN  # all is installed in .venv, as uv.lock says
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 READY := .venv/ready
+# inexact: what was installed for another target stays; certificates as pip's: works behind a proxy
+SYNC := .venv/bin/uv sync --locked --inexact --quiet --system-certs
 JOBS ?= 1
 PARALLEL := -n logical --maxprocesses 4 --dist loadgroup  # a worker holds TensorFlow: about 1 GB
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
@@ -25,7 +27,12 @@ $(READY): uv.lock pyproject.toml
 		{ echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, expected Python 3.11 to 3.13. Try PYTHON=python3.12 make"; exit 1; }
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --no-user --quiet --disable-pip-version-check uv==$(UV)
-	@.venv/bin/uv sync --locked --quiet --system-certs  # as pip does: works behind a company proxy
+	@$(SYNC)
+	@touch $@
+
+$(READY)-%: $(READY)  # a group of pyproject.toml as well
+	@echo "adding the group $* of pyproject.toml to .venv"
+	@$(SYNC) --group $*
 	@touch $@
 
 repro: $(READY)  ## run the pipeline: only what changed; JOBS=2 trains two models at once
@@ -51,22 +58,22 @@ report:  ## open the report of the last run in the browser, and print its path
 	@echo "$(CURDIR)/plots/report.html"
 	@python3 -c 'import pathlib, webbrowser; webbrowser.open_new_tab(pathlib.Path("plots/report.html").resolve().as_uri())'
 
-demo: $(READY)  ## a page on this machine: drop an image, see its classes and where a model looks
+demo: $(READY)-demo  ## a page on this machine: drop an image, see its classes and where a model looks
 	@python -m pipeline demo
 
-test: $(READY)  ## run the tests, without the slow ones
+test: $(READY)-dev  ## run the tests, without the slow ones
 	pytest $(PARALLEL)
 
-test-slow: $(READY)  ## run the slow tests: the whole graph, for real
+test-slow: $(READY)-dev  ## run the slow tests: the whole graph, for real
 	pytest $(PARALLEL) -m slow
 
-check: $(READY)  ## lint, format and types, as the hooks and CI do
+check: $(READY)-dev  ## lint, format and types, as the hooks and CI do
 	ruff check
 	ruff format --check
 	mypy
 	lint-imports --no-logo
 
-format: $(READY)  ## format the code and mend what ruff can
+format: $(READY)-dev  ## format the code and mend what ruff can
 	ruff check --fix
 	ruff format
 
