@@ -31,8 +31,19 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), 
 in_browser = pytest.mark.skipif(not CHROMIUM, reason="neither chromium nor google-chrome")
 
 
+# what builds on these needs a browser, Git and DVC, or TensorFlow's converters
+SLOW_FIXTURES = {"browser", "champion", "clone", "mount", "repository", "server"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes minutes, so that no worker is left alone with it at the end."""
+    """Mark what needs a slow fixture.
+
+    And begin with what takes minutes, so that no worker is left alone with it at the end.
+    """
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
     items.sort(key=lambda item: item.path.stem not in ("test_graph", "test_kill"))
 
 

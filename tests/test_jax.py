@@ -16,6 +16,8 @@ import pytest
 
 from tests.conftest import REPOSITORY, arguments, task, write_arrays
 
+pytestmark = pytest.mark.slow  # each starts processes that import JAX
+
 Stage = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -34,7 +36,6 @@ def weights(path: Path) -> list[np.ndarray]:
     return keras.saving.load_model(path).get_weights()
 
 
-@pytest.mark.slow
 def test_a_model_trained_on_jax_is_one_that_tensorflow_loads(small, stage):
     images, labels = task(20)
     write_arrays(small / "arrays/test", images, labels)
@@ -103,7 +104,6 @@ def start(folder: Path, count: int, module: str, *argv: str) -> list[subprocess.
     ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_two_devices_and_two_processes_train_the_weights_of_one(small, stage):
     done = stage("pipeline.train", *arguments("small", "one"))
     assert done.returncode == 0, done.stderr
@@ -123,7 +123,6 @@ def test_two_devices_and_two_processes_train_the_weights_of_one(small, stage):
         pd.testing.assert_frame_equal(other, history, rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_process_that_dies_fails_the_others_and_another_run_succeeds(small):
     (small / "program.py").write_text("""if True:
         import os, signal

@@ -23,6 +23,8 @@ from pipeline.ingest import decoding, parquet
 from tests.conftest import REPOSITORY, ROOT, arguments, grey, write_arrays, write_params
 from tests.test_graph import BATCHNORM
 
+pytestmark = pytest.mark.slow  # each starts a stage or DVC
+
 NOBODY = 65534
 
 
@@ -380,7 +382,6 @@ def test_a_read_only_clone_is_an_error_and_stays_as_it_is(mount):
     assert files(disk) == before
 
 
-@pytest.mark.slow
 def test_a_path_with_spaces_and_letters_of_any_script_and_no_git_will_do(tmp_path):
     """The real graph, from a copy without .git, as GitHub's ZIP file is one."""
     folder = tmp_path / "Mes données, été & 数字"

@@ -62,7 +62,6 @@ def write_result(folder: Path, difference: float) -> None:
 @pytest.fixture
 def repository(project: Path) -> Path:
     """A project that has run once and is committed."""
-    (project / "data/folder").mkdir(parents=True)  # of params.yaml
     write_result(project, 0.1)
     (project / "dvc.yaml").write_text(GRAPH)
     (project / ".gitignore").write_text("plots/\n.dvc/\n")
