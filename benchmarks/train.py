@@ -42,7 +42,7 @@ def measure(plan: Plan) -> list[dict]:
     if find_spec("torch"):
         ways["PyTorch"] = pytorch
     else:
-        print("  PyTorch is left out: `uv sync --group torch` installs it")
+        print("  PyTorch is left out: `uv sync --inexact --group torch` installs it")
     cases = QUICK_CASES if plan.quick else CASES
     return [_measure(case, ways, plan, images) for case in cases]
 

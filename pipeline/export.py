@@ -103,7 +103,9 @@ def told(name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise PipelineError(f"export: {name} needs a package: {error}. Run `uv sync`") from error
+        raise PipelineError(
+            f"export: {name} needs a package: {error}. Run `uv sync --inexact`"
+        ) from error
     except Exception as error:  # they have errors of their own, of any class
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise

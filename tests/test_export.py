@@ -151,7 +151,7 @@ def test_a_package_that_is_missing_is_named_and_nothing_is_written(champion, mon
     (champion / "export").mkdir()
     (champion / "export/champion.tflite").write_text("last good")
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
-    with pytest.raises(PipelineError, match=r"litert needs a package: .* Run `uv sync`"):
+    with pytest.raises(PipelineError, match=r"litert needs a package: .* Run `uv sync --inexact`"):
         export.main(EXPORT)
     assert (champion / "export/champion.tflite").read_text() == "last good"
     assert not (champion / "export.json").exists()

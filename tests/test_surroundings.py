@@ -157,7 +157,7 @@ def test_setting_up_ignores_where_pip_and_uv_are_told_to_install(tmp_path):
         shutil.copy(REPOSITORY / name, tmp_path)
     makefile = (tmp_path / "Makefile").read_text()
     (uv,) = (line.split()[-1] for line in makefile.splitlines() if line.startswith("UV :="))
-    # a uv that says with what it was called, in place of 1.5 GB from elsewhere
+    # a uv that says with what it was called, in place of 2.9 GB from elsewhere
     with zipfile.ZipFile(tmp_path / f"uv-{uv}-py3-none-any.whl", "w") as wheel:
         info = f"uv-{uv}.dist-info"
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: uv\nVersion: {uv}\n")
@@ -166,7 +166,7 @@ def test_setting_up_ignores_where_pip_and_uv_are_told_to_install(tmp_path):
         )
         program = zipfile.ZipInfo(f"uv-{uv}.data/scripts/uv")
         program.external_attr = 0o100755 << 16
-        wheel.writestr(program, '#!/bin/sh\necho "$@" $UV_PYTHON $UV_FROZEN > called\n')
+        wheel.writestr(program, '#!/bin/sh\necho "$@" $UV_PYTHON $UV_FROZEN >> called\n')
         wheel.writestr(f"{info}/RECORD", "")
     env = {
         **os.environ, "PYTHON": sys.executable,
@@ -175,8 +175,9 @@ def test_setting_up_ignores_where_pip_and_uv_are_told_to_install(tmp_path):
         "UV_PYTHON": "3.9", "UV_FROZEN": "1",
     }  # fmt: skip
     done = subprocess.run(
-        ["make", ".venv/ready"], cwd=tmp_path, env=env, capture_output=True, text=True
+        ["make", ".venv/ready-dev"], cwd=tmp_path, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "called").read_text() == "sync --locked --quiet --system-certs\n"
+    sync = "sync --locked --inexact --quiet --system-certs"
+    assert (tmp_path / "called").read_text() == f"{sync}\n{sync} --group dev\n"
     assert not (tmp_path / "elsewhere").exists()

@@ -92,7 +92,8 @@ def check(backend: str) -> None:
         )
     if find_spec(backend) is None:
         raise PipelineError(
-            f"params.yaml: backend: {backend} is not installed. Run `uv sync --group {backend}`"
+            f"params.yaml: backend: {backend} is not installed. "
+            f"Run `uv sync --inexact --group {backend}`"
         )
 
 

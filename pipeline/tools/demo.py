@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     found = models(args.models)
     if find_spec("gradio") is None:
-        raise PipelineError("gradio is not installed. Run `uv sync --group demo`")
+        raise PipelineError("gradio is not installed. Run `uv sync --inexact --group demo`")
     select_backend.use_default()
     trained(next(iter(found.values())))  # before anyone waits for it
     # Gradio asks itself whether it answers, which a company's proxy would be sent

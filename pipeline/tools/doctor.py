@@ -206,14 +206,15 @@ def packages() -> Iterator[Finding]:
     if not (uv := shutil.which("uv")):
         yield Finding("uv", "not found: versions are not compared", "`pip install uv`", fix=False)
         return
-    # the groups may be left out, and more may be installed
-    options = ("--locked", "--check", "--offline", "--inexact", "--no-default-groups")
+    options = ("--locked", "--check", "--offline", "--inexact")  # more may be installed
     done = _call(uv, "sync", *options, UV_PROJECT_ENVIRONMENT=sys.prefix)
     if done.returncode:
         missing = first_few(re.findall(r"^ [+~] (.+)", done.stderr, re.M))
         # else it is the file itself, or Python: in uv's words
         problem = f"not installed: {missing}" if missing else done.stderr.rpartition("error: ")[2]
-        yield Finding("uv.lock", problem, "`uv sync --locked` installs it" if missing else "")
+        yield Finding(
+            "uv.lock", problem, "`uv sync --locked --inexact` installs it" if missing else ""
+        )
 
 
 def disk() -> Iterator[Finding]:

@@ -150,7 +150,7 @@ def test_nothing_to_show_is_one_line(tmp_path, stage):
 
 def test_without_gradio_it_says_how_to_get_it(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(PipelineError, match="Run `uv sync --group demo`"):
+    with pytest.raises(PipelineError, match="Run `uv sync --inexact --group demo`"):
         demo.main(["--models", str(model.parent)])
 
 

@@ -406,7 +406,7 @@ def test_disk_without_room_for_twice_the_raw_data(repository):
 def test_version_other_than_locked(repository):
     edit("uv.lock", NUMPY, "1.0.1")
     assert lines("packages") == [
-        "fix uv.lock: not installed: numpy==1.0.1. `uv sync --locked` installs it"
+        "fix uv.lock: not installed: numpy==1.0.1. `uv sync --locked --inexact` installs it"
     ]
 
 
