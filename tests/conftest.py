@@ -32,7 +32,9 @@ in_browser = pytest.mark.skipif(not CHROMIUM, reason="neither chromium nor googl
 
 
 # what builds on these needs a browser, Git and DVC, or TensorFlow's converters
-SLOW_FIXTURES = {"browser", "champion", "clone", "mount", "repository", "server"}
+SLOW_FIXTURES = {
+    "browser", "champion", "clone", "dvc_plots", "look_alikes", "mount", "repository", "server",
+}  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks

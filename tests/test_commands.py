@@ -35,6 +35,7 @@ def test_an_unknown_command_names_those_that_there_are():
     assert re.search(r"invalid choice: 'predikt' \(choose from .*predict", done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file", sorted(path.name for path in (REPOSITORY / "pipeline").glob("[!_]*.py"))
 )

@@ -239,7 +239,7 @@ def test_every_activation_can_be_exported(activation, tmp_path):
         assert row.get("largest_difference", 1) < 1e-5, (name, row)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("base", FAMILIES)
 def test_a_network_of_every_family_can_be_exported(base, tmp_path):
     keras.utils.set_random_seed(0)

@@ -67,7 +67,7 @@ def prepare(folder: Path, alone: bool = False) -> Clone:
     return Clone(folder, alone, epochs=4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_in_every_stage_the_results_are_the_same_to_the_bit(tmp_path):
     whole, killed = (prepare(tmp_path / name, alone=True) for name in ("whole", "killed"))
     began: dict[str, float] = {}

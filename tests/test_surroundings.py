@@ -30,6 +30,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_settings_of_keras_matplotlib_and_python_change_no_byte(prepared, edit, stage, hostile):
     text = (prepared / "params.yaml").read_text()
     start = text.index("  batchnorm:")
@@ -53,6 +54,7 @@ def test_settings_of_keras_matplotlib_and_python_change_no_byte(prepared, edit, 
     assert [name for name in found[0] if found[0][name] != found[1].get(name)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ['{"floatx": "bfloat16"}', '{"epsilon": 1}', "[]", "{"])
 def test_a_keras_json_that_keras_refuses_is_not_read(tmp_path, stage, text):
     (tmp_path / ".keras").mkdir()
@@ -67,6 +69,7 @@ def test_a_keras_json_that_keras_refuses_is_not_read(tmp_path, stage, text):
     assert list((tmp_path / "own").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_variables_that_change_numbers_are_recorded_where_a_user_sets_them(
     prepared, stage, monkeypatch
 ):
@@ -152,6 +155,7 @@ def test_a_clone_that_turns_line_ends_has_the_same_bytes(tmp_path):
     assert git("status", "--short", folder=tmp_path / "two") == ""
 
 
+@pytest.mark.slow
 def test_setting_up_ignores_where_pip_and_uv_are_told_to_install(tmp_path):
     for name in ("Makefile", "uv.lock", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, tmp_path)

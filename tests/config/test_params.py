@@ -354,6 +354,7 @@ def test_a_model_overrides_one_augmentation_and_keeps_the_others(edit):
     assert params.load().train_of("baseline").augment.flip is None
 
 
+@pytest.mark.slow
 def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
     edit("seed: 0", "seed: zero")
     options = {

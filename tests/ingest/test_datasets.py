@@ -427,6 +427,7 @@ def test_download_names_the_classes_with_their_counts_and_many_in_bounded_length
     )
 
 
+@pytest.mark.slow
 def test_a_validation_folder_reaches_the_split_for_every_seed(project, edit, stage):
     write_images(project / "photos", *(f"{split}/{c}/{i}.png" for c in ("cat", "dog") for split, n
                                        in (("train", 6), ("val", 2), ("test", 3))
@@ -446,6 +447,7 @@ def test_a_validation_folder_reaches_the_split_for_every_seed(project, edit, sta
         assert np.load(project / "s.npz")["validation"].tolist() == [12, 13, 14, 15]
 
 
+@pytest.mark.slow
 def test_the_part_set_apart_is_told_and_does_not_move_with_seed(project, edit, stage):
     write_images(project / "photos", *(f"{c}/{i}.png" for c in ("cat", "dog") for i in range(10)))
     edit("dataset: digits", "dataset: folder")
@@ -611,6 +613,7 @@ def test_a_server_that_is_busy_hangs_or_cuts_the_stream_is_one_line_in_time(proj
     assert not list(project.glob("tfds/fashion_mnist/*/*.tfrecord*"))
 
 
+@pytest.mark.slow
 def test_a_data_set_that_is_not_for_classification_is_refused(project, edit, stage):
     edit("dataset: digits", "dataset: titanic")
     done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="none")

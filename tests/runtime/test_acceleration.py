@@ -133,6 +133,7 @@ def learn(precision: str, **own: Any) -> tuple[keras.Model, list[dict]]:
     return model, loop.fit(model, train, validation, given, names, seed=0, verbose=False).rows
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_BFLOAT16, reason="needs a processor with bfloat16")
 def test_bfloat16_is_used_and_repeats_to_the_bit():
     step = {"optimizer": "sgd", "epochs": 1, "batch_size": 64}
@@ -146,6 +147,7 @@ def test_bfloat16_is_used_and_repeats_to_the_bit():
     assert {weight.dtype for weight in one.weights} == {"float32"}
 
 
+@pytest.mark.slow
 def test_images_looked_up_and_images_read_train_the_same_model(monkeypatch):
     looked_up, first = learn("float32", augment=PLAIN | {"flip": "horizontal"})
     monkeypatch.setattr(acceleration, "MAX_MEMORY_SHARE", 0.0)

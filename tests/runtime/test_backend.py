@@ -48,6 +48,7 @@ def test_equal_weights_give_equal_bytes(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.keras", "two.keras"]
 
 
+@pytest.mark.slow
 def test_a_trained_model_loads_in_plain_keras(tmp_path):
     model = small()
     trained = acceleration.accelerate(model, "float32")

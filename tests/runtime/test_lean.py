@@ -59,6 +59,7 @@ def test_training_and_predicting_load_nothing_that_is_put_off():
     assert run(STAGE) == ""
 
 
+@pytest.mark.slow
 def test_all_that_is_put_off_can_be_used():
     run("from pipeline.runtime import backend" + USER)
 
