@@ -422,7 +422,7 @@ def test_the_table_shows_names_and_does_not_obey_them(capsys):
 
 def test_an_engine_that_is_not_installed_is_no_fault_of_params(trained, stage):
     done = stage("pipeline.analyze", "models/baseline.keras", "--table", KERAS_BACKEND="abacus")
-    assert done.stderr.startswith("error: KERAS_BACKEND: must be tensorflow, or another that is")
+    assert done.stderr.startswith("error: KERAS_BACKEND: must be tensorflow or another install")
 
 
 def test_what_is_missing_is_said_in_a_line(trained, stage):

@@ -136,4 +136,4 @@ def test_a_model_that_is_cut_off_or_holds_code_is_refused(arrays):
     refused(arrays, r"model\.keras: cannot be loaded: .*[Ll]ambda")
     whole = (arrays / "model.keras").read_bytes()
     (arrays / "model.keras").write_bytes(whole[: len(whole) // 2])
-    refused(arrays, r"model\.keras: cannot be loaded: no whole archive\. Run `dvc repro`")
+    refused(arrays, r"model\.keras: cannot be loaded: not a complete archive\. Run `dvc repro`")

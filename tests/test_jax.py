@@ -162,7 +162,7 @@ def test_what_cannot_be_shared_is_refused(small, stage, edit):
     expected = "params.yaml: batch_size must be a multiple of the 3 devices. Got 16"
     assert (done.returncode, done.stderr) == (1, f"error: {expected}\n")
     done = stage("pipeline.train", *arguments("small", "out"), KERAS_BACKEND="tensorflow")
-    assert done.stderr.startswith("error: KERAS_BACKEND must be as params.yaml says, jax. Got t")
+    assert done.stderr.startswith("error: KERAS_BACKEND must be jax, as in params.yaml. Got t")
     done = stage("pipeline.train", *arguments("small", "out"), LAUNCHER="no-such-launcher -n 2")
     assert done.stderr == "error: LAUNCHER: no-such-launcher: No such file or directory\n"
     edit("backend: jax", "backend: tensorflow")

@@ -1,1 +1,1 @@
-"""Errors, whole-or-nothing files, and what a terminal shows."""
+"""Errors, atomic files, and output to terminals."""

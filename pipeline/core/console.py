@@ -1,4 +1,4 @@
-"""Console: tables that are never cut, on a terminal of any width, in a pipe or in a file."""
+"""Print tables without truncation, to a terminal of any width, a pipe or a file."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,17 +11,17 @@ from rich.text import Text
 
 from pipeline.core.errors import one_line
 
-UNBOUNDED = 10_000  # columns of text, where there is no terminal
-MIN_TEXT_WIDTH = 8  # the least width to which text is folded
-BORDER = 3  # of a column: its line and two spaces
+UNBOUNDED = 10_000  # width in characters if the output is not a terminal
+MIN_TEXT_WIDTH = 8  # text is never folded to a narrower column
+BORDER = 3  # characters per column: a line and two spaces
 
 
 class Column(NamedTuple):
     heading: str
     numeric: bool = False
-    """Numbers stand at the right and are never folded"""
+    """Numbers are right-aligned and never folded"""
     drop: int = 0
-    """When the column is left out of a table that is too wide: 1 is the first to go, 0 stays"""
+    """Order in which columns are left out of a table that is too wide: 1 first, 0 never"""
 
 
 def print_table(
@@ -30,15 +30,17 @@ def print_table(
     title: str = "",
     total: Sequence[str] = (),
 ) -> None:
-    """Print a table on standard output.
+    """Print a table to standard output.
 
-    On a terminal that is too narrow, columns are left out, and named below the table; if that is
-    not enough, text is folded. A pipe or a file gets every column, as plain text, whatever
-    FORCE_COLOR says: who reads it has no width.
+    If the terminal is too narrow, columns are left out and listed below the table; if that is not
+    enough, text is folded. A pipe or file gets every column as plain text, whatever FORCE_COLOR
+    says: it has no width.
 
     Args:
-        rows: Cells as text, one for each column; whatever is in them is shown, not obeyed.
-        total: The last row, below a line.
+        columns: Headings and layout of the columns.
+        rows: Cells as text, one per column. Control characters are escaped.
+        title: Heading of the table.
+        total: Last row, below a line.
     """
     terminal = sys.stdout.isatty()
     console = Console() if terminal else Console(force_terminal=False, width=UNBOUNDED)
@@ -64,12 +66,12 @@ def print_table(
         if total and number == len(cells) - 1:
             table.add_section()
         table.add_row(*map(Text, row))
-    console.width = max(console.width, _table_width(widths))  # if all else fails, lines wrap
+    console.width = max(console.width, _table_width(widths))  # as a last resort, lines wrap
     console.print(table)
 
 
 def visible_columns(columns: Sequence[Column], cells: list[list[str]], width: int) -> list[int]:
-    """Return the numbers of the columns that are shown uncut in a width, in order."""
+    """Return the indices of the columns that fit into a width without folding, in order."""
     visible = list(range(len(columns)))
     needed = [
         max(_heading_width(column), *_cell_widths(cells, n)) for n, column in enumerate(columns)
@@ -82,10 +84,10 @@ def visible_columns(columns: Sequence[Column], cells: list[list[str]], width: in
 
 
 def column_widths(columns: Sequence[Column], cells: list[list[str]], width: int) -> list[int]:
-    """Return the widths of columns.
+    """Return the width of each column.
 
-    In full if that fits; else headings are folded, and then text. Numbers keep their width, so the
-    sum may be larger than the terminal.
+    Columns get their full width if it fits; otherwise headings are folded first, then text.
+    Numbers are never folded, so the table may still be wider than the terminal.
     """
     content = [list(_cell_widths(cells, number)) for number in range(len(columns))]
     full = [max(cell_len(c.heading), *own) for c, own in zip(columns, content, strict=True)]
@@ -104,12 +106,12 @@ def column_widths(columns: Sequence[Column], cells: list[list[str]], width: int)
 
 
 def _heading_width(column: Column) -> int:
-    """Return the width of a heading that is folded between its words."""
+    """Return the smallest width of a heading: that of its longest word."""
     return max(map(cell_len, column.heading.split()), default=0)
 
 
 def _cell_widths(cells: list[list[str]], number: int) -> Iterator[int]:
-    yield 1  # also of no rows
+    yield 1  # even without rows
     yield from (cell_len(row[number]) for row in cells)
 
 

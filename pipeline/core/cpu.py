@@ -1,11 +1,11 @@
-"""Cpu: those of the processor that this process may use."""
+"""CPU cores available to this process."""
 
 import os
 from collections.abc import Collection
 
 
 def available_cores() -> Collection[int]:
-    """Return their numbers; TensorFlow computes in as many threads."""
-    if hasattr(os, "sched_getaffinity"):  # Linux, where a container or taskset may give fewer
+    """Return the ids of the available CPU cores; TensorFlow uses as many threads."""
+    if hasattr(os, "sched_getaffinity"):  # Linux, where containers and taskset can restrict them
         return os.sched_getaffinity(0)
     return range(os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""The one error a reader of the message can mend, and how a stage reports it."""
+"""Errors that users can fix, and how commands report them."""
 
 import errno
 import os
@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-INTERRUPTED = "interrupted: nothing is half-written; the same command goes on from here"
+INTERRUPTED = "interrupted: no output is incomplete; run the same command to continue"
 
-# What no name may hold, since a terminal obeys it: control characters, halves of characters,
-# and marks that turn the direction of a line.
+# Characters that a terminal would interpret: control characters, lone surrogates, and marks that
+# change the direction of text.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
-MAX_NAMES = 10  # names in a message, where there may be thousands
+MAX_NAMES = 10  # names listed in one message; there may be thousands
 
 FREE_SPACE = "Free some space, or put it on another disk"
 GET_PERMISSION = "Give this user the right to it, or work in a copy of your own"
-# What the machine and no bug is the cause of, and the way out.
+# Errors caused by the machine rather than a bug, and how to fix them.
 OS_REMEDIES = {
     errno.ENOSPC: FREE_SPACE,
     errno.EDQUOT: FREE_SPACE,
@@ -31,18 +31,19 @@ OS_REMEDIES = {
 
 
 class PipelineError(Exception):
-    """What the reader can fix: where, what was expected, what was received, the way out.
+    """An error that the user can fix.
 
-    Anything else that is raised is a bug of ours and keeps its traceback.
+    The message is one line: where, what was expected, what was received, and the remedy. Any other
+    exception is a bug and keeps its traceback.
     """
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage's main; what the reader can mend is one line on stderr and exit status 1.
+    """Run the main function of a command; report errors that users can fix in one line.
 
-    That is a `PipelineError`, a disk or a right that is missing, and memory that is. So is being
-    told to stop: Ctrl-C, and SIGTERM, which Slurm, Kubernetes and `kill` send; the exit status is
-    then 128 and the signal's number, as a shell has it.
+    These are `PipelineError`, full disks, missing permissions and lack of memory, with exit status
+    1. Ctrl-C and SIGTERM (sent by Slurm, Kubernetes and `kill`) are reported in one line too;
+    the exit status is then 128 plus the signal number, as in a shell.
     """
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -71,15 +72,16 @@ def run(main: Callable[[], None]) -> None:
 
 
 def first_few(items: Sequence[str], separator: str = ", ") -> str:
-    """Join the first of many items, and say how many more there are."""
+    """Join the first `MAX_NAMES` items, and state how many more there are."""
     more = [f"and {len(items) - MAX_NAMES} more"] if len(items) > MAX_NAMES else []
     return separator.join([*items[:MAX_NAMES], *more])
 
 
 def one_line(text: str) -> str:
-    """Return a text as one line that a terminal shows and does not obey, whatever is in it.
+    """Return a text as one line, with control characters escaped.
 
-    Outputs that are still being written (files.atomic_path) have the names that they will have.
+    Temporary names of outputs that are being written (`files.atomic_path`) are replaced by their
+    final names.
     """
     text = re.sub(r"\.\d+\.part\.", "", " ".join(text.split()))
     return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
@@ -88,10 +90,10 @@ def one_line(text: str) -> str:
 def _explain_os_error(error: OSError) -> str:
     number = error.errno
     if number is None and re.fullmatch(r"\d+ requested and \d+ written", str(error)):
-        number = errno.ENOSPC  # as NumPy says it
+        number = errno.ENOSPC  # NumPy's wording
     if number not in OS_REMEDIES:
         return ""
-    # a write, unlike opening, does not know its file: one of those on the command line
+    # unlike opening, writing does not know its file: it is one of those on the command line
     path = error.filename2 or error.filename or _command()
     return f"{path}: {os.strerror(number)}. {OS_REMEDIES[number]}"
 
@@ -101,7 +103,7 @@ def _command() -> str:
 
 
 def _memory_errors() -> tuple[type[BaseException], ...]:
-    """Return what says that memory is short, of Python and of the libraries that are loaded."""
+    """Return the out-of-memory exceptions of Python and of the loaded libraries."""
     kinds: list[type[BaseException]] = [MemoryError]
     if tensorflow := sys.modules.get("tensorflow"):
         kinds.append(tensorflow.errors.ResourceExhaustedError)
@@ -112,13 +114,13 @@ def _memory_errors() -> tuple[type[BaseException], ...]:
 
 def _explain_memory_error(error: BaseException) -> str:
     text = str(error)
-    # JAX has one class for all that goes wrong while it computes
+    # JAX has a single exception class for all runtime errors
     of_jax = type(error).__name__ == "JaxRuntimeError"
     if of_jax and not re.search("RESOURCE_EXHAUSTED|Out of memory", text):
         return ""
-    if os.strerror(errno.ENOSPC) in text:  # so TensorFlow calls a full disk
+    if os.strerror(errno.ENOSPC) in text:  # TensorFlow reports a full disk as RESOURCE_EXHAUSTED
         return f"{_command()}: {text}. {FREE_SPACE}"
-    # out of a page of text about the graph
+    # the message is a page of text about the graph
     reason_match = re.search(r"(OOM when|Out of memory|Unable to) allocat\w+[^\n]*", text)
     reason = f" ({reason_match[0]})" if reason_match else ""
     remedy = "lower preprocess.image_size, or close other programs"

@@ -1,4 +1,4 @@
-"""Files: JSON and outputs that are whole or not there."""
+"""Write outputs atomically, and read and write JSON."""
 
 import hashlib
 import json
@@ -16,17 +16,17 @@ from pipeline.core.errors import PipelineError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path`; rename it to `path` only if the block succeeds.
+    """Yield a temporary path next to `path`; rename it to `path` only if the block succeeds.
 
-    The block makes a file of it, or a folder. The path ends as `path` does.
+    The block writes a file or a folder there. The temporary path has the suffix of `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".*.part.{path.name}"):
-        if not psutil.pid_exists(int(leftover.name.split(".")[1])):  # of a run that was killed
+        if not psutil.pid_exists(int(leftover.name.split(".")[1])):  # left by a killed run
             _remove(leftover)
-    # of this process alone: the one whose `dvc repro` was killed may still be writing its own
+    # The name contains the process id: a process whose `dvc repro` was killed may still be writing.
     temporary = path.with_name(f".{os.getpid()}.part.{path.name}")
-    _remove(temporary)  # in a container, of a run with the same number
+    _remove(temporary)  # in containers, an earlier run may have had the same process id
     try:
         yield temporary
         if path.is_dir():
@@ -34,7 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.errno is not None and error.filename is None:
-            error.filename = str(path)  # a write, unlike opening, does not know its file
+            error.filename = str(path)  # unlike opening, writing does not know its file
         raise
     finally:
         _remove(temporary)
@@ -48,19 +48,25 @@ def _remove(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    with atomic_path(path) as beside:
-        beside.write_text(
+    """Write a value as indented JSON."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(
             json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
         )
 
 
 def sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file, which need not fit in memory."""
+    """Return the hexadecimal SHA-256 of a file without loading it into memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        PipelineError: The file does not exist.
+    """
     if not path.is_file():
         raise PipelineError(f"{path}: no such file. Run `dvc repro`")
     return json.loads(path.read_text("utf-8"))

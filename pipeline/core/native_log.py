@@ -1,4 +1,4 @@
-"""Native log: TensorFlow imported without its lines about drivers that are not there."""
+"""Silence TensorFlow's native log output while it is imported."""
 
 import logging
 import os
@@ -10,10 +10,11 @@ from pathlib import Path
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Drop what native code writes to stderr in the block; Python's errors still reach it.
+    """Discard what native code writes to stderr in the block.
 
-    TensorFlow 2.21 logs several lines while it is imported, whatever
-    TF_CPP_MIN_LOG_LEVEL says; the variable silences those that come later.
+    TensorFlow 2.21 logs several lines about missing drivers while it is imported, whatever
+    TF_CPP_MIN_LOG_LEVEL says. The variable silences later messages. Python exceptions are not
+    affected.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
@@ -25,5 +26,5 @@ def silenced() -> Iterator[None]:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-        # it takes the models that a study trains one after the other for one, traced anew
+        # TensorFlow warns of retracing when a study trains several models one after the other
         logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -1,1 +1,1 @@
-"""Keras, made fast and repeatable."""
+"""Keras with fast and deterministic training and prediction."""

@@ -1,7 +1,7 @@
-"""Acceleration: what makes training and prediction faster than plain Keras.
+"""Make training and prediction faster than plain Keras.
 
-Nothing of it is saved: the weights go back into the network of stock layers that it was made
-from.
+Nothing of this is saved: the trained weights are copied back into the original network of stock
+layers.
 """
 
 import math
@@ -15,24 +15,24 @@ import psutil
 from pipeline.core import native_log
 from pipeline.core.errors import PipelineError
 
-# Batches between two returns to Python; progress and callbacks see no finer grain.
+# Batches per call into the backend; callbacks and the progress bar are updated this often.
 STEPS_PER_EXECUTION = 32
-MAX_MEMORY_SHARE = 0.25  # of the free memory that images may take
+MAX_MEMORY_SHARE = 0.25  # of the free memory may be used for images
 
 
 def resolve_precision(precision: str) -> str:
-    """Return float32 or bfloat16: what to compute in; weights and sums are float32 always.
+    """Return the precision to compute in: float32 or bfloat16. Weights and sums are always float32.
 
     Args:
         precision: auto, float32 or bfloat16; auto is bfloat16 on GPUs and on processors with
             instructions for it (Intel from Sapphire Rapids, AMD from Zen 4).
 
     Raises:
-        PipelineError: bfloat16 is asked of a processor that would only emulate it.
+        PipelineError: bfloat16 is requested on a processor that would only emulate it.
     """
     if precision == "float32" or _has_fast_bfloat16():
         return "float32" if precision == "float32" else "bfloat16"
-    # oneDNN would emulate it, at a fraction of the speed; JAX computes it on every processor
+    # oneDNN would emulate it at a fraction of the speed; JAX supports it on every processor
     if precision == "bfloat16" and keras.backend.backend() == "tensorflow":
         raise PipelineError(
             "params.yaml: precision: bfloat16 needs a GPU or a processor with avx512_bf16 or "
@@ -44,7 +44,7 @@ def resolve_precision(precision: str) -> str:
 def _has_fast_bfloat16() -> bool:
     if _has_gpu():
         return True
-    # JAX's convolutions on processors are no faster in it
+    # On processors, JAX's convolutions are no faster in bfloat16.
     cpuinfo = Path("/proc/cpuinfo")
     if keras.backend.backend() != "tensorflow" or not cpuinfo.exists():
         return False
@@ -58,24 +58,24 @@ def _has_gpu() -> bool:
         return jax.default_backend() == "gpu"
     import tensorflow as tf
 
-    with native_log.silenced():  # a line about a driver that is not there
+    with native_log.silenced():  # logs a line about a missing driver
         return bool(tf.config.list_physical_devices("GPU"))
 
 
 def accelerate(model: keras.Model, precision: str) -> keras.Model:
-    """Return a model with the same weights that trains and predicts faster, and repeatably.
+    """Return a model with the same weights that trains and predicts faster, deterministically.
 
     Keras computes batch normalization from generic sums, which TensorFlow splits over threads
-    differently from run to run, op determinism or not. TensorFlow's fused kernel repeats, and
-    is faster. On a processor oneDNN itself then chooses which operations to do in bfloat16;
-    elsewhere Keras's mixed_bfloat16 policy does, for all layers but the last.
+    differently in each run, even with op determinism. TensorFlow's fused kernel is deterministic
+    and faster. On processors, oneDNN chooses the operations to run in bfloat16; elsewhere Keras's
+    mixed_bfloat16 policy is used for all layers but the last.
 
     Args:
         model: Built and uncompiled, with any stock layers.
         precision: float32 or bfloat16.
 
     Returns:
-        `model` itself where there is nothing to replace.
+        The accelerated copy, or `model` itself if there is nothing to replace.
     """
     tensorflow = keras.backend.backend() == "tensorflow"
     by_onednn = tensorflow and not _has_gpu()
@@ -123,7 +123,7 @@ def _fused_batch_normalization() -> type[keras.layers.BatchNormalization]:
                 epsilon=self.epsilon,
                 is_training=True,
             )
-            # the kernel returns the unbiased variance, Keras keeps the biased one
+            # the kernel returns the unbiased variance; Keras averages the biased one
             n = tf.cast(tf.size(x) / shape[-1], tf.float32)
             variance *= (n - 1.0) / n
             for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -134,13 +134,14 @@ def _fused_batch_normalization() -> type[keras.layers.BatchNormalization]:
 
 
 def check_batch_memory(model: keras.Model, batch_size: int) -> None:
-    """Check that no layer's output for one batch is larger than all memory.
+    """Check that no layer's output for one batch exceeds the memory of the machine.
 
-    On a processor oneDNN's convolution does not look whether it got memory, and TensorFlow 2.21
-    ends by SIGSEGV, without a word; what is smaller the system promises, and may not keep.
+    On processors, oneDNN's convolution does not check whether its allocation succeeded, and
+    TensorFlow 2.21 dies of SIGSEGV without a message. Smaller outputs may still fail: the system
+    can promise more memory than it has.
 
     Raises:
-        PipelineError: One is.
+        PipelineError: An output exceeds it.
     """
     if _has_gpu():
         return
@@ -150,25 +151,25 @@ def check_batch_memory(model: keras.Model, batch_size: int) -> None:
         size = 4 * batch_size * max((_values(output.shape) for output in outputs), default=0)
         if size > memory:
             raise PipelineError(
-                f"not enough memory: {layer.name} of {model.name} makes {size / 1e9:.3g} GB of a "
-                f"batch of {batch_size}, and the machine has {memory / 1e9:.3g} GB. Lower "
+                f"not enough memory: {layer.name} of {model.name} needs {size / 1e9:.3g} GB for a "
+                f"batch of {batch_size}, but the machine has {memory / 1e9:.3g} GB. Lower "
                 "train.batch_size (or batch_size under the model's own `train:`) or "
                 "preprocess.image_size"
             )
 
 
 def _values(shape: tuple[int | None, ...]) -> int:
-    """Return how many numbers an output has for one image."""
+    """Return the number of values of an output for one image."""
     return math.prod(side or 1 for side in shape[1:])
 
 
 def fits_in_memory(images: Any) -> bool:
-    """Return whether images are few enough to be looked up in memory, the device's own."""
+    """Return whether all images fit into the memory of the device."""
     size = 4 * images.size
     if keras.backend.backend() == "jax":
         import jax
 
-        if jax.process_count() > 1:  # each reads only its share
+        if jax.process_count() > 1:  # each process reads only its shard
             return False
         limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
         if limit is not None and size > MAX_MEMORY_SHARE * limit:
@@ -177,11 +178,11 @@ def fits_in_memory(images: Any) -> bool:
 
 
 def as_dataset(batches: keras.utils.PyDataset) -> Any:
-    """Return what fit and predict read the same batches from, without a wait at an epoch's end.
+    """Wrap batches for fit and predict so that epochs end without a delay.
 
-    TensorFlow has a thread that tunes its input. It sleeps for 10 ms, then each time twice as
-    long, and an epoch ends only when it wakes (TensorFlow 2.21): one of 2.6 s takes 5.1. Keras
-    leaves no way to its settings but a data set of one's own.
+    TensorFlow's autotuning thread sleeps for 10 ms, then twice as long each time, and an epoch ends
+    only when it wakes up (TensorFlow 2.21): an epoch of 2.6 s takes 5.1 s. Keras exposes no setting
+    for it, so a custom data set turns it off. On other backends the batches are returned as is.
     """
     if keras.backend.backend() != "tensorflow":
         return batches
@@ -207,9 +208,9 @@ def as_dataset(batches: keras.utils.PyDataset) -> Any:
 
 
 class Lookup(keras.layers.Layer):
-    """From row numbers `(b,)` int32 to images `(b, h, w, c)`, which stay on the device.
+    """Look up images `(b, h, w, c)`, kept on the device, by row numbers `(b,)` int32.
 
-    A batch then costs no copy from Python, neither through a queue nor to a GPU.
+    So no batch is copied from Python, neither through a queue nor to a GPU.
     """
 
     def __init__(self, images: Any):
@@ -218,16 +219,16 @@ class Lookup(keras.layers.Layer):
         """
         super().__init__()
         if keras.backend.backend() == "jax":
-            # a weight: what is not an argument of the step would be compiled into it
+            # a weight, since JAX would compile a constant into the step
             self.images = self.add_weight(
                 shape=images.shape, initializer=lambda shape, dtype: images[:], trainable=False
             )
         else:
-            # TensorFlow would copy a variable at each step
+            # a constant, since TensorFlow would copy a variable at each step
             self.images = keras.ops.convert_to_tensor(images[:])
 
     def compute_output_shape(self, rows_shape):
-        # told, and not found out by tracing `call`, which takes TensorFlow a second
+        # declared, since inferring it by tracing `call` takes TensorFlow a second
         return (*rows_shape, *self.images.shape[1:])
 
     def call(self, rows):

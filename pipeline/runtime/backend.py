@@ -1,7 +1,7 @@
-"""What Keras alone does not give: the same numbers and bytes twice, and the processor's name.
+"""Import Keras, and make its results and model files reproducible.
 
-The only module that knows which backend Keras runs on; architectures and stages are
-written against Keras 3 alone.
+Architectures and stages are written against Keras 3 alone; what depends on the backend is in
+pipeline/runtime.
 """
 
 import json
@@ -20,11 +20,11 @@ with native_log.silenced(), lean.imports(), select_backend.without_user_settings
     import keras
     from keras.src.backend import config
 
-config._KERAS_DIR = select_backend.keras_home()  # where Keras keeps the weights that it downloads
+config._KERAS_DIR = select_backend.keras_home()  # where Keras caches downloaded weights
 
 
 def make_deterministic(seed: int) -> None:
-    """Seed Python, NumPy and the backend, and ask the backend for repeatable kernels.
+    """Seed Python, NumPy and the backend, and select deterministic kernels.
 
     Args:
         seed: In [0, 2**32).
@@ -43,41 +43,41 @@ def _enable_determinism() -> None:
 def save(model: keras.Model, path: Path) -> None:
     """Save a model so that equal weights give equal bytes.
 
-    Keras writes the date into the archive, in metadata.json and beside each entry, and
-    addresses in memory into config.json.
+    Keras writes dates into metadata.json and the archive's entries, and memory addresses into
+    config.json.
     """
-    with atomic_path(path) as beside:
-        model.save(beside)
-        with zipfile.ZipFile(beside) as dated:
+    with atomic_path(path) as temporary:
+        model.save(temporary)
+        with zipfile.ZipFile(temporary) as dated:
             contents = {name: dated.read(name) for name in dated.namelist()}
         metadata = json.loads(contents["metadata.json"])
         del metadata["date_saved"]
         contents["metadata.json"] = json.dumps(metadata).encode()
         contents["config.json"] = _number_objects(contents["config.json"])
-        with zipfile.ZipFile(beside, "w") as dateless:
+        with zipfile.ZipFile(temporary, "w") as dateless:
             for name, content in contents.items():
                 dateless.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
 
 
 def load(path: Path) -> keras.Model:
-    """Load a saved model, uncompiled, to predict the same twice; never code with it.
+    """Load a saved model, uncompiled, with deterministic kernels and without running code in it.
 
     Raises:
-        PipelineError: The file is damaged, or holds a Lambda or a custom object.
+        PipelineError: The file is damaged, or contains a Lambda layer or custom object.
     """
     _enable_determinism()
-    if not zipfile.is_zipfile(path):  # of which Keras says that it is not there
-        raise PipelineError(f"{path}: cannot be loaded: no whole archive. Run `dvc repro`")
+    if not zipfile.is_zipfile(path):  # Keras would report it as missing
+        raise PipelineError(f"{path}: cannot be loaded: not a complete archive. Run `dvc repro`")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
-        # Keras puts its reason last, behind the whole of the model's description
+        # Keras gives its reason last, after a full description of the model.
         reason = str(error).split("Exception encountered: ")[-1].strip().split("\n")[0]
         raise PipelineError(f"{path}: cannot be loaded: {reason}. Run `dvc repro`") from None
 
 
 def _number_objects(config: bytes) -> bytes:
-    """Replace the ids of shared objects by 1, 2, … in order of appearance."""
+    """Replace the ids of shared objects with 1, 2, … in order of appearance."""
     numbers: dict[bytes, int] = {}
     return re.sub(
         rb'(?<="shared_object_id": )\d+',
@@ -87,7 +87,7 @@ def _number_objects(config: bytes) -> bytes:
 
 
 def describe() -> dict[str, str]:
-    """Name what the numbers were made on: versions of the software, processor or GPU."""
+    """Return the versions of the software, and the processor or GPU, that results depend on."""
     backend = keras.backend.backend()
     return {
         "python": platform.python_version(),
@@ -95,7 +95,7 @@ def describe() -> dict[str, str]:
         "backend": f"{backend} {version(backend)}",
         "numpy": version("numpy"),
         "device": _device(),
-        # sums are split over them: another number rounds differently
+        # sums are split over threads, so another number of them rounds differently
         "threads": str(len(cpu.available_cores())),
     }
 

@@ -1,7 +1,7 @@
-"""Distributed: one training on several devices, of one process or of many on many hosts (JAX only).
+"""Distributed training on several devices, in one process or on many hosts (JAX only).
 
-Every process runs the same program and reads its share of each batch; JAX's own runtime finds
-the others and adds their gradients up.
+Every process runs the same program and reads its shard of each batch; JAX's runtime connects the
+processes and sums their gradients.
 """
 
 import atexit
@@ -18,22 +18,23 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 
-JOIN_TIMEOUT = 120
-HEARTBEAT_TIMEOUT = 30  # after which a process counts as dead
+JOIN_TIMEOUT = 120  # seconds
+HEARTBEAT_TIMEOUT = 30  # seconds, after which a process counts as dead
 CONNECTION_LOST = re.compile("gloo|nccl|connection|heartbeat|unavailable", re.IGNORECASE)
 
 
 @contextmanager
 def data_parallel(distributed: bool, batch_size: int) -> Iterator[None]:
-    """Share the batches of the block over all devices, where there are several.
+    """Train data-parallel in the block: split each batch over all devices if there are several.
 
     Args:
-        distributed: Whether this is one of several processes. JAX's runtime finds the others by
-            what Slurm, Open MPI or Kubernetes set, or Keras's KERAS_DISTRIBUTION_* variables.
-        batch_size: Of all devices together.
+        distributed: Whether this is one of several processes. JAX's runtime finds the others
+            through Slurm, Open MPI, Kubernetes, or Keras's KERAS_DISTRIBUTION_* variables.
+        batch_size: Batch size of all devices together.
 
     Raises:
-        PipelineError: The others are not found, or lost; the batch cannot be shared evenly.
+        PipelineError: Other processes cannot be reached or were lost, or the batch cannot be
+            divided evenly.
     """
     if keras.backend.backend() != "jax":
         if distributed:
@@ -42,15 +43,18 @@ def data_parallel(distributed: bool, batch_size: int) -> Iterator[None]:
         return
     if distributed:
         _initialize()
-        # should this one fail: JAX's own exit would wait for the others, which wait for it
+        # If this process fails, JAX's exit handler would wait for the others, which wait for it.
         atexit.register(os._exit, 1)
     _set_distribution(batch_size)
     try:
         yield
-    except (ValueError, RuntimeError) as error:  # of any kind, says JAX's runtime
+    except (
+        ValueError,
+        RuntimeError,
+    ) as error:  # raised by JAX for any failure
         if distributed and CONNECTION_LOST.search(str(error)):
             raise PipelineError(
-                f"another process is lost: {error}. Its own message says why; run this again"
+                f"another process is lost: {error}. See its message for the cause, then run again"
             ) from None
         raise
     atexit.unregister(os._exit)
@@ -70,7 +74,7 @@ def _initialize() -> None:
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
         )
     except (ValueError, RuntimeError) as error:
-        raise PipelineError(f"--distributed: the others cannot be joined: {error}") from None
+        raise PipelineError(f"--distributed: the others cannot be reached: {error}") from None
 
 
 def _set_distribution(batch_size: int) -> None:
@@ -83,18 +87,18 @@ def _set_distribution(batch_size: int) -> None:
         raise PipelineError(
             f"params.yaml: batch_size must be a multiple of the {devices} devices. Got {batch_size}"
         )
-    parallel = keras.distribution.DataParallel(auto_shard_dataset=False)  # Batches does it
+    parallel = keras.distribution.DataParallel(auto_shard_dataset=False)  # Batches shards
     keras.distribution.set_distribution(parallel)
 
 
 def is_main_process() -> bool:
-    """Return whether this process is the one that prints and writes."""
+    """Return whether this is the process that prints and writes files."""
     distribution = keras.distribution.distribution()
     return distribution is None or distribution.data_shard_id == 0
 
 
 def broadcast(value: Any) -> Any:
-    """Return what the first of the processes says, which JSON can hold."""
+    """Return the value of the main process in all processes; it must be JSON-serializable."""
     distribution = keras.distribution.distribution()
     if distribution is None or distribution.num_processes == 1:
         return value
@@ -107,10 +111,17 @@ def broadcast(value: Any) -> Any:
 
 
 def local_shard(rows: np.ndarray, batch_size: int) -> np.ndarray:
-    """Return this process's rows of a batch, in order of the processes.
+    """Return the rows of a batch that this process reads.
 
-    All devices get equally many: a smaller last batch is filled up with rows that
-    `drop_padding` leaves out again, to a size that no whole batch has.
+    All devices get the same number of rows: a smaller last batch is padded with rows that
+    `drop_padding` removes again. Its padded size always differs from `batch_size`.
+
+    Args:
+        rows: `(b,)` row numbers of the batch.
+        batch_size: Of all devices together.
+
+    Returns:
+        `(b / processes,)` row numbers.
     """
     distribution = keras.distribution.distribution()
     if distribution is None:
@@ -124,14 +135,14 @@ def local_shard(rows: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def drop_padding(model: keras.Model, rows: dict[str, int], batch_size: int) -> None:
-    """Make a model's steps see batches as they were before `share` filled them up.
+    """Remove the padding that `local_shard` adds, inside the steps of a model.
 
-    Inside the step, where a batch is whole again, so that loss, metrics and batch
-    statistics are those of one device.
+    Inside a step the batch of all devices is complete again, so loss, metrics and batch
+    statistics are the same as on one device.
 
     Args:
         model: Compiled.
-        rows: How many there are, by the step that sees them: train_step, test_step.
+        rows: Number of rows, by the name of the step that processes them: train_step, test_step.
         batch_size: Of all devices together.
     """
     if keras.distribution.distribution() is not None:

@@ -1,4 +1,4 @@
-"""Input pipeline: images and labels as Keras's fit and predict read them, a batch at a time."""
+"""Input pipeline: batches of images and labels for Keras's fit and predict."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,20 +10,20 @@ from pipeline.runtime import distributed
 
 
 class Subset(NamedTuple):
-    """Some of the images of a data set."""
+    """A subset of the images of a data set, such as the training split."""
 
     images: Any
     """`(n, h, w, c)` float32, indexed by row numbers; need not be in memory"""
     labels: np.ndarray
     """`(n,)` int64, in [0, k)"""
     rows: np.ndarray
-    """`(m,)` int64: which of the n belong to the part"""
+    """`(m,)` int64: row numbers of the images in the subset"""
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of a part, read when they are needed, so that memory does not grow with it.
+    """Batches of a subset, read on demand, so memory does not grow with the data set.
 
-    Of several processes, each reads its own share of every batch.
+    In distributed training each process reads its own shard of every batch.
 
     Yields:
         images `(b, h, w, c)` float32, or their rows `(b,)` int32, and one-hot labels
@@ -33,7 +33,7 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        part: Subset,
+        subset: Subset,
         num_classes: int,
         batch_size: int,
         shuffle: int | None = None,
@@ -41,21 +41,21 @@ class Batches(keras.utils.PyDataset):
         mirror: bool = False,
     ):
         """Args:
-        shuffle: Seed of the order, drawn anew each epoch; None: the order of the part.
-        rows_only: For a model that looks its images up.
-        mirror: Whether to say which images to mirror: each in every other epoch, half of
-            them first (Jordan 2024); without `shuffle`, as for validation, none.
+        shuffle: Seed of the order, which is sampled again in every epoch; None: the given order.
+        rows_only: Yield row numbers instead of images, for a model that looks them up.
+        mirror: Whether to mark images to mirror: each in every other epoch, half of them
+            in the first (Jordan 2024); without `shuffle`, as for validation, none.
         """
         super().__init__()
         self.rows_only = rows_only
-        self.part, self.num_classes, self.batch_size = part, num_classes, batch_size
+        self.subset, self.num_classes, self.batch_size = subset, num_classes, batch_size
         self.random = None if shuffle is None else np.random.default_rng(shuffle)
-        self.rows = part.rows
+        self.rows = subset.rows
         self.mirrored: np.ndarray | None = None  # (n,) bool, by row number
         if mirror:
-            self.mirrored = np.zeros(len(part.labels), bool)
+            self.mirrored = np.zeros(len(subset.labels), bool)
             if self.random is not None:
-                self.mirrored = self.random.random(len(part.labels)) < 0.5
+                self.mirrored = self.random.random(len(subset.labels)) < 0.5
         self.on_epoch_end()
 
     def __len__(self) -> int:
@@ -65,12 +65,12 @@ class Batches(keras.utils.PyDataset):
         rows = self.rows[index * self.batch_size : (index + 1) * self.batch_size]
         rows = distributed.local_shard(rows, self.batch_size)
         one_hot = np.zeros((len(rows), self.num_classes), np.float32)
-        one_hot[np.arange(len(rows)), self.part.labels[rows]] = 1
-        images = rows.astype(np.int32) if self.rows_only else self.part.images[rows]
+        one_hot[np.arange(len(rows)), self.subset.labels[rows]] = 1
+        images = rows.astype(np.int32) if self.rows_only else self.subset.images[rows]
         return images if self.mirrored is None else (images, self.mirrored[rows]), one_hot
 
     def on_epoch_end(self) -> None:
         if self.random is not None:
-            self.rows = self.random.permutation(self.part.rows)
+            self.rows = self.random.permutation(self.subset.rows)
             if self.mirrored is not None:
                 self.mirrored = ~self.mirrored

@@ -1,4 +1,4 @@
-"""Select backend: what Keras computes with, chosen before it is imported."""
+"""Select the Keras backend before Keras is imported."""
 
 import os
 import sys
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pipeline.core.errors import PipelineError
 
-# Beginnings of the names of variables by which libraries compute otherwise: TensorFlow, XLA, JAX,
-# oneDNN, OpenMP, the libraries of linear algebra, NumPy and NVIDIA's. Not all of TF_, by which
-# Terraform's begin, too, and these may be secret.
+# Prefixes of environment variables that change how libraries compute: TensorFlow, XLA, JAX,
+# oneDNN, OpenMP, linear algebra libraries, NumPy and NVIDIA's. Not TF_ as a whole: Terraform uses
+# it too, and its variables may be secret.
 NUMERIC_PREFIXES = (
     "TF_AUTO_MIXED_PRECISION", "TF_CONV", "TF_CUBLAS", "TF_CUDNN", "TF_DETERMINISTIC_",
     "TF_DISABLE_", "TF_ENABLE_", "TF_FORCE_", "TF_FP16_", "TF_GPU_", "TF_MATMUL_", "TF_MKL_",
@@ -20,16 +20,16 @@ NUMERIC_PREFIXES = (
     "XLA_", "JAX_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "BLIS_",
     "VECLIB_", "NPY_", "CUDA_", "CUDNN_", "CUBLAS", "NVIDIA_TF32_OVERRIDE",
 )  # fmt: skip
-# of these: which GPU it is, whose name is recorded; and what scikit-learn sets itself
+# exceptions: the GPU, whose name is recorded, and what scikit-learn sets itself
 HARMLESS = ("CUDA_VISIBLE_DEVICES", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
-# Keras cuts a training short by them, or computes with other variables
+# variables by which Keras shortens training or changes its kind of variables
 KERAS_SETTINGS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "KERAS_NNX_ENABLED")
 
 
 def environment() -> dict[str, str]:
-    """Return the variables that are set and can change a number, sorted by name.
+    """Return the environment variables that can change numerical results, sorted by name.
 
-    Call it before `use`, which sets some itself.
+    Call it before `use`, which sets some of them itself.
     """
     return {
         name: value
@@ -39,23 +39,23 @@ def environment() -> dict[str, str]:
 
 
 def keras_home() -> str:
-    """Return the folder where Keras keeps what it downloads; made where it can be, as by Keras."""
+    """Return the folder where Keras caches downloads, and create it if possible, as Keras does."""
     home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
-    with suppress(OSError):  # Keras then takes a temporary one
+    with suppress(OSError):  # Keras then uses a temporary folder
         home.mkdir(parents=True, exist_ok=True)
     return str(home)
 
 
 @contextmanager
 def without_user_settings() -> Iterator[None]:
-    """Import Keras in the block without keras.json, which belongs to all of a user's projects.
+    """Hide the user's keras.json, and environment variables like it, while Keras is imported.
 
-    It holds floatx, epsilon and image_data_format, which decide results. Variables that Keras
-    reads for the same purpose are not seen either.
+    The file applies to all projects of a user, and its floatx, epsilon and image_data_format would
+    change results.
     """
     names = ("KERAS_HOME", *KERAS_SETTINGS)
     saved = {name: os.environ.pop(name) for name in names if name in os.environ}
-    os.environ["KERAS_HOME"] = os.devnull  # no folder: nothing is read or written there
+    os.environ["KERAS_HOME"] = os.devnull  # not a folder: nothing is read or written
     try:
         yield
     finally:
@@ -64,31 +64,31 @@ def without_user_settings() -> Iterator[None]:
 
 
 def use_default() -> None:
-    """Choose TensorFlow, or what KERAS_BACKEND names: for what reads no params.yaml.
+    """Use the backend that KERAS_BACKEND names, or TensorFlow: for commands without params.yaml.
 
     Raises:
-        PipelineError: It is not installed.
+        PipelineError: The backend is not installed.
     """
     chosen = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if find_spec(chosen) is None:
         raise PipelineError(
-            f"KERAS_BACKEND: must be tensorflow, or another that is installed. Got {chosen}. "
+            f"KERAS_BACKEND: must be tensorflow or another installed backend. Got {chosen}. "
             "Unset it"
         )
     use(chosen)
 
 
 def check(backend: str) -> None:
-    """Check the backend that params.yaml names.
+    """Check the backend that params.yaml selects.
 
     Raises:
-        PipelineError: KERAS_BACKEND names another one, or it is not installed.
+        PipelineError: KERAS_BACKEND names another backend, or it is not installed.
     """
     chosen = os.environ.get("KERAS_BACKEND") or backend
     if chosen != backend:
         raise PipelineError(
-            f"KERAS_BACKEND must be as params.yaml says, {backend}. Got {chosen}. Set `backend: "
-            f"{chosen}` there: a change of it trains anew"
+            f"KERAS_BACKEND must be {backend}, as in params.yaml. Got {chosen}. Unset it, or set "
+            f"`backend: {chosen}` there, which retrains all models"
         )
     if find_spec(backend) is None:
         raise PipelineError(
@@ -98,22 +98,22 @@ def check(backend: str) -> None:
 
 
 def use(backend: str) -> None:
-    """Choose what Keras computes with, and import it.
+    """Select the Keras backend, and import Keras.
 
     Raises:
-        PipelineError: KERAS_BACKEND names another one, or it is not installed.
+        PipelineError: KERAS_BACKEND names another backend, or it is not installed.
     """
     check(backend)
     os.environ["KERAS_BACKEND"] = backend
     if backend == "tensorflow":
-        # TensorFlow does so by itself only where AVX-512 or AMX is; convolutions on other
-        # processors are 1.6 to 2.4 times as fast with it (Zen 3)
+        # TensorFlow enables oneDNN by default only with AVX-512 or AMX. On other processors (Zen
+        # 3), it makes convolutions 1.6 to 2.4 times as fast.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if backend == "jax":
-        # Keras would import it too, only to seed it: seconds, and 0.7 GB in each process
+        # Keras would import TensorFlow only to seed it: seconds, and 0.7 GB in each process
         sys.modules["tensorflow"] = None  # type: ignore[assignment]
-        # as enable_op_determinism for TensorFlow
+        # the equivalent of TensorFlow's enable_op_determinism
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
-    # first of all that import Keras: quietly, and without a user's settings
+    # must be the first import of Keras: silenced, and without user settings
     import_module("pipeline.runtime.backend")

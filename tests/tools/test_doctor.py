@@ -469,4 +469,4 @@ def test_driver_that_does_not_answer_is_to_fix(repository, smi):
 def test_backend_that_is_not_chosen(repository, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     (line,) = lines("training")
-    assert line.startswith("fix KERAS_BACKEND must be as params.yaml says, tensorflow. Got jax. ")
+    assert line.startswith("fix KERAS_BACKEND must be tensorflow, as in params.yaml. Got jax. ")
