@@ -22,8 +22,10 @@ FILES = {
     ".dvcignore": "__pycache__/\n",
     "pipeline/core/names.py": "FOLDER = 'data/raw'\n",
     "download.py": """
+import sys
 from pathlib import Path
-from pipeline.core.names import FOLDER
+sys.path.insert(0, "pipeline/core")  # `import pipeline` is the one that is installed
+from names import FOLDER
 Path(FOLDER).mkdir(parents=True)
 for name in "xy":
     Path(FOLDER, name).write_text(name)
