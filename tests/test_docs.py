@@ -64,6 +64,7 @@ def test_every_page_opens_without_a_server_loads_nothing_and_fits_a_phone(tmp_pa
     assert {"index.html", "data.html"} <= {path.name for path in pages}
     assert (tmp_path / "studies/index.html").is_file()
     assert (tmp_path / "benchmarks/results/benchmarks.png").is_file()
+    assert list(tmp_path.rglob("*.py*")) == []
     for path in pages:
         page = browser.new_page(viewport={"width": 390, "height": 844})
         loaded: list[str] = []
