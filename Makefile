@@ -86,9 +86,9 @@ schema: $(READY)  ## write params.schema.json anew from the classes in pipeline/
 bench: $(READY)  ## measure speed against plain Keras and PyTorch; QUICK=1: less of it
 	python -m benchmarks $(if $(QUICK),--quick)
 
-docs: $(READY)-docs  ## build the documentation as a site: site/index.html
+docs: $(READY)-docs  ## build the documentation as a site, in site/
 	@NO_MKDOCS_2_WARNING=1 mkdocs build
-	@echo "$(CURDIR)/site/index.html"
+	@echo "to read it: python3 -m http.server --bind 127.0.0.1 --directory site"
 
 clean-checkpoints:  ## give up trainings that were interrupted: remove what they would go on from
 	rm -rf .checkpoints

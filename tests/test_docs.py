@@ -5,6 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -54,11 +58,23 @@ def build(repository: Path, site: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Iterator[tuple[Path, str]]:
+    """The built site: its folder, and where a server on this machine shows it."""
+    folder = tmp_path_factory.mktemp("site")
+    done = build(REPOSITORY, folder)
+    assert done.returncode == 0, done.stderr
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
 @pytest.mark.slow
 @in_browser
-def test_every_page_opens_without_a_server_loads_nothing_and_fits_a_phone(tmp_path, browser):
-    done = build(REPOSITORY, tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_every_page_loads_nothing_from_elsewhere_and_fits_a_phone(site, browser):
+    tmp_path, address = site
     pages = [path for path in tmp_path.rglob("*.html") if path.name != "404.html"]
     # README and studies/README.md are outside docs/, as is the picture of the benchmarks
     assert {"index.html", "data.html"} <= {path.name for path in pages}
@@ -71,9 +87,9 @@ def test_every_page_opens_without_a_server_loads_nothing_and_fits_a_phone(tmp_pa
         failed: list[str] = []
         page.on("request", lambda request, to=loaded: to.append(request.url))
         page.on("requestfailed", lambda request, to=failed: to.append(request.url))
-        page.goto(path.as_uri())
+        page.goto(address + path.relative_to(tmp_path).as_posix())
         page.wait_for_load_state("load")
-        assert [url for url in loaded if not url.startswith(("file:", "data:", "blob:"))] == []
+        assert [url for url in loaded if not url.startswith((address, "data:", "blob:"))] == []
         assert failed == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
         page.close()
@@ -81,10 +97,10 @@ def test_every_page_opens_without_a_server_loads_nothing_and_fits_a_phone(tmp_pa
 
 @pytest.mark.slow
 @in_browser
-def test_search_works_in_a_page_opened_from_a_file(tmp_path, browser):
-    assert build(REPOSITORY, tmp_path).returncode == 0
+def test_search_finds_a_page(site, browser):
+    _, address = site
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.goto((tmp_path / "index.html").as_uri())
+    page.goto(f"{address}index.html")
     page.click("[data-md-component=search-query]")
     page.keyboard.type("leaks")
     page.wait_for_selector(".md-search-result__item a[href*='data.html']")
