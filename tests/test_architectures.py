@@ -97,13 +97,9 @@ def test_is_the_same_after_saving(name, make, tmp_path):
     assert np.array_equal(model(images(model, 2)), again(images(model, 2)))
 
 
-# those that are exported in each run of the tests; the others in the slow ones
-EXPORTED = ("airnet", "baseline", "batchnorm")
-
-
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n in EXPORTED else pytest.mark.slow) for n in NAMES],
+    [pytest.param(n, marks=() if n == "baseline" else pytest.mark.slow) for n in NAMES],
 )
 def test_answers_alike_as_onnx_and_as_litert(name, make, project, monkeypatch):
     for variable in ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES"):
@@ -350,6 +346,7 @@ def test_wrong_bases_are_one_line(make, build, message):
     assert "smallest" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_imagenet_weights_that_cannot_be_fetched_are_one_line(project, stage):
     code = """if True:
         from pipeline.training import building
@@ -498,7 +495,7 @@ def test_what_was_saved_frozen_can_be_trained_again_and_started_from_again(sourc
     assert np.allclose(features @ kernel + bias, second(pixels), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["transfer", "pretrained"])
+@pytest.mark.parametrize("name", ["transfer", pytest.param("pretrained", marks=pytest.mark.slow)])
 def test_frozen_weights_stay_through_a_whole_fit(name, source, tmp_path):
     """With what fit does around a network: a clone, weights copied back, augmentation."""
     model = Model(architecture=name, build={"base": "mobilenet_v2", "weights": None})

@@ -171,15 +171,15 @@ EVERYTHING = [
     # dropout, batch normalization's averages, Adam's moments, random augmentation
     ("plain", SMALL, {"epochs": 4, "augment": RANDOM, "schedule": "one_cycle"}),
     # each image mirrored in every other epoch, a frozen whitened layer, averaged weights
-    pytest.param("airnet", {"widths": [4, 4]},
+    ("airnet", {"widths": [4, 4]},
      {"epochs": 4, "optimizer": "sgd", "momentum": 0.9, "schedule": "triangular", "whiten": True,
-      "ema_momentum": 0.9, "augment": PLAIN | {"flip": "alternating"}},
-     marks=pytest.mark.slow),
+      "ema_momentum": 0.9, "augment": PLAIN | {"flip": "alternating"}}),
     # the best weights, and how long none were better
     ("baseline", {}, {"epochs": 12, "early_stopping": 2, "learning_rate": 0.003}),
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "build", "own"), EVERYTHING)
 def test_killed_in_any_epoch_it_ends_as_if_it_had_not_been(kept, architecture, build, own):
     rows, weights, _ = learn(architecture, build, own)

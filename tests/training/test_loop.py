@@ -85,6 +85,7 @@ def frames(learning_rate: float) -> list[str]:
     return [frame for frame in re.split(r"[\r\n]+", shown.decode()) if frame.strip()]
 
 
+@pytest.mark.slow
 def test_the_bar_of_a_terminal_counts_every_step_and_no_more():
     # 71 images, 2 a step: 36 steps, of which the last has one image; executions of 32 and of 4
     shown = frames(0.01)
@@ -97,6 +98,7 @@ def test_the_bar_of_a_terminal_counts_every_step_and_no_more():
     assert [frame.split(":")[0] for frame in done] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
 
 
+@pytest.mark.slow
 def test_an_error_has_a_line_of_its_own_on_a_terminal():
     shown = frames(1e30)
     assert [frame for frame in shown if frame.startswith("error: baseline: epoch 1, batch ")]
