@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib import pyplot as plt
 
 from pipeline import plot
@@ -160,6 +161,7 @@ ARGUMENTS = (
 ).split()
 
 
+@pytest.mark.slow
 def test_stage_draws_every_picture_the_same_twice(project, stage):
     classes = ["a $b$ <i>", "NA"]  # neither TeX, nor HTML, nor missing
     for part in ("train", "test"):

@@ -78,6 +78,7 @@ def test_evaluate_measures_the_saved_model(prepared, stage):
         evaluate.main([*argv, "out/model.keras"])
 
 
+@pytest.mark.slow
 def test_training_from_uint8_gives_the_same_bytes_as_from_float32(prepared, stage, edit):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8), np.uint8)
     examples = [Example(png(own), i % 2, str(i)) for i, own in enumerate(pixels)]
