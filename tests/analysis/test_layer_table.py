@@ -62,16 +62,6 @@ def test_the_networks_of_published_studies(architecture, expected):
     assert layer_table.total(rows)["parameters"] == expected
 
 
-@pytest.mark.parametrize("side", range(5, 12))
-@pytest.mark.parametrize("window", [1, 2, 3, 4])
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("padding", ["same", "valid"])
-def test_the_formula_of_the_output_is_that_of_keras(side, window, stride, padding):
-    layer = L.Conv2D(1, window, strides=stride, padding=padding)
-    expected = layer.compute_output_shape((None, side, side, 1))[1]
-    assert layer_table.output_side(side, window, stride, padding) == expected
-
-
 def test_a_receptive_field_grows_by_strides():
     # 3, then + 1·1, step 2, then + 2·2, then dilated by 2: + 4·2
     stack = [L.Conv2D(1, 3), L.MaxPooling2D(2), L.Conv2D(1, 3), L.Conv2D(1, 3, dilation_rate=2)]
