@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.config.params import load
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, run
-from pipeline.core.files import atomic_path, read_json, sha256, write_json
+from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
 from pipeline.stats.correctness import same_images, unpack
 from pipeline.stats.paired import LEVEL, paired
 
@@ -27,11 +27,7 @@ def choose(champion: str, validation: dict[str, float]) -> str:
 
 def read(folder: Path, names: list[str], suffix: str) -> dict[str, Path]:
     """Return the file of every model; a folder may hold those of former models too."""
-    paths = {name: folder / f"{name}{suffix}" for name in names}
-    for path in paths.values():
-        if not path.is_file():
-            raise PipelineError(f"{path}: no such file. Run `dvc repro`")
-    return paths
+    return {name: require_file(folder / f"{name}{suffix}") for name in names}
 
 
 def show(rows: list[dict], champion: str, reason: str) -> None:

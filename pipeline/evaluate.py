@@ -21,7 +21,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from pipeline.config.params import load
 from pipeline.core.errors import PipelineError, run
-from pipeline.core.files import atomic_path, read_json, sha256, write_json
+from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
 from pipeline.data import arrays
 from pipeline.runtime import select_backend
 from pipeline.stats import correctness
@@ -125,8 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     params = load()
 
-    if not args.model.is_file():
-        raise PipelineError(f"{args.model}: no such file. Run `dvc repro`")
+    require_file(args.model)
     classes = read_json(args.arrays / "info.json")["classes"]
     images, labels = arrays.load(args.arrays / "test")
 

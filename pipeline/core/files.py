@@ -61,12 +61,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def require_file(path: Path, remedy: str = "Run `dvc repro`") -> Path:
+    """Return the path of a file that must exist.
 
     Raises:
         PipelineError: The file does not exist.
     """
     if not path.is_file():
-        raise PipelineError(f"{path}: no such file. Run `dvc repro`")
-    return json.loads(path.read_text("utf-8"))
+        raise PipelineError(f"{path}: no such file. {remedy}")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that must exist."""
+    return json.loads(require_file(path).read_text("utf-8"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.files import require_file
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -13,7 +13,5 @@ def read(path: Path) -> pd.DataFrame:
     Raises:
         PipelineError: There is no such file.
     """
-    if not path.is_file():
-        raise PipelineError(f"{path}: no such file. Run `dvc repro`")
-    # a class may be called NA, or 7
-    return pd.read_csv(path, dtype={"actual": str, "predicted": str}, keep_default_na=False)
+    text = {"actual": str, "predicted": str}  # a class may be called NA, or 7
+    return pd.read_csv(require_file(path), dtype=text, keep_default_na=False)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from pipeline.core.errors import CONTROL, PipelineError, first_few
-from pipeline.core.files import atomic_path
+from pipeline.core.files import atomic_path, require_file
 
 # Images written and decoded at a time: the unit of parallel work, and of memory.
 GROUP_ROWS = 256
@@ -149,9 +149,7 @@ def describe(path: Path) -> tuple[str, list[str]]:
     Raises:
         PipelineError: There is no such file.
     """
-    if not path.is_file():
-        raise PipelineError(f"{path}: no such file. Run `dvc repro download`")
-    metadata = pq.read_schema(path).metadata
+    metadata = pq.read_schema(require_file(path, "Run `dvc repro download`")).metadata
     features = json.loads(metadata[b"huggingface"])["info"]["features"]
     return metadata[b"source"].decode(), features["label"]["names"]
 

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json
+from pipeline.core.files import read_json, require_file
 from pipeline.data.preprocessor import Preprocessing
 from pipeline.reporting.chart_style import percent
 
@@ -80,9 +79,7 @@ def data_uri(png: bytes) -> str:
 
 
 def picture(path: Path) -> str:
-    if not path.is_file():
-        raise PipelineError(f"{path}: no such file. Run `dvc repro`")
-    return data_uri(path.read_bytes())
+    return data_uri(require_file(path).read_bytes())
 
 
 def thumbnail(pixels: np.ndarray) -> str:
