@@ -13,16 +13,12 @@ from PIL import Image
 from pipeline.core.files import read_json, require_file
 from pipeline.data.preprocessor import Preprocessing
 from pipeline.reporting.chart_style import percent
+from pipeline.stats.paired import THAN
 
 MISTAKES = 30  # of each model at most
 ALL_MISTAKES = 240  # of all models together, about: the page stays small
 DIAGRAMS = ("layers.png", "flow.png")  # of analyze: bars and curves, and no images
 SIDE = 96  # pixels, of a thumbnail at most
-WORDS = {
-    "better": "is better than",
-    "worse": "is worse than",
-    "not distinguishable": "is not distinguishable from",
-}
 
 
 def points(share: float) -> str:
@@ -68,7 +64,7 @@ def verdict(rows: list[dict], champion: str, level: float) -> str:
         max(others, key=lambda row: row["val_accuracy"]),
     )
     return (
-        f"{row['model']} {WORDS[row['verdict']]} {reference['model']}: "
+        f"{row['model']} is {THAN[row['verdict']]} {reference['model']}: "
         f"{points(row['difference'])} points of test accuracy, {interval} "
         f"{points(row['difference_low'])} to {points(row['difference_high'])}."
     )

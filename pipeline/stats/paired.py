@@ -11,6 +11,19 @@ LEVEL = 0.95
 # predictions agree, however few the images are.
 PSEUDO_IMAGES = (1.0, -1.0)
 
+THAN = {
+    "better": "better than",
+    "worse": "worse than",
+    "not distinguishable": "not distinguishable from",
+}
+
+
+def verdict(difference: float, distinguishable: bool) -> str:
+    """Return the word for a difference to the reference, a key of THAN."""
+    if not distinguishable:
+        return "not distinguishable"
+    return "better" if difference > 0 else "worse"
+
 
 def paired(correct: np.ndarray, reference: np.ndarray, seed: int) -> dict:
     """Compare two models on the same test images.
@@ -43,9 +56,6 @@ def paired(correct: np.ndarray, reference: np.ndarray, seed: int) -> dict:
     only_model, only_reference = int((gain > 0).sum()), int((gain < 0).sum())
     discordant = only_model + only_reference
     p = binomtest(only_model, discordant).pvalue if discordant else 1.0
-    verdict = "not distinguishable"
-    if p < 1 - LEVEL and not low <= 0 <= high:
-        verdict = "better" if gain.mean() > 0 else "worse"
     return {
         "difference": float(gain.mean()),
         "difference_low": float(low),
@@ -53,5 +63,5 @@ def paired(correct: np.ndarray, reference: np.ndarray, seed: int) -> dict:
         "only_this_right": only_model,
         "only_reference_right": only_reference,
         "mcnemar_p": float(p),
-        "verdict": verdict,
+        "verdict": verdict(gain.mean(), p < 1 - LEVEL and not low <= 0 <= high),
     }

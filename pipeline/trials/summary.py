@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import t
 
 from pipeline.core.console import Column, print_table
-from pipeline.stats.paired import LEVEL, PSEUDO_IMAGES
+from pipeline.stats.paired import LEVEL, PSEUDO_IMAGES, THAN, verdict
 from pipeline.trials.figure import LABELS
 
 
@@ -33,14 +33,11 @@ def paired(values: Sequence[float], reference: Sequence[float], images: int) -> 
     with np.errstate(divide="ignore"):  # equal differences: infinitely many, a normal interval
         degrees = (len(gain) - 1) * (variance / of_seeds) ** 2
     half = t.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(variance)
-    verdict = "not distinguishable"
-    if abs(mean) > half:
-        verdict = "better" if mean > 0 else "worse"
     return {
         "difference": float(mean),
         "difference_low": float(mean - half),
         "difference_high": float(mean + half),
-        "verdict": verdict,
+        "verdict": verdict(mean, abs(mean) > half),
     }
 
 
@@ -109,11 +106,6 @@ def in_words(measure: str, value: float) -> str:
     return f"{value:.3f} s" if measure == "seconds_per_epoch" else f"{value:.2g}"
 
 
-THAN = {
-    "better": "better than",
-    "worse": "worse than",
-    "not distinguishable": "not distinguishable from",
-}
 BETWEEN = {
     "gap": "the gap between training and validation accuracy is between",
     "seconds_per_epoch": "an epoch takes between",
@@ -137,15 +129,15 @@ def sentence(rows: list[dict], measure: str | None, x: str | None) -> str:
             item = f"{_with_accuracy(row)[:-1]}, {points} [{interval}])"
         groups.setdefault((row["line"] if several else "", row["verdict"]), []).append(item)
     clauses = []
-    for (line, verdict), items in groups.items():
+    for (line, word), items in groups.items():
         if several and x:
             setting = x.split(".")[1].replace("_", " ")
             than = f"{rows[0]['line']} at {setting} {_listed(items)}"
-            clauses.append(f"{line} is {THAN[verdict]} {than}")
+            clauses.append(f"{line} is {THAN[word]} {than}")
         else:
             are = "are" if len(items) > 1 else "is"
             than = _with_accuracy(rows[0])
-            clauses.append(f"{_listed(items)} {are} {THAN[verdict]} {than}")
+            clauses.append(f"{_listed(items)} {are} {THAN[word]} {than}")
     if clauses:
         clauses[0] = f"in validation accuracy {clauses[0]}"
     clauses += [
