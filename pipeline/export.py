@@ -37,7 +37,7 @@ from pipeline.serving import to_onnx
 if TYPE_CHECKING:
     import keras
 
-IMAGES = 256  # of the test part, that each format is compared on
+IMAGES = 256  # of the test split, that each format is compared on
 BATCH_SIZE = 32
 # Largest difference in probability that rounding explains; measured are some 1e-6. Within it, a
 # predicted class differs only where Keras itself is undecided between two.

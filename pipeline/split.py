@@ -19,48 +19,14 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from pipeline.config.params import load
-from pipeline.core.errors import PipelineError, first_few, run
+from pipeline.core.errors import first_few, run
 from pipeline.core.files import read_json, write_json
+from pipeline.core.splitting import stratified_split
 from pipeline.data import arrays
 
 READ_VALUES = 2**20  # at a time: 4 MiB
-
-
-def stratified(
-    labels: np.ndarray, classes: list[str], share: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Divide rows at random so that every class keeps its share.
-
-    Args:
-        labels: `(n,)` int64 in [0, k).
-        classes: k names.
-        share: Of the second part, in (0, 1).
-        seed: In [0, 2**32).
-
-    Returns:
-        Sorted row numbers of the first and the second part, int64.
-
-    Raises:
-        PipelineError: A class has one image, or a part fewer images than there are classes.
-    """
-    found, counts = np.unique(labels, return_counts=True)
-    held_out = int(np.ceil(share * len(labels)))
-    if counts.min() < 2:
-        raise PipelineError(
-            f"split: {classes[found[counts.argmin()]]} must have 2 or more training images. "
-            f"Got {counts.min()}. Add some, remove the class, or bring a validation split"
-        )
-    if min(held_out, len(labels) - held_out) < len(found):
-        raise PipelineError(
-            f"split: split.validation {share} of {len(labels)} images leaves a part with fewer "
-            f"than one image for each of {len(found)} classes. Move it towards 0.5 or add images"
-        )
-    rows = np.arange(len(labels))
-    train, validation = train_test_split(rows, test_size=share, stratify=labels, random_state=seed)
-    return np.sort(train), np.sort(validation)
 
 
 Part = tuple[arrays.Images | np.ndarray, np.ndarray, np.ndarray]
@@ -116,8 +82,9 @@ def main(argv: list[str] | None = None) -> None:
     info = read_json(args.arrays / "info.json")
     held_out = not info["validation"]
     if held_out:
-        train, validation = stratified(
-            labels, info["classes"], params.split.validation, params.seed
+        remedy = "Add some, move split.validation towards 0.5, or bring a validation split"
+        train, validation = stratified_split(
+            labels, info["classes"], params.split.validation, params.seed, "split", remedy
         )
     else:
         train, validation = np.split(np.arange(len(labels)), [len(labels) - info["validation"]])

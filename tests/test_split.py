@@ -13,20 +13,6 @@ from pipeline.data import arrays
 from tests.conftest import write_arrays
 
 
-def test_classes_keep_their_share():
-    labels = np.array([0] * 50 + [1] * 30 + [2] * 20)
-    train, validation = split.stratified(labels, ["a", "b", "c"], 0.2, seed=0)
-    assert np.bincount(labels[validation]).tolist() == [10, 6, 4]
-    assert np.bincount(labels[train]).tolist() == [40, 24, 16]
-
-
-def test_every_row_stands_in_one_part_and_in_order():
-    train, validation = split.stratified(np.arange(40) % 4, list("abcd"), 0.25, seed=0)
-    assert sorted([*train, *validation]) == list(range(40))
-    assert (np.diff(train) > 0).all()
-    assert (np.diff(validation) > 0).all()
-
-
 def test_rows_are_kept_in_the_same_bytes_whatever_the_version_of_python(tmp_path):
     train, validation = np.arange(6), np.arange(6, 8)
     arrays.write_split(tmp_path / "s.npz", train, validation)
@@ -40,23 +26,6 @@ def test_rows_are_kept_in_the_same_bytes_whatever_the_version_of_python(tmp_path
         arrays.read_split(tmp_path / "s.npz", 8), (train, validation), strict=True
     ):
         assert np.array_equal(found, expected)
-
-
-def test_the_seed_decides_the_rows():
-    labels = np.arange(40) % 4
-    first, again, other = (
-        split.stratified(labels, list("abcd"), 0.25, seed)[1].tolist() for seed in (0, 0, 1)
-    )
-    assert first == again != other
-
-
-@pytest.mark.parametrize(("labels", "share", "message"), [
-    ([0, 0, 0, 1], 0.5, r"split: dog must have 2 or more training images\. Got 1\. Add"),
-    ([0, 0, 0, 1, 1, 1], 0.1, r"split\.validation 0\.1 of 6 images leaves a part with fewer"),
-])  # fmt: skip
-def test_too_few_images_are_refused(labels, share, message):
-    with pytest.raises(PipelineError, match=message):
-        split.stratified(np.array(labels), ["cat", "dog"], share, seed=0)
 
 
 INFO = '{"classes": ["even", "odd"], "skipped": {"train": 3, "test": 1}, "validation": 0}'

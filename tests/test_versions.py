@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 IMPORTS = grimp.build_graph("pipeline", include_external_packages=True)
 
 # decide nothing of what is written: they check, print, or show progress; TFDS, where it only knows
-# the names of data sets; scikit-learn in raw.py, where it only sets a test part apart;
+# the names of data sets; scikit-learn in splitting.py, with which download holds a test split out;
 # Pillow in preprocessing.py, which these stages have for its numbers; JAX in backend.py, which
 # export does without
 WITHOUT_INFLUENCE = {"annotated-types", "filelock", "psutil", "pydantic", "pyyaml", "requests",

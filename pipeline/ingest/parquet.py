@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from pipeline.core.errors import CONTROL, PipelineError, first_few
 from pipeline.core.files import atomic_path, require_file
+from pipeline.core.splitting import stratified_split
 
 # Images written and decoded at a time: the unit of parallel work, and of memory.
 GROUP_ROWS = 256
 GROUP_BYTES = 2**26
 
-# Follows the source where a data set brings no test part: what is missing, per cent, seed.
-SET_APART = " (no {}: {:g} % of the images set apart as test part, seed {})"
+# Follows the source where a data set brings no test split: what is missing, per cent, seed.
+HELD_OUT = " (no {}: {:g} % of the images held out as test split, seed {})"
 
 
 # What a browser takes for the end of a script.
@@ -188,40 +189,28 @@ def check_classes(source: str, classes: list[str], labels: Mapping[str, np.ndarr
             )
 
 
-def set_apart(
+def hold_out_test(
     source: str, classes: list[str], labels: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a test part for a data set without one, so that every class keeps its share.
+    """Hold out a test split of a data set without one; every class keeps its share.
 
     Args:
         source: For the message.
         classes: k names.
         labels: `(n,)` int64 in [0, k).
-        share: Of the test part, in (0, 1).
+        share: Of the test split, in (0, 1).
         seed: In [0, 2**32).
 
     Returns:
-        Sorted row numbers of the training and the test part, int64.
+        Sorted row numbers of the training and the test split, int64.
 
     Raises:
-        PipelineError: A class has too few images to stand in both parts.
+        PipelineError: A class has too few images for both.
     """
-    from sklearn.model_selection import train_test_split  # seconds, and few data sets need it
-
-    counts = np.bincount(labels, minlength=len(classes))
-    rows = np.arange(len(labels))
-    try:
-        train, test = train_test_split(rows, test_size=share, stratify=labels, random_state=seed)
-        fewest = min(np.bincount(labels[p], minlength=len(counts)).min() for p in (train, test))
-    except ValueError:  # fewer rows in a part than classes
-        fewest = 0
-    if not fewest:
-        raise PipelineError(
-            f"{source}: too few images of {classes[counts.argmin()]} ({counts.min()}) to set "
-            f"{100 * share:g} % apart as test part. Add some, move test_share towards 0.5, or "
-            "bring a test part"
-        )
-    return np.sort(train), np.sort(test)
+    remedy = "Add some, move test_share towards 0.5, or bring a test split"
+    train, test = stratified_split(labels, classes, share, seed, source, remedy)
+    check_classes(source, classes, {"train": labels[train], "test": labels[test]})
+    return train, test
 
 
 def read_group(path: Path, group: int) -> list[Example]:

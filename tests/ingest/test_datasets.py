@@ -202,10 +202,10 @@ BOTH = ["train/cat/a.png", "train/dog/a.png", "test/cat/a.png", "test/dog/a.png"
     ([*BOTH[:2], "val/cat/a.png"], r"test must hold images of every class\. Got none of dog"),
     (["cat/a.png", "cat/b.png"], r"must have 2 or more classes\. Got cat only"),
     ([*(f"cat/{i}.png" for i in range(9)), "dog/a.png"],
-     r"too few images of dog \(1\) to set 20 % apart as test part\. Add some, move test_share"),
+     r"too few images of dog \(1 of 10\) to hold out 20 %\. Add some, move test_share towards"),
     # a fifth of 2 is 0.4: rounded to none
     ([*(f"cat/{i}.png" for i in range(98)), "dog/a.png", "dog/b.png"],
-     r"too few images of dog \(2\) to set 20 % apart"),
+     r"test must hold images of every class\. Got none of dog\. Add some, or remove"),
 ])  # fmt: skip
 def test_wrong_folders_are_refused(tmp_path, names, message):
     write_images(tmp_path, *names)
@@ -304,7 +304,7 @@ def test_what_file_systems_and_tools_leave_is_no_image_and_no_class_and_is_count
 
 
 @pytest.mark.parametrize("top", ["", "train/"])
-def test_without_test_folder_a_stratified_part_is_set_apart(tmp_path, top):
+def test_without_test_folder_a_stratified_part_is_held_out(tmp_path, top):
     counts = {"cat": 40, "dog": 15, "fox": 5}
     write_images(tmp_path, *(f"{top}{c}/{i:02}.png" for c, n in counts.items() for i in range(n)))
     loaded = load_folder(tmp_path)
@@ -316,7 +316,7 @@ def test_without_test_folder_a_stratified_part_is_set_apart(tmp_path, top):
     every = [(f"{top}{c}/{i:02}.png", k) for k, c in enumerate(counts) for i in range(counts[c])]
     assert sorted(train + test) == every  # so none stands in both
     assert loaded.source == (
-        f"folder {tmp_path} (no {tmp_path}/test: 20 % of the images set apart as test part, seed 0)"
+        f"folder {tmp_path} (no {tmp_path}/test: 20 % of the images held out as test split, seed 0)"
     )
     assert [e.id for e in load_folder(tmp_path).splits["test"]] == [id for id, _ in test]
     assert [e.id for e in load_folder(tmp_path, seed=1).splits["test"]] != [id for id, _ in test]
@@ -448,13 +448,13 @@ def test_a_validation_folder_reaches_the_split_for_every_seed(project, edit, sta
 
 
 @pytest.mark.slow
-def test_the_part_set_apart_is_told_and_does_not_move_with_seed(project, edit, stage):
+def test_the_part_held_out_is_told_and_does_not_move_with_seed(project, edit, stage):
     write_images(project / "photos", *(f"{c}/{i}.png" for c in ("cat", "dog") for i in range(10)))
     edit("dataset: digits", "dataset: folder")
     edit("folder: data/folder", "folder: photos")
     done = stage("pipeline.download", "--raw", "one")
     assert done.stdout == (
-        "download: folder photos (no photos/test: 20 % of the images set apart as test part, "
+        "download: folder photos (no photos/test: 20 % of the images held out as test split, "
         "seed 0): 16 train, 4 test images, 2 classes (cat 10, dog 10) -> one\n"
     )
     edit("seed: 0", "seed: 7")
@@ -654,7 +654,7 @@ def test_any_prepared_data_set_of_tfds_works_without_network(project, edit, stag
     assert stage("prepare").returncode == 0
     done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="half")
     assert done.stdout.endswith(
-        "mnist/3.0.1 (no test split: 20 % of the images set apart as test part, seed 0): "
+        "mnist/3.0.1 (no test split: 20 % of the images held out as test split, seed 0): "
         "40 train, 10 test images, 10 classes (0 5, 1 5, 2 5, 3 5, 4 5, 5 5, 6 5, 7 5, 8 5, 9 5) "
         "-> raw\n"
     ), done.stderr
@@ -856,7 +856,7 @@ def ids(path: Path) -> list[str]:
     ("food101", " (no test split: validation is the test split)", {"train": 4, "test": 2}),
     ("i_naturalist", " (no labelled test split: val is the test split)", {"train": 4, "test": 2}),
     # a fifth of 20
-    ("cars196", " (no labelled test split: 20 % of the images set apart as test part, seed 0)",
+    ("cars196", " (no labelled test split: 20 % of the images held out as test split, seed 0)",
      {"train": 16, "test": 4}),
     ("unlabelled_validation", " (no labelled validation split)", {"train": 4, "test": 4}),
 ])  # fmt: skip

@@ -1,7 +1,7 @@
 """Digits: 1,797 real handwritten digits, 8×8, that come with scikit-learn; no network.
 
 Source: E. Alpaydin and C. Kaynak (1998), "Optical Recognition of Handwritten Digits", UCI
-Machine Learning Repository, test part, https://doi.org/10.24432/C50P49
+Machine Learning Repository, test set, https://doi.org/10.24432/C50P49
 """
 
 import io
@@ -9,22 +9,22 @@ import io
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
-from pipeline.ingest.parquet import Dataset, Example
+from pipeline.ingest.parquet import Dataset, Example, hold_out_test
 
 
 def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
-    """Return the digits as 8-bit PNG, a fixed stratified fifth of them as the test part."""
+    """Return the digits as 8-bit PNG, a fixed stratified fifth of them as the test split."""
     digits = load_digits()
     # 17 shades, 0 to 16, spread over 0 to 255; no two of them meet
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
-    rows = np.arange(len(pixels))
-    train, test = train_test_split(rows, test_size=0.2, stratify=digits.target, random_state=0)
-    parts = {"train": np.sort(train), "test": np.sort(test)}
+    classes = [str(digit) for digit in digits.target_names]
+    source = "scikit-learn digits (UCI, doi:10.24432/C50P49)"
+    train, test = hold_out_test(source, classes, digits.target, share=0.2, seed=0)
+    parts = {"train": train, "test": test}
     return Dataset(
-        classes=[str(digit) for digit in digits.target_names],
-        source="scikit-learn digits (UCI, doi:10.24432/C50P49)",
+        classes=classes,
+        source=source,
         sizes={split: len(part) for split, part in parts.items()},
         splits={
             split: [Example(_png(pixels[i]), int(digits.target[i]), f"digits_{i}") for i in part]

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.core.errors import PipelineError, first_few
-from pipeline.ingest.parquet import SET_APART, Dataset, Example, check_classes, set_apart
+from pipeline.ingest.parquet import HELD_OUT, Dataset, Example, check_classes, hold_out_test
 
 # The names of each split's folder.
 SPLITS = {
@@ -69,10 +69,12 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
         source, classes, {split: labels[split] for split in labels if split != "validation"}
     )
     if "test" not in files:
-        train_rows, test_rows = set_apart(source, classes, labels["train"], test_share, test_seed)
+        train_rows, test_rows = hold_out_test(
+            source, classes, labels["train"], test_share, test_seed
+        )
         every = files["train"]
         files = {"train": [every[r] for r in train_rows], "test": [every[r] for r in test_rows]}
-        source += SET_APART.format(top / "test", 100 * test_share, test_seed)
+        source += HELD_OUT.format(top / "test", 100 * test_share, test_seed)
     if ignored:
         source += f" ({first_few([str(path) for path in ignored])} not read)"
     if left_out:

@@ -26,7 +26,7 @@ from tensorflow_datasets.core.download.download_manager import (
 
 from pipeline.core import native_log
 from pipeline.core.errors import PipelineError
-from pipeline.ingest.parquet import SET_APART, Dataset, Example, set_apart
+from pipeline.ingest.parquet import HELD_OUT, Dataset, Example, hold_out_test
 
 # both log what their authors should know and our reader cannot use
 for library in ("absl", "tensorflow"):
@@ -80,13 +80,13 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
         labels = _labels(name, builder, "train")
         if (labels < 0).any():
             raise _unlabelled(name, "train")
-        train, test = set_apart(source, classes, labels, test_share, test_seed)
+        train, test = hold_out_test(source, classes, labels, test_share, test_seed)
         sizes = {"train": len(train), "test": len(test)}
         splits = {
             part: compress(_examples(name, builder, "train"), np.isin(np.arange(len(labels)), rows))
             for part, rows in (("train", train), ("test", test))
         }
-        source += SET_APART.format(missing, 100 * test_share, test_seed)
+        source += HELD_OUT.format(missing, 100 * test_share, test_seed)
     return Dataset(classes=classes, source=source, sizes=sizes, splits=splits)
 
 

@@ -1,0 +1,38 @@
+"""Splitting: rows divided at random so that every class keeps its share."""
+
+import numpy as np
+
+from pipeline.core.errors import PipelineError
+
+
+def stratified_split(
+    labels: np.ndarray, classes: list[str], share: float, seed: int, where: str, remedy: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divide rows in two at random; every class keeps its share, to rounding.
+
+    Args:
+        labels: `(n,)` int64 in [0, k).
+        classes: k names.
+        share: Of the second part, in (0, 1).
+        seed: In [0, 2**32).
+        where: Start of the message.
+        remedy: End of the message.
+
+    Returns:
+        Sorted row numbers of the first and the second part, int64.
+
+    Raises:
+        PipelineError: A class has one image, or a part fewer images than there are classes.
+    """
+    from sklearn.model_selection import train_test_split  # seconds, and few data sets need it
+
+    rows = np.arange(len(labels))
+    try:
+        first, second = train_test_split(rows, test_size=share, stratify=labels, random_state=seed)
+    except ValueError as error:
+        present, counts = np.unique(labels, return_counts=True)
+        raise PipelineError(
+            f"{where}: too few images of {classes[present[counts.argmin()]]} ({counts.min()} of "
+            f"{len(labels)}) to hold out {100 * share:g} %. {remedy}"
+        ) from error
+    return np.sort(first), np.sort(second)
