@@ -20,7 +20,9 @@ WITHOUT_INFLUENCE = {"annotated-types", "filelock", "psutil", "pydantic", "pyyam
                      "rich", "tensorflow-datasets", "tqdm"}  # fmt: skip
 UNUSED = {
     "preprocess": {"scikit-learn"},
+    "split": {"pillow"},
     "train": {"pillow"},
+    "evaluate": {"pillow"},
     "export": {"pillow", "jax"},
 }
 # no file of ours imports them: they write or compute for those that are imported

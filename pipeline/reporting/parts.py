@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.core.files import read_json, require_file
 from pipeline.data.preprocessor import Preprocessing
 from pipeline.reporting.chart_style import percent
-from pipeline.stats.paired import THAN
+from pipeline.stats.verdict import THAN
 
 MISTAKES = 30  # of each model at most
 ALL_MISTAKES = 240  # of all models together, about: the page stays small

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy.stats import binomtest, bootstrap
 
+from pipeline.stats.verdict import verdict
+
 # Resamples of the bootstrap: the interval's ends are then good to about 2 % of its width.
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -10,19 +12,6 @@ LEVEL = 0.95
 # the reference does (after Agresti & Min 2005). Without them the interval has no width where all
 # predictions agree, however few the images are.
 PSEUDO_IMAGES = (1.0, -1.0)
-
-THAN = {
-    "better": "better than",
-    "worse": "worse than",
-    "not distinguishable": "not distinguishable from",
-}
-
-
-def verdict(difference: float, distinguishable: bool) -> str:
-    """Return the word for a difference to the reference, a key of THAN."""
-    if not distinguishable:
-        return "not distinguishable"
-    return "better" if difference > 0 else "worse"
 
 
 def paired(correct: np.ndarray, reference: np.ndarray, seed: int) -> dict:

@@ -7,7 +7,8 @@ import numpy as np
 from scipy.stats import t
 
 from pipeline.core.console import Column, print_table
-from pipeline.stats.paired import LEVEL, PSEUDO_IMAGES, THAN, verdict
+from pipeline.stats.paired import LEVEL, PSEUDO_IMAGES
+from pipeline.stats.verdict import THAN, verdict
 from pipeline.trials.figure import LABELS
 
 
