@@ -42,10 +42,10 @@ from pipeline.training import loop
 import keras
 """
 STEP = """
-class LearningRate(Leave, loop.LearningRate):
+class LearningRate(Leave, loop.LearningRateLogger):
     pass
 
-loop.LearningRate = LearningRate
+loop.LearningRateLogger = LearningRate
 train.main(
     "baseline --arrays data/arrays --split data/split.npz --out model.keras --history history.csv "
     "--metrics metrics.json --run run.json".split()

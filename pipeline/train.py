@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
             args.model, distributed.broadcast([inputs, [sha256(path) for path in files]])
         )
         if distributed.is_main_process():
-            stack.enter_context(kept.held())
+            stack.enter_context(kept.locked())
         parts = Subset(images, labels, train), Subset(images, labels, validation)
         history = loop.fit(model, *parts, settings, classes, params.seed, checkpoints=kept)
         if distributed.is_main_process():

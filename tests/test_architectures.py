@@ -423,7 +423,7 @@ def test_wrong_transfers_are_one_line(make, build, shape, message):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (None, r"kept\.keras: no such file\. Mend from_model"),
+    (None, r"kept\.keras: no such file\. Fix from_model"),
     (b"PK", r"kept\.keras must be a saved model\. .*kept\.keras"),
 ])  # fmt: skip
 def test_a_file_that_is_no_model_is_one_line(tmp_path, content, message):

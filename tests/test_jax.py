@@ -131,12 +131,12 @@ def test_a_process_that_dies_fails_the_others_and_another_run_succeeds(small):
         from pipeline.training import loop
         from pipeline.core.errors import run
         from pipeline.train import main
-        class Die(loop.LearningRate):
+        class Die(loop.LearningRateLogger):
             def on_epoch_end(self, epoch, logs):
                 super().on_epoch_end(epoch, logs)
                 if os.environ["KERAS_DISTRIBUTION_PROCESS_ID"] == "1":
                     os.kill(os.getpid(), signal.SIGKILL)
-        loop.LearningRate = Die
+        loop.LearningRateLogger = Die
         run(main)
     """)
     first, second = start(small, 2, "program", *arguments("small", "out"))
@@ -149,7 +149,7 @@ def test_a_process_that_dies_fails_the_others_and_another_run_succeeds(small):
     again = start(small, 2, "pipeline.train", *arguments("small", "out"))
     outputs = [process.communicate(timeout=100) for process in again]
     assert [stderr for _, stderr in outputs] == ["", ""]
-    assert "small: goes on after epoch 1 of 2" in outputs[0][0]
+    assert "small: resuming after epoch 1 of 2" in outputs[0][0]
     whole = start(small, 2, "pipeline.train", *arguments("small", "whole"))
     assert [process.communicate(timeout=100)[1] for process in whole] == ["", ""]
     for name in ("model.keras", "history.csv", "train.json"):

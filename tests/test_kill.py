@@ -106,23 +106,23 @@ def test_an_epoch_that_is_done_is_not_trained_again(tmp_path):
     lines = []
     for line in run.lines():
         lines.append(line)
-        if "goes on after epoch" in line:
+        if "resuming after epoch" in line:
             left = psutil.Process(run.process.pid).children(recursive=True)
             for process in left:
                 process.suspend()  # until the next one is there
             run.kill(only_dvc=True)
             break
-    assert re.search("batchnorm: goes on after epoch [23] of 4", lines[-1])
+    assert re.search("batchnorm: resuming after epoch [23] of 4", lines[-1])
     out = []
     following = Repro(killed.folder, "train@batchnorm")
     for line in following.lines():
         out.append(line)
-        if "batchnorm: waits for another process that trains it" in line:
+        if "batchnorm: waiting for another process that trains it" in line:
             for process in left:
                 process.resume()
     assert following.process.wait() == 0
     assert "waits for another" in "".join(out)
-    assert "batchnorm: goes on after epoch 4 of 4" in "".join(out)
+    assert "batchnorm: resuming after epoch 4 of 4" in "".join(out)
     assert list(run.lines())[-1].startswith("train: batchnorm: 4 epochs")  # of the first
     compare(whole, killed, "models/batchnorm.keras", "plots/history/batchnorm.csv")
 

@@ -1,6 +1,6 @@
-"""Augmentation: changes of a batch of images that Keras does not have, or has slower.
+"""Augmentation layers that Keras lacks or implements more slowly.
 
-In the graph, on any backend, and without weights.
+They run in the graph on any backend and have no weights.
 """
 
 from typing import Any, Literal
@@ -10,16 +10,16 @@ from keras import ops
 
 
 class Crop(keras.layers.Layer):
-    """Pad each image and cut its old size out at random: a shift by whole pixels.
+    """Pad each image and crop it to its original size at random: a shift by whole pixels.
 
-    One gather, in half the time of Keras's RandomTranslation, which is a projective transform;
-    Keras's RandomCrop cuts a whole batch at one place.
+    It is a single gather, which takes half the time of Keras's RandomTranslation, a projective
+    transform. Keras's RandomCrop crops all images of a batch at the same position.
     """
 
     def __init__(self, pad: int, fill: Literal["zeros", "reflect"], **config: Any):
         """Args:
-        pad: Pixels a side, less than height and width.
-        fill: zeros, or reflect: what lies inside, mirrored at the edge without repeating it.
+        pad: Pixels per side, less than height and width.
+        fill: zeros, or reflect: mirror the image at its edge without repeating the edge.
         """
         super().__init__(**config)
         self.pad, self.fill = pad, fill

@@ -1,4 +1,4 @@
-"""Building: a network as params.yaml says, with the same initial weights every time."""
+"""Build the networks of params.yaml with reproducible initial weights."""
 
 import importlib
 import re
@@ -14,24 +14,24 @@ from pipeline.core.errors import PipelineError
 from pipeline.runtime import backend
 from pipeline.training.layer_overrides import apply_overrides
 
-SECONDS_TO_ANSWER = 10
-LARGEST_SIDE = 512  # pixels; where the search for an image size that fits ends
+DOWNLOAD_TIMEOUT = 10  # seconds
+LARGEST_SIDE = 512  # pixels; limit of the search for an image size that fits
 
 
 def build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: int) -> keras.Model:
-    """Build a model of params.yaml, uncompiled, with the same initial weights every time.
+    """Build a model of params.yaml, uncompiled, with reproducible initial weights.
 
     Raises:
-        PipelineError: It cannot be built; for images too small, names the smallest that fit.
+        PipelineError: It cannot be built. The message names the smallest image size that fits.
     """
     try:
         return _build(model, image_shape, num_classes, seed)
-    except (KeyError, IndexError):  # LookupErrors too, but bugs
+    except (KeyError, IndexError):  # subclasses of LookupError, but bugs
         raise
     except (LookupError, OSError, zipfile.BadZipFile) as error:
         raise PipelineError(f"{model.architecture}: {error}") from error
     except ValueError as error:
-        # Keras sets its reason in bold, between the layer and a dump of the layer's arguments
+        # Keras prints its reason in bold, before a dump of the layer's arguments.
         bold = re.search(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
         message = f"{model.architecture}: cannot be built for {' × '.join(map(str, image_shape))} "
         message += f"images and {num_classes} classes: {bold[1] if bold else error}"
@@ -42,33 +42,33 @@ def build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: in
 
 def _build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: int) -> keras.Model:
     if isinstance(model, Finetuned) and not Path(model.from_model).is_file():
-        raise FileNotFoundError(f"{model.from_model}: no such file. Mend from_model")
+        raise FileNotFoundError(f"{model.from_model}: no such file. Fix from_model")
     module = importlib.import_module(f"pipeline.architectures.{model.architecture}")
-    own, knobs = split_build(model)
+    arguments, overrides = split_build(model)
     backend.make_deterministic(seed)
-    # Keras may fetch weights, and a server that never answers must not hold up a run
+    # Keras may download weights, and an unresponsive server must not block the run.
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SECONDS_TO_ANSWER)
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        network = module.build(tuple(image_shape), num_classes, **own)
+        network = module.build(tuple(image_shape), num_classes, **arguments)
     finally:
         socket.setdefaulttimeout(before)
-    if knobs.model_dump(exclude_none=True):
-        # from the seed again: a knob must not also change the initial weights it leaves alone
+    if overrides.model_dump(exclude_none=True):
+        # Seed again, so an override does not change the initial weights of other layers.
         backend.make_deterministic(seed)
-        network = apply_overrides(network, knobs)
+        network = apply_overrides(network, overrides)
     return network
 
 
 def _smallest_side(model: Model, image_shape: tuple[int, ...], num_classes: int) -> int | None:
-    """Return the side of the smallest square that the model can be built for, if any can."""
+    """Return the side of the smallest square image that the model can be built for, if any."""
 
     def fits(side: int) -> bool:
         try:
             _build(model, (side, side, image_shape[2]), num_classes, seed=0)
         except ValueError:
             return False
-        except OSError:  # of weights, which are loaded into what fits
+        except OSError:  # from loading weights, which happens after the network was built
             return True
         return True
 

@@ -1,4 +1,4 @@
-"""Callbacks: what happens between the steps and the epochs of a training."""
+"""Keras callbacks of the training loop."""
 
 import math
 import time
@@ -17,13 +17,13 @@ COLUMNS = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
 class Diverged(PipelineError):
-    """The loss is not finite: an error of a training, a result of a study."""
+    """The loss is not finite: an error in train, a recorded result in a study."""
 
 
-class FirstNotFinite(keras.layers.Layer):
-    """Pass logits on, and remember the first training step in which they were not finite.
+class FirstNonFiniteStep(keras.layers.Layer):
+    """Return logits unchanged, and record the first training step in which they were not finite.
 
-    Callbacks see many steps at a time (acceleration.STEPS_PER_EXECUTION), this layer each.
+    Callbacks run once per acceleration.STEPS_PER_EXECUTION steps; this layer sees each step.
     """
 
     def build(self, input_shape: Any) -> None:
@@ -32,13 +32,13 @@ class FirstNotFinite(keras.layers.Layer):
         self.first = self.add_weight(name="first", initializer=_minus_one, **whole)
 
     def compute_output_shape(self, logits_shape):
-        return logits_shape  # not found out by tracing `call`, as in acceleration.Lookup
+        return logits_shape  # declared, as in acceleration.Lookup
 
     def call(self, logits, training=None):
         if training:
             first, steps = ops.convert_to_tensor(self.first), ops.convert_to_tensor(self.steps)
-            found = ops.logical_and(first < 0, ~ops.all(ops.isfinite(logits)))
-            self.first.assign(ops.where(found, steps, first))
+            is_first = ops.logical_and(first < 0, ~ops.all(ops.isfinite(logits)))
+            self.first.assign(ops.where(is_first, steps, first))
             self.steps.assign_add(1)
         return logits
 
@@ -47,12 +47,14 @@ def _minus_one(shape: Any, dtype: Any) -> Any:
     return ops.full(shape, -1, dtype)
 
 
-class StopWhenNotFinite(keras.callbacks.Callback):
-    def __init__(self, first: FirstNotFinite, num_steps: int, rate: Callable[[int], float]):
+class TerminateOnNonFinite(keras.callbacks.Callback):
+    """Raise `Diverged` when the loss is not finite."""
+
+    def __init__(self, first: FirstNonFiniteStep, num_steps: int, rate: Callable[[int], float]):
         """Args:
-        first: The layer that watches.
-        num_steps: Of an epoch.
-        rate: The learning rate of each step, counted from 0 through all epochs.
+        first: Layer that records the first non-finite step.
+        num_steps: Steps per epoch.
+        rate: Learning rate at a step, counted from 0 over all epochs.
         """
         super().__init__()
         self.first, self.num_steps, self.rate = first, num_steps, rate
@@ -64,9 +66,9 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         if math.isfinite(logs["loss"]):
             return
         if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()  # until then it holds the weights, not their variables
+            self.model.jax_state_sync()  # copies JAX's state back into the variables
         step = int(self.first.first)
-        if step < 0:  # the logits are finite, a penalty on the weights is not
+        if step < 0:  # the logits are finite, but a penalty on the weights is not
             step = self.epoch * self.num_steps + batch
         self._stop(step, f"batch {step % self.num_steps + 1} of {self.num_steps}", logs["loss"])
 
@@ -82,11 +84,11 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         )
 
 
-class Progress(keras.callbacks.Callback):
-    """On a terminal, show a bar of the epoch's steps until the epoch is done.
+class ProgressBar(keras.callbacks.Callback):
+    """Show a progress bar of the epoch's steps on a terminal.
 
-    Keras's own bar counts whole executions: with 36 steps an epoch and 32 an execution it ends
-    at 64/36.
+    Keras's bar counts whole executions: at 36 steps per epoch and 32 per execution it would end at
+    64/36.
     """
 
     bar: Any = None
@@ -102,59 +104,63 @@ class Progress(keras.callbacks.Callback):
         self.bar.update(min(batch + 1, self.params["steps"]) - self.bar.n)
 
     def on_test_begin(self, logs: dict | None = None) -> None:
-        self.bar.refresh()  # full, while validation runs
+        self.bar.refresh()  # shows a full bar while validation runs
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         self.close()
 
     def close(self) -> None:
-        """Remove the bar. Where training fails, the error then has a line of its own."""
+        """Remove the bar, so that an error message starts on its own line."""
         if self.bar is not None:
             self.bar.close()
 
 
-class LineAnEpoch(keras.callbacks.Callback):
+class EpochLogger(keras.callbacks.Callback):
+    """Print one line per epoch."""
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        # four numbers: with the learning rate it would not fit into 80 columns
+        # without the learning rate, to fit into 80 columns
         values = "  ".join(f"{name} {logs[name]:.4f}" for name in COLUMNS[:4])
         print(f"epoch {epoch + 1}/{self.params['epochs']}: {values}", flush=True)
 
 
-class LearningRate(keras.callbacks.Callback):
-    """Keep the learning rate that an epoch ends with among the epoch's numbers."""
+class LearningRateLogger(keras.callbacks.Callback):
+    """Add the learning rate at the end of an epoch to its logs."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
 
 
-class KeepAverage(keras.callbacks.Callback):
-    """Put the moving average of the weights in their place from validation to the next epoch.
+class SwapAveragedWeights(keras.callbacks.Callback):
+    """Replace the weights by their moving average from validation until the next epoch.
 
-    So what is measured, what early stopping restores and what is kept are the same weights.
-    Keras's own SwapEMAWeights swaps by adding and subtracting, which rounds both, and where
-    training stops early it leaves the wrong ones.
+    So the weights that are validated, restored by early stopping and saved are the same. Keras's
+    SwapEMAWeights swaps by adding and subtracting, which rounds both, and leaves the wrong weights
+    when training stops early.
     """
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        self.own: list[Any] = []
+        self.weights: list[Any] = []
 
     def on_test_begin(self, logs: dict | None = None) -> None:
         weights = self.model.trainable_variables
-        self.own = [ops.copy(weight) for weight in weights]
+        self.weights = [ops.copy(weight) for weight in weights]
         self.model.optimizer.finalize_variable_values(weights)
         for weight in weights:
-            # JAX shares the average's memory, and evaluation gives away that of the weights
+            # a copy: JAX would share the memory of the average, and evaluation donates that memory
             weight.assign(ops.copy(weight))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        for weight, own in zip(self.model.trainable_variables, self.own, strict=bool(self.own)):
-            weight.assign(own)
+        pairs = zip(self.model.trainable_variables, self.weights, strict=bool(self.weights))
+        for variable, value in pairs:
+            variable.assign(value)
 
 
-class KeepBest(keras.callbacks.EarlyStopping):
-    """Keras's early stopping by validation accuracy, of one network among a model's layers.
+class RestoreBestWeights(keras.callbacks.EarlyStopping):
+    """Stop early by validation accuracy, and restore the best weights of the network.
 
-    Of that alone it keeps the best weights, and not of what stands around it.
+    Unlike Keras's EarlyStopping, it keeps only the weights of `network`, which is one of the
+    layers of the model that trains.
     """
 
     def __init__(self, network: keras.Model, patience: int):
@@ -172,37 +178,38 @@ class KeepBest(keras.callbacks.EarlyStopping):
 
 
 class History(keras.callbacks.Callback):
-    """Keep each epoch's numbers, and with `checkpoints` all that is needed to go on from there.
+    """Record the metrics of each epoch, and save checkpoints to resume training from.
 
-    The last of the callbacks, so that it sees what the others have changed.
+    Must be the last callback, so that it sees the changes of the others.
     """
 
     def __init__(
         self,
         variables: list[keras.Variable],
         checkpoints: Checkpoints | None,
-        average: KeepAverage | None,
-        best: KeepBest | None,
+        average: SwapAveragedWeights | None,
+        best: RestoreBestWeights | None,
     ):
         """Args:
-        variables: That training changes: of weights, random seeds and optimizer.
-        checkpoints: Where to keep the state, and where to look for one.
-        average, best: The callbacks that have a state, where they are used.
+        variables: Variables that training changes: weights, random seeds and optimizer state.
+        checkpoints: Where to save the state, and where to resume from.
+        average: The callback of the moving average, if used; it has state.
+        best: The callback of early stopping, if used; it has state.
         """
         super().__init__()
         self.variables, self.checkpoints = variables, checkpoints
         self.average, self.best = average, best
-        self.found = _latest(checkpoints) if checkpoints else None
-        facts = self.found.facts if self.found else {}
+        self.resumed = _load_latest(checkpoints) if checkpoints else None
+        facts = self.resumed.facts if self.resumed else {}
         self.rows: list[dict[str, float]] = facts.get("rows", [])
         self.seconds: float = facts.get("seconds", 0.0)
         self.stopped: bool = facts.get("stopped", False)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self.start = time.perf_counter() - self.seconds
-        if self.found:
-            self._restore(self.found)
-            self.found = None  # its memory
+        if self.resumed:
+            self._restore(self.resumed)
+            self.resumed = None  # frees its memory
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         self.rows.append({"epoch": epoch + 1, **{name: logs[name] for name in COLUMNS}})
@@ -213,7 +220,7 @@ class History(keras.callbacks.Callback):
     def _lists(self) -> dict[str, list[Any]]:
         lists = {"variable": self.variables}
         if self.average:
-            lists["own"] = self.average.own
+            lists["own"] = self.average.weights
         if self.best:
             lists["best"] = self.best.best_weights
         return lists
@@ -237,14 +244,16 @@ class History(keras.callbacks.Callback):
         for variable, value in zip(self.variables, values, strict=True):
             variable.assign(value)
         if self.average:
-            self.average.own = read("own", len(self.model.trainable_variables))
+            self.average.weights = read("own", len(self.model.trainable_variables))
         if self.best:
             self.best.best_weights = read("best", len(self.best.network.weights))
             for name in ("wait", "best", "best_epoch"):
                 setattr(self.best, name, state.facts[name])
 
 
-def _latest(checkpoints: Checkpoints) -> State | None:
-    """Return the newest state. Of several processes, the first says which: all read the same."""
-    epoch = distributed.broadcast(checkpoints.newest() if distributed.is_main_process() else None)
+def _load_latest(checkpoints: Checkpoints) -> State | None:
+    """Return the latest state; in distributed training all processes read the same one."""
+    epoch = distributed.broadcast(
+        checkpoints.latest_epoch() if distributed.is_main_process() else None
+    )
     return None if epoch is None else checkpoints.read(epoch)

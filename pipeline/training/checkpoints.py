@@ -1,12 +1,12 @@
-"""Checkpoints: the state of a training after each epoch, kept outside what DVC tracks.
+"""Checkpoints: the state of training after each epoch, saved outside of what DVC tracks.
 
-DVC deletes the outputs of a stage before it runs; what a killed training has done lies here:
+DVC deletes the outputs of a stage before it runs, so the state of a killed training is saved here:
 
     .checkpoints/MODEL/KEY/000007.npz    after the seventh epoch, and the one before it
     .checkpoints/MODEL/KEY/finished      MD5 of the model, once the outputs are written
     .checkpoints/MODEL/lock              held by the process that trains
 
-KEY stands for all that the result depends on, so that no other training goes on from it.
+KEY is a hash of everything that the result depends on, so no other training resumes from it.
 """
 
 import hashlib
@@ -28,43 +28,42 @@ from pipeline.core.files import atomic_path
 
 FOLDER = Path(".checkpoints")
 FINISHED = "finished"
-# what reading an archive raises that has been cut off or changed
+# exceptions raised by reading a truncated or corrupt archive
 DAMAGE = (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-KEPT = 2  # so that one may be damaged
-DAYS = 7  # after which an interrupted training counts as given up
+KEPT = 2  # in case the latest is damaged
+DAYS = 7  # after which an interrupted training counts as abandoned
 
 
 class State(NamedTuple):
     arrays: dict[str, np.ndarray]
     facts: dict[str, Any]
-    """What JSON can hold"""
+    """JSON-serializable values"""
 
 
 class Checkpoints:
-    """Those of one training."""
+    """Checkpoints of one training."""
 
     def __init__(self, model: str, inputs: Any):
         """Args:
-        model: Its name in params.yaml.
-        inputs: All that the result depends on, as JSON can hold it.
+        model: Name in params.yaml.
+        inputs: Everything that the result depends on, JSON-serializable.
         """
         text = json.dumps(inputs, sort_keys=True, ensure_ascii=False)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.model, self.folder = model, FOLDER / model / key
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes from training the model; wait for one that is at it.
+    def locked(self) -> Iterator[None]:
+        """Lock the model against training by other processes; wait for one that trains it.
 
-        As one that goes on after the `dvc repro` that started it was killed: whatever it trains
-        from, it would write the same files.
+        A process can outlive the `dvc repro` that started it, and would write the same files.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(FOLDER / self.model / "lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"train: {self.model}: waits for another process that trains it", flush=True)
+            print(f"train: {self.model}: waiting for another process that trains it", flush=True)
             lock.acquire()
         try:
             _clean(self.folder)
@@ -73,34 +72,34 @@ class Checkpoints:
             lock.release()
 
     def save(self, epoch: int, state: State) -> None:
-        """Keep the state after an epoch, counted from 1."""
+        """Save the state after an epoch, counted from 1."""
         with atomic_path(self._path(epoch)) as path, path.open("wb") as file:
             np.savez(file, **state.arrays, facts=np.array(json.dumps(state.facts)))  # type: ignore[arg-type]
         for old in self._files()[KEPT:]:
             old.unlink()
 
-    def newest(self) -> int | None:
-        """Return the last epoch whose state is whole; say of which it is not."""
+    def latest_epoch(self) -> int | None:
+        """Return the latest epoch whose state is intact; report damaged ones."""
         for path in self._files():
             try:
                 self.read(int(path.stem))
             except DAMAGE as error:
-                what = f"{path} is damaged and passed over: {error}"
-                print(f"train: {self.model}: {what}", flush=True)
+                message = f"{path} is damaged, so the previous one is used: {error}"
+                print(f"train: {self.model}: {message}", flush=True)
             else:
                 return int(path.stem)
         return None
 
     def read(self, epoch: int) -> State:
         """Return the state after an epoch, counted from 1."""
-        # the archive holds a checksum of each array, which reading checks
+        # reading verifies the checksum of each array
         path = self._path(epoch)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         return State(arrays, json.loads(arrays.pop("facts").item()))
 
     def finish(self, model: Path) -> None:
-        """Let go of it all, now that the outputs are written.
+        """Discard the checkpoints once the outputs are written.
 
         Under DVC the last state stays until the next training: DVC may be killed before it
         records the outputs, or find no space in its cache.
@@ -121,7 +120,7 @@ class Checkpoints:
 
 
 def _recorded(md5: str) -> bool:
-    """Return whether DVC knows a file by its contents."""
+    """Return whether dvc.lock contains a hash."""
     lock = Path("dvc.lock")
     return lock.is_file() and md5 in lock.read_text("utf-8")
 
@@ -132,15 +131,15 @@ def _md5(path: Path) -> str:
 
 
 def _clean(current: Path) -> None:
-    """Remove the finished trainings that DVC has recorded, and those given up, of every model.
+    """Remove recorded and abandoned trainings of all models.
 
-    The current one too if it is recorded: `dvc repro -f` asks for all of it once more.
+    The current one is removed too if DVC has recorded it: `dvc repro -f` trains from the start.
     """
     oldest = time.time() - DAYS * 24 * 3600
     for folder in FOLDER.glob("*/*/"):
         finished = folder / FINISHED
-        with suppress(FileNotFoundError):  # another process has been at it too
-            # of a folder: when a checkpoint was last put there
-            given_up = folder != current and folder.stat().st_mtime < oldest
-            if given_up or (finished.exists() and _recorded(finished.read_text())):
+        with suppress(FileNotFoundError):  # another process may have removed it
+            # a folder's time is that of its last checkpoint
+            abandoned = folder != current and folder.stat().st_mtime < oldest
+            if abandoned or (finished.exists() and _recorded(finished.read_text())):
                 shutil.rmtree(folder)

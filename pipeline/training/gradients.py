@@ -1,11 +1,11 @@
-"""Gradients: those of one step, which changes no weight."""
+"""Compute gradients of one training step without changing weights."""
 
 import keras
 import numpy as np
 
 
-class _KeepGradients(keras.optimizers.Optimizer):
-    """Keep each weight's gradient beside it and leave the weight as it is."""
+class _RecordGradients(keras.optimizers.Optimizer):
+    """Record the gradient of each weight, and leave the weights unchanged."""
 
     def build(self, variables: list) -> None:
         super().build(variables)
@@ -20,22 +20,22 @@ def gradients(
 ) -> list[np.ndarray]:
     """Return the gradient of a loss with respect to each weight that is trained.
 
-    Taken from an optimizer, and not from what a step changes: in float32 a step of 1e-12
-    would be lost in the weight.
+    The gradients are recorded by an optimizer, not derived from changed weights: in float32 a step
+    of 1e-12 would be lost to rounding.
 
     Args:
         model: Uncompiled; compiled here, and its moving averages take a step.
-        inputs: One batch as the model takes it, with dropout, and batch normalization by the
-            batch itself.
+        inputs: One batch as the model takes it. Dropout is active, and batch normalization uses
+            the statistics of the batch.
         targets: `(b, k)`.
         loss: Between targets and logits: a function, or a `keras.Loss`.
 
     Returns:
-        An array for each of `model.trainable_variables`, float64: the square of 1e-25 is none
+        One array for each of `model.trainable_variables`, float64: the square of 1e-25 would be 0
         in float32.
     """
-    optimizer = _KeepGradients(learning_rate=1.0)
-    model.compile(optimizer, loss, run_eagerly=True)  # one step: not worth a graph
+    optimizer = _RecordGradients(learning_rate=1.0)
+    model.compile(optimizer, loss, run_eagerly=True)  # compiling a graph does not pay for one step
     model.train_on_batch(inputs, targets)
-    kept = map(keras.ops.convert_to_numpy, optimizer.gradients)
-    return [gradient.astype(np.float64) for gradient in kept]
+    arrays = map(keras.ops.convert_to_numpy, optimizer.gradients)
+    return [gradient.astype(np.float64) for gradient in arrays]

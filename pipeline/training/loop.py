@@ -1,4 +1,4 @@
-"""Loop: a network trained as params.yaml says."""
+"""Training loop: fit a network with the settings of params.yaml."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +10,14 @@ from pipeline.runtime import acceleration, distributed
 from pipeline.runtime.input_pipeline import Batches, Subset
 from pipeline.training import augmentation, optim, whitening
 from pipeline.training.callbacks import (
-    FirstNotFinite,
+    EpochLogger,
+    FirstNonFiniteStep,
     History,
-    KeepAverage,
-    KeepBest,
-    LearningRate,
-    LineAnEpoch,
-    Progress,
-    StopWhenNotFinite,
+    LearningRateLogger,
+    ProgressBar,
+    RestoreBestWeights,
+    SwapAveragedWeights,
+    TerminateOnNonFinite,
 )
 from pipeline.training.checkpoints import Checkpoints
 
@@ -39,13 +39,13 @@ def fit(
         model: Uncompiled, from images to logits.
         train: Images and labels to learn from, augmented as the settings say.
         validation: Held out rows of the same images, never augmented.
-        settings: Of optimizer, loss, augmentation and length.
+        settings: Optimizer, loss, augmentation, epochs and so on.
         classes: Names of the k classes.
-        seed: Of the order of the images.
+        seed: Seed of the order of the images.
         verbose: Whether to show progress.
-        watch: More callbacks, as one that measures.
-        checkpoints: Where to keep the state after each epoch; if one is there, training goes on
-            from it, and ends as if it had never been interrupted.
+        watch: Additional callbacks, for example to measure time.
+        checkpoints: Where to save the state after each epoch. If a state exists, training resumes
+            from it, with the same result as if it had never been interrupted.
 
     Returns:
         `rows`, one an epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy,
@@ -62,52 +62,60 @@ def fit(
     acceleration.check_batch_memory(model, min(settings.batch_size, len(train.rows)))
     trained = acceleration.accelerate(model, acceleration.resolve_precision(settings.precision))
     lookup = validation.images is train.images and acceleration.fits_in_memory(train.images)
-    first = FirstNotFinite()
-    whole = _around(trained, first, settings.augment, train.images if lookup else None)
+    first = FirstNonFiniteStep()
+    training_model = _training_model(
+        trained, first, settings.augment, train.images if lookup else None
+    )
     size, mirror = (len(classes), settings.batch_size), settings.augment.alternates
     batches = Batches(train, *size, seed, lookup, mirror)
     verbose = verbose and distributed.is_main_process()
     optimizer = optim.optimizer(settings, len(batches))
-    # with all variables there, TensorFlow traces the first step once and not twice
-    optimizer.build(whole.trainable_variables)
-    average = None if settings.ema_momentum is None else KeepAverage()
-    best = None if settings.early_stopping is None else KeepBest(trained, settings.early_stopping)
-    history = History(_state(whole) + optimizer.variables, checkpoints, average, best)
-    # the first two see each epoch's numbers before they are printed and kept; those to watch see
-    # the weights that are kept
-    rate = optim.rate(settings, len(batches))
-    callbacks = [StopWhenNotFinite(first, len(batches), rate), LearningRate()]
-    progress = Progress()
+    # if all variables exist, TensorFlow traces the first step only once
+    optimizer.build(training_model.trainable_variables)
+    average = None if settings.ema_momentum is None else SwapAveragedWeights()
+    best = (
+        None
+        if settings.early_stopping is None
+        else RestoreBestWeights(trained, settings.early_stopping)
+    )
+    history = History(
+        _training_state(training_model) + optimizer.variables, checkpoints, average, best
+    )
+    # The first two must see the logs of an epoch before they are printed and recorded; `watch` must
+    # see the weights that are saved.
+    rate = optim.learning_rate_at(settings, len(batches))
+    callbacks = [TerminateOnNonFinite(first, len(batches), rate), LearningRateLogger()]
+    progress = ProgressBar()
     if verbose:
-        callbacks += [progress, LineAnEpoch()]
+        callbacks += [progress, EpochLogger()]
     callbacks += [callback for callback in (best, average) if callback]
     callbacks += [*watch, history]
-    whole.compile(
+    training_model.compile(
         optimizer,
         optim.loss(settings),
         metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         steps_per_execution=acceleration.STEPS_PER_EXECUTION,
     )
     steps = {"train_step": len(train.rows), "test_step": len(validation.rows)}
-    distributed.drop_padding(whole, steps, settings.batch_size)
+    distributed.drop_padding(training_model, steps, settings.batch_size)
     done = len(history.rows)
     if done and verbose and checkpoints:
-        what = f"goes on after epoch {done} of {settings.epochs}"
-        print(f"train: {checkpoints.model}: {what}", flush=True)
+        message = f"resuming after epoch {done} of {settings.epochs}"
+        print(f"train: {checkpoints.model}: {message}", flush=True)
     for _ in range(done):
-        batches.on_epoch_end()  # to the order of the images in the next one
+        batches.on_epoch_end()  # advances the order of the images to the next epoch
     try:
-        whole.fit(
+        training_model.fit(
             acceleration.as_dataset(batches),
             validation_data=acceleration.as_dataset(
                 Batches(validation, *size, rows_only=lookup, mirror=mirror)
             ),
             initial_epoch=done,
             epochs=done if history.stopped else settings.epochs,
-            shuffle=False,  # Batches does it, image by image
+            shuffle=False,  # Batches shuffles single images
             class_weight=weights,
             callbacks=callbacks,
-            verbose=0,  # see Progress
+            verbose=0,  # see ProgressBar
         )
     finally:
         progress.close()
@@ -115,20 +123,20 @@ def fit(
     return history
 
 
-def _state(whole: keras.Model) -> list[keras.Variable]:
-    """Return what training changes of a model: weights and random seeds, but not the images."""
-    lookups = [layer for layer in whole.layers if isinstance(layer, acceleration.Lookup)]
+def _training_state(training_model: keras.Model) -> list[keras.Variable]:
+    """Return the variables that training changes: weights and random seeds, but not the images."""
+    lookups = [layer for layer in training_model.layers if isinstance(layer, acceleration.Lookup)]
     images = {id(weight) for layer in lookups for weight in layer.weights}
-    return [variable for variable in whole.variables if id(variable) not in images]
+    return [variable for variable in training_model.variables if id(variable) not in images]
 
 
-def _around(
+def _training_model(
     trained: keras.Model, last: keras.Layer, augment: Augment, images: Any | None
 ) -> keras.Model:
-    """Return augmentation, then the model, which so stays uncompiled, then a last layer.
+    """Wrap a network into the model that trains: augmentation, the network, then a last layer.
 
-    Nothing of training is saved with it. The input is as Batches yields it: row numbers of
-    `images`, where these are given.
+    The network itself stays uncompiled, so nothing of training is saved with it. Inputs are those
+    of Batches: images, or row numbers if `images` is given.
     """
     shape = trained.input_shape[1:]
     if images is None:
@@ -139,6 +147,6 @@ def _around(
     if augment.alternates:
         mirrored = keras.Input((), dtype="bool")
         inputs, x = (inputs, mirrored), augmentation.mirror(x, mirrored)
-    for layer in optim.augmentation(augment, shape):
+    for layer in optim.augmentation_layers(augment, shape):
         x = layer(x)
     return keras.Model(inputs, last(trained(x)), name=trained.name)

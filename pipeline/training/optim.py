@@ -1,4 +1,4 @@
-"""Optim: the training settings of params.yaml as Keras's own objects."""
+"""Create Keras's optimizer, learning-rate schedule, loss and augmentation from params.yaml."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,19 +11,19 @@ from pipeline.config.schema import Augment, Train
 from pipeline.core.errors import PipelineError, first_few
 from pipeline.training.augmentation import Crop
 
-# One-cycle: where the climb begins, as a share of the peak, and how long it takes (Smith 2018,
-# in the numbers of fastai and PyTorch).
+# One-cycle: initial learning rate as a share of the peak, and length of the rise as a share of the
+# steps (Smith 2018, with the values of fastai and PyTorch).
 ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_CLIMB = 0.3
-# Triangular: the same, and where the descent ends (Jordan 2024).
+# Triangular: the same, and the final learning rate as a share of the peak (Jordan 2024).
 TRIANGULAR_START = 0.2
 TRIANGULAR_CLIMB = 0.23
 TRIANGULAR_END = 0.07
 
 
 def optimizer(settings: Train, steps_per_epoch: int) -> keras.Optimizer:
-    """Return the optimizer with its schedule, momentum, weight decay and clipping."""
-    config: dict[str, Any] = {"learning_rate": schedule(settings, steps_per_epoch)}
+    """Return the optimizer with learning-rate schedule, momentum, weight decay and clipping."""
+    config: dict[str, Any] = {"learning_rate": learning_rate_schedule(settings, steps_per_epoch)}
     if settings.momentum:
         config["momentum"] = settings.momentum
     if settings.nesterov:
@@ -35,23 +35,23 @@ def optimizer(settings: Train, steps_per_epoch: int) -> keras.Optimizer:
     if settings.gradient_clip:
         name = {"norm": "clipnorm", "global_norm": "global_clipnorm", "value": "clipvalue"}
         config[name[settings.gradient_clip]] = settings.gradient_clip_at
-    found = keras.optimizers.get({"class_name": settings.optimizer, "config": config})
-    # He et al., "Bag of Tricks" (2019), https://arxiv.org/abs/1812.01187; on TensorFlow names
-    # end in :0 here
-    found.exclude_from_weight_decay(var_names=[r"(^|/)(bias|beta|gamma)(:\d+)?$"])
-    return found
+    result = keras.optimizers.get({"class_name": settings.optimizer, "config": config})
+    # He et al., "Bag of Tricks" (2019), https://arxiv.org/abs/1812.01187. On TensorFlow, names of
+    # variables end in :0 here.
+    result.exclude_from_weight_decay(var_names=[r"(^|/)(bias|beta|gamma)(:\d+)?$"])
+    return result
 
 
-def rate(settings: Train, steps_per_epoch: int) -> Callable[[int], float]:
-    """Return what the learning rate is at a step, counted from 0 through all epochs."""
-    found = schedule(settings, steps_per_epoch)
-    return lambda step: float(found(step)) if callable(found) else found
+def learning_rate_at(settings: Train, steps_per_epoch: int) -> Callable[[int], float]:
+    """Return a function from a step, counted from 0 over all epochs, to its learning rate."""
+    schedule = learning_rate_schedule(settings, steps_per_epoch)
+    return lambda step: float(schedule(step)) if callable(schedule) else schedule
 
 
-def schedule(
+def learning_rate_schedule(
     settings: Train, steps_per_epoch: int
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """Return the learning rate, or what it is at each step.
+    """Return a constant learning rate, or a learning-rate schedule.
 
     Reference: Loshchilov & Hutter, "SGDR" (2017), https://arxiv.org/abs/1608.03983; Smith &
         Topin, "Super-Convergence" (2018), https://arxiv.org/abs/1708.07120; Jordan, "94% on
@@ -77,13 +77,13 @@ def schedule(
 
 @keras.saving.register_keras_serializable("cnn-pipeline")
 class Triangular(keras.optimizers.schedules.LearningRateSchedule):
-    """Up in a straight line, then down in one."""
+    """Rise linearly to the peak, then decay linearly."""
 
     def __init__(self, peak: float, climb: int, steps: int):
         """Args:
-        peak: The learning rate before step `climb`.
-        climb: In [0, steps).
-        steps: Of the whole training, counted from 0.
+        peak: Learning rate at step `climb`.
+        climb: Steps of the rise, in [0, steps).
+        steps: Steps of the whole training.
         """
         self.peak, self.climb, self.steps = peak, climb, steps
 
@@ -107,19 +107,19 @@ def loss(settings: Train) -> keras.Loss:
 
 
 def class_weights(settings: Train, labels: np.ndarray, classes: list[str]) -> dict | None:
-    """Return the weight of each label `(m,)`, or None where all count alike.
+    """Return the weight of each class by its label, or None if all weigh the same.
 
     Raises:
-        PipelineError: Weights are given for other classes than the data set has.
+        PipelineError: The weights name other classes than the data set has.
     """
     given = settings.class_weights
     if given is None:
         return None
     if given == "balanced":
-        # as scikit-learn's, which takes a second to import
-        found, counts = np.unique(labels, return_counts=True)
-        weights = len(labels) / (len(found) * counts)
-        return dict(zip(found.tolist(), weights.tolist(), strict=True))
+        # as in scikit-learn, which takes a second to import
+        present, counts = np.unique(labels, return_counts=True)
+        weights = len(labels) / (len(present) * counts)
+        return dict(zip(present.tolist(), weights.tolist(), strict=True))
     if set(given) != set(classes):
         missing = first_few([name for name in classes if name not in given]) or "none"
         unknown = first_few([name for name in given if name not in classes]) or "none"
@@ -130,36 +130,36 @@ def class_weights(settings: Train, labels: np.ndarray, classes: list[str]) -> di
     return {label: given[name] for label, name in enumerate(classes)}
 
 
-def augmentation(settings: Augment, image_shape: tuple[int, ...]) -> list[keras.Layer]:
-    """Return the layers that change images `(n, h, w, c)` at random, in training only.
+def augmentation_layers(settings: Augment, image_shape: tuple[int, ...]) -> list[keras.Layer]:
+    """Return the augmentation layers, which change images `(n, h, w, c)` in training only.
 
-    All but `flip: alternating`, which is no matter of chance: batches say which to mirror.
+    `flip: alternating` is not among them, since it is not random: Batches marks what to mirror.
 
     Raises:
-        PipelineError: There are fewer pixels than a crop pads.
+        PipelineError: The images are smaller than the padding of a crop.
 
     Reference: crop: He et al. (2016), https://arxiv.org/abs/1512.03385; cutout: DeVries &
         Taylor (2017), https://arxiv.org/abs/1708.04552
     """
     layers = keras.layers
-    found: list[keras.Layer] = []
+    stack: list[keras.Layer] = []
     if settings.flip and not settings.alternates:
-        # one after the other: Keras's own "horizontal_and_vertical" does both or neither
+        # separate layers: Keras's "horizontal_and_vertical" flips both ways or not at all
         both = ["horizontal", "vertical"]
-        found += [layers.RandomFlip(f) for f in both if settings.flip in (f, "both")]
+        stack += [layers.RandomFlip(f) for f in both if settings.flip in (f, "both")]
     if settings.crop:
         if settings.crop >= min(image_shape[:2]):
             raise PipelineError(
                 "params.yaml: train.augment.crop must be less than the images' "
                 f"{' × '.join(map(str, image_shape[:2]))} pixels. Got {settings.crop}"
             )
-        found.append(Crop(settings.crop, settings.crop_fill))
+        stack.append(Crop(settings.crop, settings.crop_fill))
     if settings.shift:
-        found.append(layers.RandomTranslation(settings.shift, settings.shift, "nearest"))
+        stack.append(layers.RandomTranslation(settings.shift, settings.shift, "nearest"))
     if settings.rotation:
-        # as a share of a full turn
-        found.append(layers.RandomRotation(settings.rotation / 360, "nearest"))
+        # Keras takes a share of a full turn
+        stack.append(layers.RandomRotation(settings.rotation / 360, "nearest"))
     if settings.cutout:
         share = (settings.cutout, settings.cutout)
-        found.append(layers.RandomErasing((1.0, 1.0), scale=share, fill_value=0.0))
-    return found
+        stack.append(layers.RandomErasing((1.0, 1.0), scale=share, fill_value=0.0))
+    return stack

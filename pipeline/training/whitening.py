@@ -1,4 +1,4 @@
-"""Whitening: filters that take the correlation out of neighbouring pixels.
+"""Whitening: filters that decorrelate neighboring pixels.
 
 Reference: Page, "How to Train Your ResNet" (2018),
     https://myrtle.ai/learn/how-to-train-your-resnet/; both signs and the frozen layer: Jordan,
@@ -11,11 +11,11 @@ import numpy as np
 from pipeline.core.errors import PipelineError
 from pipeline.runtime.input_pipeline import Subset
 
-# Images that the covariance is taken from, evenly spaced over the training images. Each holds
-# about as many patches as pixels, against some tens of numbers in a patch.
+# Number of images to estimate the covariance from, evenly spaced over the training images. Each
+# has about as many patches as pixels, and a patch has only tens of values.
 SAMPLE = 1000
-# Added to the variances, as a share of their mean, so that noise is not made as large as the
-# image (Jordan 2024: 5e-4 of pixels of variance 1).
+# Added to the variances, as a share of their mean, so that noise is not amplified to the scale of
+# the signal (Jordan 2024: 5e-4 for pixels of variance 1).
 EPSILON = 5e-4
 
 
@@ -23,16 +23,16 @@ def whiten(model: keras.Model, train: Subset) -> None:
     """Set a model's first convolution to whitening filters and freeze it.
 
     Its first filters are the eigenvectors v of the covariance of the patches, each divided by
-    sqrt(variance along v + epsilon), then come their negatives, since what follows is
-    rectified; any more keep their initial values. Biases take the patches' mean out.
+    sqrt(variance along v + epsilon), followed by their negatives, since a rectifier
+    follows; further filters keep their initial values. Biases subtract the mean patch.
 
     Args:
         model: Whose first layer is a convolution of kh × kw pixels with at least
             2 * kh * kw * c filters.
-        train: Images of `(h, w, c)` to learn from.
+        train: Training images `(h, w, c)`.
 
     Raises:
-        PipelineError: The model has no such layer.
+        PipelineError: The first layer is not such a convolution.
     """
     first = next(x for x in model.layers if not isinstance(x, keras.layers.InputLayer))
     if not isinstance(first, keras.layers.Conv2D):
@@ -62,13 +62,17 @@ def whitening_filters(images, size: tuple[int, int]) -> tuple[np.ndarray, np.nda
     """Return the mean patch `(d,)`, and d filters as columns `(d, d)`, weakest first.
 
     Args:
-        images: Any number of `(h, w, c)`, read one at a time.
+        images: Any number of images `(h, w, c)`, read one at a time.
         size: kh and kw of a patch; d is kh * kw * c.
     """
-    count, total, products = 0, np.zeros(1), np.zeros(1)  # sums, of the shapes of the first
+    count, total, products = (
+        0,
+        np.zeros(1),
+        np.zeros(1),
+    )  # sums, which take the shapes of the first patches
     for image in images:
         windows = np.lib.stride_tricks.sliding_window_view(image, size, axis=(0, 1))
-        # (h - kh + 1, w - kw + 1, c, kh, kw), to the order of a kernel
+        # (h - kh + 1, w - kw + 1, c, kh, kw), transposed to the order of a kernel
         patches = windows.transpose(0, 1, 3, 4, 2).reshape(-1, windows[0, 0].size)
         patches = patches.astype(np.float64)
         count, total = count + len(patches), total + patches.sum(axis=0)

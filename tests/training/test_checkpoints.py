@@ -33,12 +33,12 @@ def state(epoch: int) -> State:
 
 
 def newest(kept: Checkpoints) -> State | None:
-    epoch = kept.newest()
+    epoch = kept.latest_epoch()
     return None if epoch is None else kept.read(epoch)
 
 
 def test_the_newest_of_two_is_read(kept):
-    assert kept.newest() is None
+    assert kept.latest_epoch() is None
     for epoch in (1, 2, 3):
         kept.save(epoch, state(epoch))
     assert sorted(path.name for path in kept.folder.iterdir()) == ["000002.npz", "000003.npz"]
@@ -50,9 +50,9 @@ def test_the_newest_of_two_is_read(kept):
 
 def test_inputs_that_differ_in_anything_are_another_training(kept):
     kept.save(1, state(1))
-    assert Checkpoints("small", {"seed": 0}).newest()
-    assert Checkpoints("small", {"seed": 1}).newest() is None
-    assert Checkpoints("other", {"seed": 0}).newest() is None
+    assert Checkpoints("small", {"seed": 0}).latest_epoch()
+    assert Checkpoints("small", {"seed": 1}).latest_epoch() is None
+    assert Checkpoints("other", {"seed": 0}).latest_epoch() is None
 
 
 def test_a_damaged_one_is_told_and_passed_over(kept, capsys):
@@ -71,7 +71,7 @@ def test_a_damaged_one_is_told_and_passed_over(kept, capsys):
         found = newest(kept)
         assert found
         said = capsys.readouterr().out
-        if f"{path} is damaged and passed over" in said:
+        if f"{path} is damaged, so the previous one is used" in said:
             told += 1
             assert found.arrays["weight"].max() == 1
         else:  # what was changed says nothing, as a date
@@ -88,20 +88,26 @@ def test_finished_ones_are_removed_once_recorded_and_others_after_days(kept, mon
     for each in (kept, ended, current, other):
         each.save(1, state(1))
     ended.finish(model)
-    with current.held():
-        assert all(each.newest() for each in (kept, ended, current, other))
+    with current.locked():
+        assert all(each.latest_epoch() for each in (kept, ended, current, other))
     long_ago = time.time() - 8 * 24 * 3600
     os.utime(kept.folder, (long_ago, long_ago))
-    with current.held():
-        assert [bool(e.newest()) for e in (kept, ended, current, other)] == [False] + [True] * 3
+    with current.locked():
+        assert [bool(e.latest_epoch()) for e in (kept, ended, current, other)] == [False] + [
+            True
+        ] * 3
     md5 = hashlib.md5(b"weights").hexdigest()
     Path("dvc.lock").write_text(f"md5: {md5}\n")
-    with current.held():
-        assert [bool(each.newest()) for each in (ended, current, other)] == [False, True, True]
+    with current.locked():
+        assert [bool(each.latest_epoch()) for each in (ended, current, other)] == [
+            False,
+            True,
+            True,
+        ]
     current.finish(model)
     monkeypatch.delenv("DVC_STAGE")
     other.finish(model)  # run by hand: nobody records it
-    with Checkpoints("large", {}).held():  # whichever model is trained next
+    with Checkpoints("large", {}).locked():  # whichever model is trained next
         pass
     assert [path.name for path in checkpoints.FOLDER.rglob("*") if path.is_file()] == ["lock"] * 2
 
@@ -112,26 +118,26 @@ def test_what_dvc_has_recorded_is_trained_anew_and_what_it_has_not_is_kept(kept,
     kept.save(1, state(1))
     kept.finish(Path("small.keras"))
     Path("dvc.lock").write_text("md5: 202cb962ac59075b964b07152d234b70\n")
-    with kept.held():  # DVC was killed, or its cache was full
+    with kept.locked():  # DVC was killed, or its cache was full
         assert newest(kept)
     md5 = hashlib.md5(b"weights").hexdigest()
     Path("dvc.lock").write_text(f"md5: {md5}\n")
-    with kept.held():  # dvc repro -f
-        assert kept.newest() is None
+    with kept.locked():  # dvc repro -f
+        assert kept.latest_epoch() is None
 
 
 def test_a_second_process_waits_for_the_first(kept):
     code = (
         "from pipeline.training.checkpoints import Checkpoints\n"
-        "with Checkpoints('small', {'seed': 0}).held(): print('mine', flush=True)"
+        "with Checkpoints('small', {'seed': 0}).locked(): print('mine', flush=True)"
     )
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with kept.held():
+    with kept.locked():
         second = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env
         )
         assert second.stdout
-        assert "waits for another process" in second.stdout.readline()
+        assert "waiting for another process" in second.stdout.readline()
     assert second.communicate(timeout=30)[0] == "mine\n"
 
 
@@ -238,6 +244,6 @@ def test_told_to_stop_a_stage_says_how_to_go_on(prepared, stage, edit, signum):
     assert not Path("out/model.keras").exists()
 
     done = stage("pipeline.train", *arguments("baseline", "out"))
-    assert "train: baseline: goes on after epoch" in done.stdout
+    assert "train: baseline: resuming after epoch" in done.stdout
     for name in ("model.keras", "history.csv", "train.json"):
         assert Path("out", name).read_bytes() == Path("whole", name).read_bytes()

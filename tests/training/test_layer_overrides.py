@@ -1,4 +1,4 @@
-"""Knobs: each one does what it says, on any architecture, and none is ignored in silence."""
+"""Layer overrides: each does what it says, on any architecture, and none is silently ignored."""
 
 from typing import Any
 
@@ -92,7 +92,7 @@ def test_dirac_is_saved_as_stock_keras_and_needs_a_convolution(tmp_path):
     backend.save(make(kernel_initializer="dirac"), tmp_path / "model.keras")
     first = kernels(keras.saving.load_model(tmp_path / "model.keras"))[0]
     assert np.array_equal(first, kernels(make(kernel_initializer="dirac"))[0])
-    with pytest.raises(PipelineError, match="kernel_initializer finds nothing to change"):
+    with pytest.raises(PipelineError, match="kernel_initializer matches nothing"):
         make("logistic_bn", kernel_initializer="dirac")
 
 
@@ -216,7 +216,7 @@ def test_a_pretrained_base_keeps_its_weights_and_the_head_takes_the_knobs():
     assert turned.layers[-1].kernel_constraint.max_value == 2.0
 
 
-@pytest.mark.parametrize(("name", "build", "knob"), [
+@pytest.mark.parametrize(("name", "build", "setting"), [
     ("logistic_bn", {"padding": "valid"}, "padding"),
     ("logistic_bn", {"activation": "tanh"}, "activation"),
     ("logistic_bn", {"batch_norm": True}, "batch_norm"),
@@ -224,8 +224,8 @@ def test_a_pretrained_base_keeps_its_weights_and_the_head_takes_the_knobs():
     ("plain", {"batch_norm_momentum": 0.9}, "batch_norm_momentum"),
     ("pretrained", {"weights": None, "padding": "valid"}, "padding"),
 ])  # fmt: skip
-def test_a_knob_that_finds_nothing_to_change_is_refused(name, build, knob):
-    with pytest.raises(PipelineError, match=rf"{name}: {knob} finds nothing to change in thi"):
+def test_an_override_that_matches_nothing_is_refused(name, build, setting):
+    with pytest.raises(PipelineError, match=rf"{name}: {setting} matches nothing in thi"):
         make(name, **build)
 
 

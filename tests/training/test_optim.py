@@ -79,7 +79,9 @@ def test_gradient_clip(kind, moves):
 
 def rates(count: int, **own: Any) -> list[float]:
     """The learning rate before each step of 4 epochs of 5 steps, and after the last."""
-    made = optim.schedule(settings(epochs=4, learning_rate=1.0, **own), steps_per_epoch=5)
+    made = optim.learning_rate_schedule(
+        settings(epochs=4, learning_rate=1.0, **own), steps_per_epoch=5
+    )
     if isinstance(made, float):
         return [made] * count
     return [float(made(step)) for step in range(count)]
@@ -124,7 +126,7 @@ def test_warmup():
     {"epochs": 1, "schedule": "cosine"}, {"epochs": 1, "schedule": "triangular"},
 ])  # fmt: skip
 def test_a_schedule_of_one_step_is_one(own):
-    made = optim.schedule(settings(learning_rate=1.0, **own), steps_per_epoch=1)
+    made = optim.learning_rate_schedule(settings(learning_rate=1.0, **own), steps_per_epoch=1)
     assert (made if isinstance(made, float) else float(made(0))) == 1.0
 
 
@@ -164,7 +166,7 @@ def test_class_weights():
 
 def augmented(images: np.ndarray, training: bool = True, **own: Any) -> np.ndarray:
     keras.utils.set_random_seed(0)
-    layers = optim.augmentation(Augment(**{**PLAIN, **own}), images.shape[1:])
+    layers = optim.augmentation_layers(Augment(**{**PLAIN, **own}), images.shape[1:])
     for layer in layers:
         images = layer(images, training=training)
     return np.asarray(images)
