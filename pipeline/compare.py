@@ -1,4 +1,4 @@
-"""Compare: every model side by side, and whether a difference to the reference is luck.
+"""Compare: all models side by side, and test whether differences to the reference are chance.
 
 Reads   metrics/test/MODEL.json, metrics/train/MODEL.json of every model; models/MODEL.keras
         of the champion
@@ -26,7 +26,7 @@ def choose(champion: str, validation: dict[str, float]) -> str:
 
 
 def read(folder: Path, names: list[str], suffix: str) -> dict[str, Path]:
-    """Return the file of every model; a folder may hold those of former models too."""
+    """Return the file of each model; the folder may also contain files of removed models."""
     return {name: require_file(folder / f"{name}{suffix}") for name in names}
 
 
@@ -75,8 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     answers = {name: metrics["answers"][0] for name, metrics in test.items()}
     first = answers[names[0]]
     rows = []
-    for name, own in answers.items():
-        if not same_images(own, first):
+    for name, correct in answers.items():
+        if not same_images(correct, first):
             raise PipelineError(
                 f"{args.test}: {name} and {names[0]} were not measured on the same images. "
                 "Run `dvc repro`"
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
             **{key: value for key, value in test[name].items() if not isinstance(value, list)},
         }
         if name != names[0]:
-            row |= paired(unpack(own), unpack(first), params.seed)
+            row |= paired(unpack(correct), unpack(first), params.seed)
         rows.append(row)
 
     champion = choose(params.champion, {row["model"]: row["val_accuracy"] for row in rows})

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import keras
 
 CALIBRATION_BINS = 15  # as Guo et al.
-# Keras's predict is fastest from a few hundred images on; fewer where they are large, since
-# feature maps take many times their memory.
+# Keras's predict is fastest from a few hundred images per batch. Large images get smaller batches,
+# since feature maps take many times their memory.
 BATCH_SIZE = 512
 BATCH_VALUES = 2**22
 
@@ -71,17 +71,17 @@ def measure(
     predicted = log_probabilities.argmax(axis=1)
     confidence = np.exp(log_probabilities.max(axis=1))
     correct = predicted == labels
-    own = np.take_along_axis(log_probabilities, labels[:, None], axis=1)  # (n, 1)
-    rank = (log_probabilities > own).sum(axis=1)
+    label_log_probability = np.take_along_axis(log_probabilities, labels[:, None], axis=1)  # (n, 1)
+    rank = (log_probabilities > label_log_probability).sum(axis=1)
     interval = binomtest(int(correct.sum()), len(labels)).proportion_ci(0.95, method="wilson")
-    every = np.arange(len(classes))
-    each = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
-    precision, recall, f1 = (float(score.mean()) for score in each[:3])
+    all_labels = np.arange(len(classes))
+    scores = precision_recall_fscore_support(labels, predicted, labels=all_labels, zero_division=0)
+    precision, recall, f1 = (float(score.mean()) for score in scores[:3])
     metrics = {
         "accuracy": float(correct.mean()),
         "accuracy_low": interval.low,
         "accuracy_high": interval.high,
-        "loss": float(-own.mean()),
+        "loss": float(-label_log_probability.mean()),
         "precision": precision,
         "recall": recall,
         "f1": f1,
@@ -96,7 +96,7 @@ def measure(
                 "f1": float(f),
                 "images": int(n),
             }
-            for name, p, r, f, n in zip(classes, *each, strict=True)
+            for name, p, r, f, n in zip(classes, *scores, strict=True)
         ],
     }
     names = np.array(classes)
@@ -107,7 +107,7 @@ def measure(
     return metrics, table
 
 
-def averaged_over_mirror(model: "keras.Model") -> "keras.Model":
+def average_over_mirror(model: "keras.Model") -> "keras.Model":
     """Return a model of the mean of a model's logits for each image and its mirror image."""
     import keras
 
@@ -145,12 +145,12 @@ def main(argv: list[str] | None = None) -> None:
     precision = acceleration.resolve_precision(params.evaluate.precision)
     faster = acceleration.accelerate(model, precision)
     if params.evaluate.mirror:
-        faster = averaged_over_mirror(faster)
+        faster = average_over_mirror(faster)
     batches = acceleration.as_dataset(Batches(part, len(classes), batch_size))
     logits = faster.predict(batches, verbose=int(sys.stdout.isatty()))
     metrics, predictions = measure(logits, labels, classes)
     metrics["computed_in"] = precision
-    # says which file was measured, and how; compare copies the champion by it
+    # identifies the evaluated file and how; compare checks the champion against it
     metrics["model"] = [{"sha256": sha256(args.model), "mirror": params.evaluate.mirror}]
     write_json(args.metrics, metrics)
     with atomic_path(args.predictions) as path:

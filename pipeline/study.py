@@ -1,9 +1,9 @@
 """Study: one question, answered by training each of its models with several seeds.
 
 Reads   studies/STUDY.yaml, data/arrays/train/{images,labels}.npy, data/arrays/info.json,
-        data/split.npz; never the test images: a study is for trying things out
-Writes  studies/STUDY.json    what was seen, in a sentence; every model; every run
-        studies/STUDY.png     the same as a picture
+        data/split.npz; never the test images, since studies explore
+Writes  studies/STUDY.json    the result in one sentence, all models and all runs
+        studies/STUDY.png     the same as a figure
 Params  train
 """
 
@@ -36,22 +36,22 @@ class Study(Section):
     seeds: Annotated[int, Field(ge=2)]
     """Trainings of each model"""
     train_images: Annotated[int, Field(ge=1)] | None = None
-    """Learn from so many images, stratified; null: from all"""
+    """Number of training images, a stratified sample; null: all"""
     measure: Literal["gap", "seconds_per_epoch", "gradients"] | None = None
-    """What to show beside accuracy"""
+    """Measure to show next to accuracy"""
     x: Annotated[str, Field(pattern=r"^(build|train)\.\w+$")] | None = None
     """A setting that is a number, to draw over. Models whose names agree up to the last _ are
     a line, and are compared with the first line at the same x"""
 
 
 def load(path: Path, common: Params) -> tuple[Study, Params]:
-    """Read a study, and check it as params.yaml is checked.
+    """Read a study, and validate it like params.yaml.
 
     Returns:
         The study, and the params with its models and training settings.
 
     Raises:
-        PipelineError: Names the key, what was expected and what was received.
+        PipelineError: A setting is invalid.
     """
     with yaml_reader.reading(path):
         study = yaml_reader.read(path, Study)
@@ -59,16 +59,18 @@ def load(path: Path, common: Params) -> tuple[Study, Params]:
             train = common.train.overridden_by(study.train)
         except pydantic.ValidationError as error:
             raise PipelineError(f"train {error.errors()[0]['ctx']['error']}") from None
-        own = common.model_copy(update={"models": study.models, "finetune": {}, "train": train})
+        study_params = common.model_copy(
+            update={"models": study.models, "finetune": {}, "train": train}
+        )
         for name in study.models:
-            params.check_model(own, ("models", name))
-            x = place(study, own, name)[1]
+            params.check_model(study_params, ("models", name))
+            x = line_and_x(study, study_params, name)[1]
             if study.x and (not isinstance(x, int | float) or isinstance(x, bool)):
                 raise PipelineError(f"models.{name}: {study.x}, the x, must be a number. Got {x}")
-    return study, own
+    return study, study_params
 
 
-def place(study: Study, own: Params, name: str) -> tuple[str, Any]:
+def line_and_x(study: Study, own: Params, name: str) -> tuple[str, Any]:
     """Return the line that a model belongs to, and its x."""
     if study.x is None:
         return name, None
@@ -77,19 +79,19 @@ def place(study: Study, own: Params, name: str) -> tuple[str, Any]:
     return name.rpartition("_")[0] or name, settings.get(key)
 
 
-def fewer(rows: np.ndarray, labels: np.ndarray, count: int | None, seed: int) -> np.ndarray:
-    """Return so many of the rows `(m,)`, drawn anew by each seed; classes keep their share."""
+def sample_rows(rows: np.ndarray, labels: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    """Return a stratified sample of the rows `(m,)`, a different one for each seed."""
     if count is None:
         return rows
     try:
-        drawn, _ = train_test_split(
+        sampled, _ = train_test_split(
             rows, train_size=count, stratify=labels[rows], random_state=seed
         )
     except ValueError as error:
         raise PipelineError(
             f"train_images must fit {len(rows)} training images: {error}. Got {count}"
         ) from None
-    return drawn
+    return sampled
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -98,34 +100,38 @@ def main(argv: list[str] | None = None) -> None:
     for path in ("arrays", "split", "table", "picture"):
         parser.add_argument(f"--{path}", type=Path, required=True)
     args = parser.parse_args(argv)
-    study, own = load(args.study, params.load())
+    study, study_params = load(args.study, params.load())
 
     info = read_json(args.arrays / "info.json")
     images, labels = arrays.load(args.arrays / "train")
     train, validation = arrays.read_split(args.split, len(labels))
     with yaml_reader.reading(args.study):
-        drawn = [fewer(train, labels, study.train_images, seed) for seed in range(study.seeds)]
+        train_rows = [
+            sample_rows(train, labels, study.train_images, seed) for seed in range(study.seeds)
+        ]
 
-    # Keras takes seconds to import: not before all of this is known to be right
+    # Importing Keras takes seconds, so all inputs are checked first.
     environment = select_backend.environment()
-    select_backend.use(own.backend)
+    select_backend.use(study_params.backend)
     from pipeline.runtime import backend
     from pipeline.runtime.input_pipeline import Subset
     from pipeline.training import building, optim
     from pipeline.trials.measure import measure
 
-    for name, model in own.models.items():
+    for name, model in study_params.models.items():
         building.build(model, info["image_shape"], len(info["classes"]), 0)
-        optim.class_weights(own.train_of(name), labels, info["classes"])
-    runs: dict[str, list[dict]] = {name: [] for name in own.models}
-    # seed by seed, so that a machine that slows down does so for every model
-    queue = [(seed, name) for seed in range(study.seeds) for name in own.models]
+        optim.class_weights(study_params.train_of(name), labels, info["classes"])
+    runs: dict[str, list[dict]] = {name: [] for name in study_params.models}
+    # seed by seed, so that a slowdown of the machine affects all models alike
+    queue = [(seed, name) for seed in range(study.seeds) for name in study_params.models]
     for seed, name in tqdm(queue, args.study.stem, unit="run", disable=None):
-        parts = Subset(images, labels, drawn[seed]), Subset(images, labels, validation)
-        runs[name].append(measure(own.models[name], *parts, own.train_of(name), info, seed))
+        parts = Subset(images, labels, train_rows[seed]), Subset(images, labels, validation)
+        runs[name].append(
+            measure(study_params.models[name], *parts, study_params.train_of(name), info, seed)
+        )
 
-    places = {name: place(study, own, name) for name in own.models}
-    epochs = {name: own.train_of(name).epochs for name in own.models}
+    places = {name: line_and_x(study, study_params, name) for name in study_params.models}
+    epochs = {name: study_params.train_of(name).epochs for name in study_params.models}
     rows = summary.summarize(places, epochs, runs, len(validation))
     seen = summary.sentence(rows, study.measure, study.x)
     save(figure.draw(study.question, rows, study.measure, study.x), args.picture)
@@ -135,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
             "question": study.question,
             "sentence": seen,
             "seeds": study.seeds,
-            "train_images": len(drawn[0]),
+            "train_images": len(train_rows[0]),
             "validation_images": len(validation),
             "made_on": backend.describe() | environment,
             "models": rows,

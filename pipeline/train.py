@@ -1,13 +1,13 @@
 """Train: fit one model of params.yaml and keep its weights.
 
 Reads   data/arrays/train/{images,labels}.npy, data/arrays/info.json, data/split.npz
-Writes  models/MODEL.keras          stock Keras layers, from images to logits; and what the
-                                    images were preprocessed by
+Writes  models/MODEL.keras          stock Keras layers, from images to logits, with the
+                                    preprocessing of the images
         plots/history/MODEL.csv     loss and accuracy of each epoch
         metrics/train/MODEL.json    parameters, epochs, final and best epoch
-        metrics/run/MODEL.json      seconds, versions, device, variables that change
-                                    numbers: varies, nothing depends on it
-Keeps   .checkpoints/MODEL/         the state after each epoch, to go on from if it is interrupted
+        metrics/run/MODEL.json      seconds, versions, device, environment variables:
+                                    varies, and nothing depends on it
+Keeps   .checkpoints/MODEL/         the state after each epoch, to resume an interrupted training
 Params  models.MODEL or finetune.MODEL, train, seed, backend
 """
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 
 def summarize(history: list[dict[str, float]], early_stopping: bool) -> dict:
-    """Return final and best epoch of a history, and which of them the weights are of."""
-    best = max(history, key=itemgetter("val_accuracy"))  # the first of equals
+    """Return the final and best epoch of a history, and which one the weights are from."""
+    best = max(history, key=itemgetter("val_accuracy"))  # the first on a tie
     columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
     return {
         "epochs": len(history),
@@ -49,9 +49,9 @@ def summarize(history: list[dict[str, float]], early_stopping: bool) -> dict:
 
 
 def launch(argv: list[str]) -> None:
-    """Run this stage by the command in $LAUNCHER, which starts it in several processes.
+    """Replace this process by the command in $LAUNCHER, which starts several processes.
 
-    In place of this one, so that DVC runs and records a stage as ever.
+    So DVC runs and records the stage as usual.
     """
     if launcher := os.environ.pop("LAUNCHER", ""):
         command = [*shlex.split(launcher), sys.executable, "-m", "pipeline.train", *argv]
@@ -82,13 +82,13 @@ def main(argv: list[str] | None = None) -> None:
         )
     settings = params.train_of(args.model)
     info = read_json(args.arrays / "info.json")
-    kept_with_model = preprocessor.Preprocessing.of(info)
-    # of several processes, the first checks the arrays, below
+    preprocessing = preprocessor.Preprocessing.of(info)
+    # in distributed training only the main process checks them, below
     images, labels = arrays.load(args.arrays / "train", check=not args.distributed)
     train, validation = arrays.read_split(args.split, len(labels))
     launch(argv or sys.argv[1:])
 
-    # Keras takes seconds to import: not before all of this is known to be right
+    # Importing Keras takes seconds, so all inputs are checked first.
     environment = select_backend.environment()
     select_backend.use(params.backend)
     from pipeline.runtime import acceleration, backend, distributed
@@ -96,36 +96,42 @@ def main(argv: list[str] | None = None) -> None:
     from pipeline.training import building, loop
     from pipeline.training.checkpoints import Checkpoints
 
-    own, classes = params.all_models[args.model], info["classes"]
+    model_config, classes = params.all_models[args.model], info["classes"]
     with ExitStack() as stack:
         stack.enter_context(distributed.data_parallel(args.distributed, settings.batch_size))
         if args.distributed and distributed.is_main_process():
             arrays.check_sums(args.arrays / "train")
-        model = building.build(own, info["image_shape"], len(classes), params.seed)
-        made_on = backend.describe() | {
+        model = building.build(model_config, info["image_shape"], len(classes), params.seed)
+        environment_record = backend.describe() | {
             "precision": acceleration.resolve_precision(settings.precision)
         }
-        made_on |= environment
-        inputs = [own.model_dump(), settings.model_dump(), params.seed, info, made_on]
+        environment_record |= environment
+        inputs = [
+            model_config.model_dump(),
+            settings.model_dump(),
+            params.seed,
+            info,
+            environment_record,
+        ]
         files = [args.arrays / "train" / arrays.SUMS, args.split, *loaded_code()]
-        if isinstance(own, Finetuned):
-            files.append(Path(own.from_model))
-        kept = Checkpoints(
+        if isinstance(model_config, Finetuned):
+            files.append(Path(model_config.from_model))
+        checkpoints = Checkpoints(
             args.model, distributed.broadcast([inputs, [sha256(path) for path in files]])
         )
         if distributed.is_main_process():
-            stack.enter_context(kept.locked())
+            stack.enter_context(checkpoints.locked())
         parts = Subset(images, labels, train), Subset(images, labels, validation)
-        history = loop.fit(model, *parts, settings, classes, params.seed, checkpoints=kept)
+        history = loop.fit(model, *parts, settings, classes, params.seed, checkpoints=checkpoints)
         if distributed.is_main_process():
-            write(args, model, kept_with_model, history, settings, len(train), made_on)
-            kept.finish(args.out)
+            write(args, model, preprocessing, history, settings, len(train), environment_record)
+            checkpoints.finish(args.out)
 
 
 def loaded_code() -> list[Path]:
-    """Return the files of this project that are in use, sorted."""
+    """Return the files of all imported modules of this project, sorted."""
     modules = [module for name, module in sys.modules.items() if name.startswith("pipeline.")]
-    # this one is called __main__ if it is the program
+    # this module is called __main__ when it is run
     return sorted({Path(__file__), *(Path(m.__file__) for m in modules if m.__file__)})
 
 
@@ -138,7 +144,7 @@ def write(
     num_images: int,
     made_on: dict[str, str],
 ) -> None:
-    """Write the outputs, and say what has been reached."""
+    """Write the outputs, and print a summary."""
     from pipeline.runtime import backend
 
     rows, seconds = history.rows, history.seconds

@@ -1,7 +1,7 @@
-"""Versions: of the packages that decide what a stage's outputs are, one small file a stage.
+"""Versions: record the package versions that each stage depends on, in one file per stage.
 
-uv.lock as a whole changes with every package; what depends on a file of these runs again only
-when one of its own does: a new matplotlib draws anew and trains nothing.
+uv.lock changes with every package. A stage that depends on its own file reruns only if one of its
+packages changes: a new matplotlib redraws plots and retrains nothing.
 
 The first stage of all, it also checks `folder`, since DVC only says "No such file or directory".
 And it lists which pictures analyze draws of each model: that takes the names of all, and a model's
@@ -49,8 +49,8 @@ BACKENDS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}
 WITH_KERAS = ("train", "evaluate", "analyze")
 
 
-def locked(path: Path) -> dict[str, str]:
-    """Return the version of each package in uv.lock; where Python decides, all of them."""
+def locked_versions(path: Path) -> dict[str, str]:
+    """Return the version of each package in uv.lock; all of them if it depends on Python."""
     try:
         packages = tomllib.loads(path.read_text("utf-8"))["package"]
         found: dict[str, set[str]] = {}
@@ -63,8 +63,8 @@ def locked(path: Path) -> dict[str, str]:
         ) from None
 
 
-def of_stages(found: dict[str, str], backend: str) -> dict[str, dict[str, str]]:
-    """Return what each stage depends on, of all that is locked.
+def versions_by_stage(found: dict[str, str], backend: str) -> dict[str, dict[str, str]]:
+    """Return the locked versions that each stage depends on.
 
     Raises:
         PipelineError: A package is not locked.
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     params = load()
     check_folder(params.folder)
 
-    stages = of_stages(locked(args.lock), params.backend)
+    stages = versions_by_stage(locked_versions(args.lock), params.backend)
     with atomic_path(args.versions) as folder:
         for stage, versions in stages.items():
             write_json(folder / f"{stage}.json", versions)

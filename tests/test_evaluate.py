@@ -93,7 +93,7 @@ def test_logits_are_averaged_over_the_mirror_image():
     pick = keras.Sequential([keras.Input((1, 3, 2)), keras.layers.Cropping2D(((0, 0), (0, 2))),
                              keras.layers.Flatten()])  # fmt: skip
     image = np.array([[[[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]]]])
-    both = evaluate.averaged_over_mirror(pick)
+    both = evaluate.average_over_mirror(pick)
     assert pick.predict(image, verbose=0).tolist() == [[1.0, 10.0]]
     assert both.predict(image, verbose=0).tolist() == [[2.0, 20.0]]
 

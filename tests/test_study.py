@@ -94,15 +94,15 @@ def test_layers_that_are_not_trained_have_no_gradient():
 def test_fewer_images_keep_the_shares_of_the_classes():
     labels = np.array([0, 1] * 10 + [0] * 20)
     rows = np.arange(2, 40)  # 9 of class 1
-    drawn = [study.fewer(rows, labels, 8, seed) for seed in (0, 0, 1)]
+    drawn = [study.sample_rows(rows, labels, 8, seed) for seed in (0, 0, 1)]
     assert [labels[each].sum() for each in drawn] == [2, 2, 2]
     assert set(drawn[0]) <= set(rows)
     assert (drawn[0] == drawn[1]).all()
     assert set(drawn[0]) != set(drawn[2])
-    assert study.fewer(rows, labels, None, 0) is rows
+    assert study.sample_rows(rows, labels, None, 0) is rows
     for count in (1, 38):
         with pytest.raises(PipelineError, match=rf"train_images must fit 38 .*Got {count}"):
-            study.fewer(rows, labels, count, 0)
+            study.sample_rows(rows, labels, count, 0)
 
 
 def runs(accuracies: list[float | None], seconds: float = 1.0, gradient: float = 1.0) -> list:

@@ -105,12 +105,14 @@ def test_of_a_package_locked_for_two_pythons_both_versions_count(tmp_path):
     path = tmp_path / "uv.lock"
     numpy = '[[package]]\nname = "numpy"\nversion = "{}"\n'
     path.write_text(numpy.format("2.5.5") + numpy.format("2.4.6"))
-    assert versions.locked(path) == {"numpy": "2.4.6, 2.5.5"}
+    assert versions.locked_versions(path) == {"numpy": "2.4.6, 2.5.5"}
 
 
 def test_the_backend_that_is_not_used_does_not_count():
-    lock = versions.locked(REPOSITORY / "uv.lock")
-    train = {backend: versions.of_stages(lock, backend)["train"] for backend in versions.BACKENDS}
+    lock = versions.locked_versions(REPOSITORY / "uv.lock")
+    train = {
+        backend: versions.versions_by_stage(lock, backend)["train"] for backend in versions.BACKENDS
+    }
     assert "tensorflow" not in train["jax"]
     assert "jax" not in train["tensorflow"]
     assert train["tensorflow"]["keras"] == lock["keras"]
@@ -125,4 +127,4 @@ def test_what_is_no_lock_file_is_refused(tmp_path, text, message):
     path = tmp_path / "uv.lock"
     path.write_text(text)
     with pytest.raises(PipelineError, match=message):
-        versions.of_stages(versions.locked(path), "tensorflow")
+        versions.versions_by_stage(versions.locked_versions(path), "tensorflow")

@@ -1,1 +1,1 @@
-"""What the numbers may claim."""
+"""Statistics: what the numbers may claim."""

@@ -1,7 +1,7 @@
-"""Correctness: which test images a model got right, in so few bytes that Git can keep them.
+"""Correctness: which test images a model classified correctly, small enough to keep in Git.
 
-metrics/test/MODEL.json holds them under `answers`, as a list of one, since `dvc metrics show`
-leaves lists out. Two models, of one commit or of two, are compared by them image by image, and
+metrics/test/MODEL.json stores them under `answers`, as a list of one, since `dvc metrics show`
+leaves lists out. So two models, even of two commits, can be compared image by image
 without DVC's cache. 10,000 images take 1.7 KB.
 """
 
@@ -16,7 +16,7 @@ def pack(correct: np.ndarray, actual: np.ndarray) -> dict:
     """Return what `unpack` and `same_images` read.
 
     Args:
-        correct: `(n,)` bool, the images that the model got right.
+        correct: `(n,)` bool, the images classified correctly.
         actual: `(n,)` str, the class of each.
 
     Returns:
@@ -31,15 +31,15 @@ def pack(correct: np.ndarray, actual: np.ndarray) -> dict:
 
 
 def unpack(answers: dict) -> np.ndarray:
-    """Return `(n,)` bool, the images that the model got right."""
+    """Return `(n,)` bool, the images classified correctly."""
     packed = np.frombuffer(base64.b64decode(answers["right"]), np.uint8)  # (ceil(n / 8),)
     return np.unpackbits(packed, count=answers["images"]).astype(bool)
 
 
 def same_images(answers: dict, others: dict) -> bool:
-    """Tell whether both were measured on the same test images.
+    """Return whether both were measured on the same test images.
 
-    By their number, classes and order: other photographs of the same classes in the same order
-    pass for the same, and so does the same photograph at another size, which it should.
+    Compares number, classes and order of the images. Different images of the same classes in the
+    same order are not told apart; the same images at another size count as the same.
     """
     return answers["classes_sha256"] == others["classes_sha256"]

@@ -1,4 +1,4 @@
-"""Paired: what two models' answers on the same test images say of their difference."""
+"""Paired comparison of two models by their predictions on the same test images."""
 
 import numpy as np
 from scipy.stats import binomtest, bootstrap
@@ -18,9 +18,9 @@ def paired(correct: np.ndarray, reference: np.ndarray, seed: int) -> dict:
     """Compare two models on the same test images.
 
     Args:
-        correct: `(n,)` bool, the images that the model got right.
-        reference: `(n,)` bool, those that the reference got right.
-        seed: Of the bootstrap.
+        correct: `(n,)` bool, the images that the model classified correctly.
+        reference: `(n,)` bool, those that the reference classified correctly.
+        seed: Seed of the bootstrap.
 
     Returns:
         difference of accuracy with its paired percentile bootstrap interval (Efron 1979),
@@ -31,7 +31,7 @@ def paired(correct: np.ndarray, reference: np.ndarray, seed: int) -> dict:
     Reference: Agresti & Min, "Simple improved confidence intervals for comparing matched
         proportions" (2005), https://doi.org/10.1002/sim.1781
     """
-    # paired: an image is sampled with both answers, so their difference is what is sampled
+    # paired: both predictions of an image are resampled together, so their difference is resampled
     gain = correct.astype(float) - reference.astype(float)
     low, high = bootstrap(
         (np.append(gain, PSEUDO_IMAGES),),

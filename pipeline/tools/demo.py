@@ -30,7 +30,7 @@ from pipeline.data.preprocessor import Preprocessing
 from pipeline.ingest.images import BadImage, open_for
 from pipeline.reporting.drawing import colormaps
 from pipeline.runtime import select_backend
-from pipeline.tools.predict import best, seen
+from pipeline.tools.predict import seen, top_classes
 
 if TYPE_CHECKING:
     import gradio
@@ -91,7 +91,7 @@ def answer(path: Path, encoded: bytes) -> dict[str, float]:
     """
     model, kept = trained(path)
     logits = model.predict_on_batch(kept.apply(open_for(encoded, kept))[None])
-    return dict(best(softmax(logits[0]), kept.classes, TOP))
+    return dict(top_classes(softmax(logits[0]), kept.classes, TOP))
 
 
 def looks(path: Path, encoded: bytes, name: str) -> Image.Image | None:

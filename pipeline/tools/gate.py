@@ -37,7 +37,7 @@ NOTHING_TO_DO = "Data and pipelines are up to date."
 
 
 class Champion(NamedTuple):
-    """A champion, its accuracy on the test images, and its answers as `answers.pack` has them."""
+    """A champion, its test accuracy, and its correct images as in `correctness.pack`."""
 
     model: str
     accuracy: float
@@ -81,28 +81,30 @@ def check_floor(champion: Champion, floor: float | None) -> str:
 
 
 def check_against(revision: str, mine: Champion, theirs: Champion | None, seed: int) -> str:
-    """Return what the comparison says; raise if the champion is worse and that is no luck."""
+    """Return what the comparison says; raise if the champion is significantly worse."""
     if theirs is None:
         return "not compared: no metrics with its champion's answers there yet"
     if not same_images(mine.answers, theirs.answers):
         images = f"{mine.answers['images']:,} here, {theirs.answers['images']:,} there"
         return f"not compared: other test images ({images})"
-    found = paired(unpack(mine.answers), unpack(theirs.answers), seed)
+    comparison = paired(unpack(mine.answers), unpack(theirs.answers), seed)
     points, low, high = (
-        f"{100 * found[key]:+z.1f}" for key in ("difference", "difference_low", "difference_high")
+        f"{100 * comparison[key]:+z.1f}"
+        for key in ("difference", "difference_low", "difference_high")
     )
     difference = (
         f"{mine.model} {100 * mine.accuracy:.1f} %, {revision}'s {theirs.model} "
         f"{100 * theirs.accuracy:.1f} %: {points} points [{low}, {high}], "
-        f"p {found['mcnemar_p']:.2g}"
+        f"p {comparison['mcnemar_p']:.2g}"
     )
-    if found["verdict"] == "worse":
+    if comparison["verdict"] == "worse":
         raise PipelineError(
             f"gate: against {revision}: the champion must not be worse beyond noise. "
             f"Got {difference}. "
             f"`git diff {revision}` and `dvc params diff {revision}` say what changed"
         )
-    return f"{difference}: {'better' if found['verdict'] == 'better' else 'not worse beyond noise'}"
+    verdict = "better" if comparison["verdict"] == "better" else "not worse beyond noise"
+    return f"{difference}: {verdict}"
 
 
 def git(*argv: str, expected: str) -> str:
@@ -143,7 +145,7 @@ def champion_of(read: Callable[[Path], Any]) -> Champion | None:
     return Champion(champion["model"], metrics["accuracy"], metrics["answers"][0])
 
 
-def say(what: str) -> None:
+def report(what: str) -> None:
     print(f"gate: {what}", flush=True)  # before the error, where both go to one log
 
 
@@ -155,13 +157,13 @@ def main(argv: list[str] | None = None) -> None:
 
     commit = commit_of(revision)
     check_lock()
-    say("dvc.lock: current")
+    report("dvc.lock: current")
     mine = champion_of(read_json)
     if mine is None:
         raise PipelineError(f"{TEST}: must hold the answers of the champion. Run `dvc repro`")
-    say(f"floor: {check_floor(mine, params.gate.floor)}")
+    report(f"floor: {check_floor(mine, params.gate.floor)}")
     theirs = champion_of(partial(json_at, commit))
-    say(f"against {revision}: {check_against(revision, mine, theirs, params.seed)}")
+    report(f"against {revision}: {check_against(revision, mine, theirs, params.seed)}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Share(NamedTuple):
     gpu: str | None
 
 
-def shares(usable: Collection[int], gpus: list[str], jobs: int) -> list[Share]:
+def divide_resources(usable: Collection[int], gpus: list[str], jobs: int) -> list[Share]:
     """Divide cores and GPUs: as many cores to each, and one GPU where there are any.
 
     Raises:
@@ -58,7 +58,7 @@ def shares(usable: Collection[int], gpus: list[str], jobs: int) -> list[Share]:
     ]
 
 
-def needed(graph: Mapping[str, set[str]], stale: Collection[str]) -> dict[str, set[str]]:
+def stale_graph(graph: Mapping[str, set[str]], stale: Collection[str]) -> dict[str, set[str]]:
     """Return what is stale and all that follows from it, each with what it waits for.
 
     Args:
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("jobs", type=int, help="models at once")
     jobs = parser.parse_args(argv).jobs
     free: SimpleQueue[Share] = SimpleQueue()
-    for share in shares(cpu.available_cores(), usable_gpus(), jobs):
+    for share in divide_resources(cpu.available_cores(), usable_gpus(), jobs):
         free.put(share)
 
     def work(stage: str) -> bool:
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     if not stale:
         print("Data and pipelines are up to date.")
         return
-    graph = needed(read_graph(), stale)
+    graph = stale_graph(read_graph(), stale)
     try:
         left = run_all(graph, jobs, work)
     except KeyboardInterrupt as stop:

@@ -42,7 +42,7 @@ BATCH_VALUES = 2**22
 SEEN = 256  # pixels, the longer side of what --seen writes, at most; larger images stay as they are
 
 
-class Answer(NamedTuple):
+class Prediction(NamedTuple):
     file: str
     probabilities: np.ndarray | None
     """Of each class, `(k,)`; none where there is an error"""
@@ -91,9 +91,9 @@ def read(file: str, kept: Preprocessing) -> np.ndarray:
     return kept.apply(open_for(encoded, kept))
 
 
-def answers(
+def predict_files(
     files: list[str], kept: Preprocessing, logits: Callable[[np.ndarray], np.ndarray]
-) -> Iterator[Answer]:
+) -> Iterator[Prediction]:
     """Yield an answer to each file, in order; a batch of images is in memory at a time.
 
     Args:
@@ -110,7 +110,7 @@ def answers(
         odds = softmax(logits(np.stack(list(images.values()))), axis=1) if images else ()
         answered = dict(zip(images, odds, strict=True))
         for row, file in enumerate(files[start : start + size]):
-            yield Answer(file, answered.get(row), errors.get(row, ""), images.get(row))
+            yield Prediction(file, answered.get(row), errors.get(row, ""), images.get(row))
 
 
 def seen(image: np.ndarray, kept: Preprocessing) -> "Image.Image":
@@ -125,28 +125,28 @@ def seen(image: np.ndarray, kept: Preprocessing) -> "Image.Image":
     return picture.resize((width * times, height * times), Image.Resampling.NEAREST)
 
 
-def write_seen(folder: Path, number: int, answer: Answer, kept: Preprocessing) -> None:
+def write_seen(folder: Path, number: int, answer: Prediction, kept: Preprocessing) -> None:
     """Write what the model sees of a file; the number keeps files of the same name apart."""
     if answer.image is not None:
         stem = "stdin" if answer.file == STDIN else Path(answer.file).stem
         seen(answer.image, kept).save(folder / f"{number:04d}-{stem[:100]}.png")
 
 
-def best(probabilities: np.ndarray, classes: list[str], top: int) -> list[tuple[str, float]]:
+def top_classes(probabilities: np.ndarray, classes: list[str], top: int) -> list[tuple[str, float]]:
     """Return the most likely classes, the first of equals first."""
     order = np.argsort(-probabilities, kind="stable")[:top]
     return [(classes[i], round(float(probabilities[i]), 6)) for i in order]
 
 
-def as_json(answer: Answer, classes: list[str], top: int) -> str:
+def as_json(answer: Prediction, classes: list[str], top: int) -> str:
     if answer.probabilities is None:
         return json.dumps({"file": answer.file, "error": answer.error})
-    found = best(answer.probabilities, classes, top)
+    found = top_classes(answer.probabilities, classes, top)
     predictions = [{"class": name, "probability": probability} for name, probability in found]
     return json.dumps({"file": answer.file, "predictions": predictions})
 
 
-def show(answers: list[Answer], classes: list[str], top: int) -> None:
+def show(answers: list[Prediction], classes: list[str], top: int) -> None:
     """Print the answers as a table, without the files that could not be read."""
     columns = [Column("file"), Column("class"), Column("probability", numeric=True)]
     if top > 1:
@@ -155,7 +155,7 @@ def show(answers: list[Answer], classes: list[str], top: int) -> None:
     for answer in answers:
         if answer.probabilities is None:
             continue
-        (first, share), *others = best(answer.probabilities, classes, top)
+        (first, share), *others = top_classes(answer.probabilities, classes, top)
         row = [answer.file, first, f"{share:.4f}"]
         if top > 1:
             row.append(", ".join(f"{name} {probability:.4f}" for name, probability in others))
@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
 
     model = backend.load(args.model)
     top, answered, failed = min(args.top, len(kept.classes)), [], False
-    for number, answer in enumerate(answers(named, kept, model.predict_on_batch), 1):
+    for number, answer in enumerate(predict_files(named, kept, model.predict_on_batch), 1):
         if args.seen:
             write_seen(args.seen, number, answer, kept)
         if answer.error:

@@ -45,11 +45,11 @@ stages:
 
 
 def test_cores_are_divided_evenly_and_shared_by_nobody():
-    assert parallel.shares({0, 1, 4, 5, 7}, [], 2) == [((0, 1), None), ((4, 5), None)]
+    assert parallel.divide_resources({0, 1, 4, 5, 7}, [], 2) == [((0, 1), None), ((4, 5), None)]
 
 
 def test_each_model_has_a_gpu_of_its_own():
-    assert parallel.shares(range(4), ["0", "3"], 2) == [((0, 1), "0"), ((2, 3), "3")]
+    assert parallel.divide_resources(range(4), ["0", "3"], 2) == [((0, 1), "0"), ((2, 3), "3")]
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_each_model_has_a_gpu_of_its_own():
 )
 def test_more_jobs_than_cores_or_gpus_are_an_error(gpus, jobs, message):
     with pytest.raises(PipelineError, match=message):
-        parallel.shares({0, 1}, gpus, jobs)
+        parallel.divide_resources({0, 1}, gpus, jobs)
 
 
 def test_only_the_stale_and_what_follows_is_needed():
-    assert parallel.needed(GRAPH, {"train@b"}) == {
+    assert parallel.stale_graph(GRAPH, {"train@b"}) == {
         "train@b": set(),
         "evaluate@b": {"train@b"},
         "compare": {"evaluate@b"},
