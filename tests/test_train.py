@@ -31,6 +31,7 @@ def test_summary_by_hand():
     assert train.summarize(history, early_stopping=True)["kept"] == "best"
 
 
+@pytest.mark.slow
 def test_a_run_repeats_to_the_bit_with_batch_normalization(prepared, stage):
     for out in ("one", "two"):
         done = stage("pipeline.train", *arguments("batchnorm", out))
