@@ -14,6 +14,7 @@ from benchmarks import data
 from benchmarks.harness import OURS, Plan, Sample, process, python, serve, take_turns
 from pipeline.config.params import load
 from pipeline.core import native_log
+from pipeline.core.batching import batch_size
 from pipeline.data import arrays
 from pipeline.runtime import select_backend
 
@@ -45,7 +46,6 @@ def _measure(name: str, plan: Plan, images: str) -> dict:
 def ours(pipe: Connection, folder: Path, name: str, count: int) -> None:
     params = load()
     select_backend.use(params.backend)
-    from pipeline import evaluate
     from pipeline.runtime import acceleration, backend
     from pipeline.runtime.input_pipeline import Batches, Subset
 
@@ -56,7 +56,7 @@ def ours(pipe: Connection, folder: Path, name: str, count: int) -> None:
 
     def predict() -> Sample:
         start = time.perf_counter()
-        batches = Batches(part, data.CLASSES, evaluate.BATCH_SIZE)
+        batches = Batches(part, data.CLASSES, batch_size(part.images.shape[1:]))
         model.predict(acceleration.as_dataset(batches), verbose=0)
         return {"images/s": count / (time.perf_counter() - start)}
 

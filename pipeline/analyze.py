@@ -12,7 +12,6 @@ trained here, and writes nothing.
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline.config.params import load
+from pipeline.core.batching import batch_size
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, write_json
@@ -77,7 +77,7 @@ def show(rows: "list[Row]", name: str) -> None:
 
 def sample(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return rows for one batch of images of a shape, evenly spaced."""
-    count = max(1, min(BATCH, BATCH_VALUES // math.prod(shape)))
+    count = batch_size(shape, BATCH_VALUES, BATCH)
     return rows[np.unique(np.linspace(0, len(rows) - 1, count).astype(int))]
 
 

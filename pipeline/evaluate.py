@@ -8,7 +8,6 @@ Params  evaluate, backend
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_fscore_support
 
 from pipeline.config.params import load
+from pipeline.core.batching import batch_size
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
 from pipeline.data import arrays
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     import keras
 
 CALIBRATION_BINS = 15  # as Guo et al.
-# Keras's predict is fastest from a few hundred images per batch. Large images get smaller batches,
-# since feature maps take many times their memory.
-BATCH_SIZE = 512
-BATCH_VALUES = 2**22
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
@@ -141,12 +137,11 @@ def main(argv: list[str] | None = None) -> None:
             f"{model.input_shape[1:]} and {model.output_shape[-1]}. Run `dvc repro`"
         )
     part = Subset(images, labels, np.arange(len(labels)))
-    batch_size = max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(images.shape[1:])))
     precision = acceleration.resolve_precision(params.evaluate.precision)
     faster = acceleration.accelerate(model, precision)
     if params.evaluate.mirror:
         faster = average_over_mirror(faster)
-    batches = acceleration.as_dataset(Batches(part, len(classes), batch_size))
+    batches = acceleration.as_dataset(Batches(part, len(classes), batch_size(images.shape[1:])))
     logits = faster.predict(batches, verbose=int(sys.stdout.isatty()))
     metrics, predictions = measure(logits, labels, classes)
     metrics["computed_in"] = precision

@@ -12,7 +12,6 @@ Params  split.validation, seed
 
 import argparse
 import hashlib
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from itertools import combinations
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config.params import load
+from pipeline.core.batching import batch_size
 from pipeline.core.errors import first_few, run
 from pipeline.core.files import read_json, write_json
 from pipeline.core.splitting import stratified_split
@@ -47,7 +47,7 @@ def duplicates(parts: Mapping[str, Part], classes: list[str]) -> dict:
     """
     places: dict[bytes, list[tuple[str, int, int]]] = defaultdict(list)
     for part, (images, labels, rows) in parts.items():
-        chunk = max(1, READ_VALUES // math.prod(images.shape[1:]))
+        chunk = batch_size(images.shape[1:], READ_VALUES)
         for at in range(0, len(rows), chunk):
             some = rows[at : at + chunk]
             for row, image in zip(some.tolist(), images[some], strict=True):

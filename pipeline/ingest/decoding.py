@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline.core import cpu
+from pipeline.core.batching import batch_size
 from pipeline.core.errors import PipelineError
 from pipeline.data import arrays
 from pipeline.ingest import parquet
@@ -81,7 +82,7 @@ def decode_group(task: Task) -> Decoded:
     shape, resize, dtype, intensity_range, max_megapixels = task.options
     histogram = np.zeros((shape[2], 256), np.int64)
     start = task.start
-    chunk = max(1, CHUNK_VALUES // math.prod(shape))
+    chunk = batch_size(shape, CHUNK_VALUES)
     for first in range(0, len(examples), chunk):
         images = []
         for row, example in enumerate(examples[first : first + chunk], first):

@@ -14,7 +14,6 @@ Reads   models/champion.keras, or another as --model; the images
 
 import argparse
 import json
-import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.special import softmax
 
+from pipeline.core.batching import batch_size
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, one_line, run
 from pipeline.data import preprocessor
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 CHAMPION = Path(__file__).parents[2] / "models/champion.keras"  # from any working directory
 STDIN = "-"
-# as evaluate; bounds memory, however many images there are
-BATCH_SIZE = 512
-BATCH_VALUES = 2**22
 SEEN = 256  # pixels, the longer side of what --seen writes, at most; larger images stay as they are
 
 
@@ -99,7 +96,7 @@ def predict_files(
     Args:
         logits: From images `(b, h, w, c)` float32 to `(b, k)`.
     """
-    size = max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(kept.image_shape)))
+    size = batch_size(kept.image_shape)
     for start in range(0, len(files), size):
         images, errors = {}, {}
         for row, file in enumerate(files[start : start + size]):

@@ -107,7 +107,7 @@ def test_an_image_may_come_from_standard_input(model, capsys, monkeypatch):
 
 
 def test_more_images_than_a_batch_keep_their_order(model, capsys, monkeypatch):
-    monkeypatch.setattr(predict, "BATCH_SIZE", 2)
+    monkeypatch.setattr(predict, "batch_size", lambda shape: 2)
     levels = [0, 255, 128, 64, 255]
     for number, level in enumerate(levels):
         (model / f"{number}.png").write_bytes(png(np.full((2, 2), level, np.uint8)))
