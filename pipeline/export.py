@@ -17,9 +17,7 @@ A network that a format cannot express costs that file alone, and no other stage
 """
 
 import argparse
-import json
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +30,7 @@ from pipeline.core.files import atomic_path, read_json, write_json
 from pipeline.data import arrays, preprocessor
 from pipeline.data.preprocessor import Preprocessing
 from pipeline.runtime import select_backend
-from pipeline.serving import to_onnx
+from pipeline.serving import to_litert, to_onnx
 
 if TYPE_CHECKING:
     import keras
@@ -66,22 +64,6 @@ def metadata_of(kept: Preprocessing) -> dict[str, Any]:
     return {"classes": kept.classes, **deep}
 
 
-def write_litert(model: "keras.Model", path: Path, metadata: Mapping[str, Any]) -> None:
-    model.export(path, format="litert", verbose=False)
-    labels = "".join(f"{name}\n" for name in metadata["classes"])
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(zipfile.ZipInfo("labels.txt"), labels)  # as TensorFlow's tools
-        if deep := metadata.get("intensity_range"):
-            archive.writestr(zipfile.ZipInfo("intensity_range.json"), json.dumps(deep))
-
-
-def load_litert(path: Path) -> Answer:
-    from ai_edge_litert.interpreter import Interpreter
-
-    answer = Interpreter(model_path=str(path)).get_signature_runner()  # takes any n
-    return lambda images: answer(images=images)["probabilities"]
-
-
 class Format(NamedTuple):
     file: str
     write: Callable[["keras.Model", Path, Mapping[str, Any]], None]
@@ -90,7 +72,7 @@ class Format(NamedTuple):
 
 FORMATS = {
     "onnx": Format("champion.onnx", to_onnx.write, to_onnx.load),
-    "litert": Format("champion.tflite", write_litert, load_litert),
+    "litert": Format("champion.tflite", to_litert.write, to_litert.load),
 }
 
 

@@ -118,7 +118,8 @@ def _fold_shapes(model) -> None:
 def _number(graph) -> None:
     """Order weights by first use, and name them and all nodes by number.
 
-    tf2onnx leaves these to chance, which would write other bytes for an equal model.
+    tf2onnx leaves these to chance, which would write other bytes for an equal model. A fixed
+    PYTHONHASHSEED does not help: three runs with it wrote three different files of one network.
     """
     used = list(dict.fromkeys(name for node in graph.node for name in node.input))
     graph.initializer.sort(key=lambda weight: used.index(weight.name))
