@@ -370,7 +370,7 @@ def test_imagenet_weights_that_cannot_be_fetched_are_one_line(project, stage):
     assert "The smallest that fits is preprocess.image_size: [32, 32]" in done.stdout
     last = done.stderr.splitlines()[-1]
     assert last.startswith(
-        "error: pretrained: the ImageNet weights cannot be had: URL fetch failure on "
+        "error: pretrained: the ImageNet weights cannot be downloaded: URL fetch failure on "
         "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/mobilenet_v2_"
     )
     assert (

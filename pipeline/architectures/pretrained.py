@@ -1,4 +1,4 @@
-"""Pretrained: any network of keras.applications with a new head, frozen as far as you say.
+"""Pretrained: any network of keras.applications with a new head, frozen as configured.
 
 Reference: keras.io/api/applications; K. Chollet, "Transfer learning & fine-tuning",
 https://keras.io/guides/transfer_learning
@@ -43,7 +43,7 @@ def build(
 
     Raises:
         LookupError: There is no such network, layer or kind of weights.
-        OSError: Its weights cannot be had.
+        OSError: The weights cannot be downloaded or read.
     """
     if weights not in ("imagenet", None):
         # DVC would not see the file change
@@ -113,7 +113,7 @@ def _fetch(network: Callable[..., keras.Model], shape: tuple[int, int, int]) -> 
         raise
     except Exception as error:  # Keras raises nothing narrower for a download that fails
         raise OSError(
-            f"the ImageNet weights cannot be had: {error}. Fetch the file elsewhere, and put the "
-            "model under `finetune:` with from_model: FILE; delete what is damaged in "
+            f"the ImageNet weights cannot be downloaded: {error}. Fetch the file elsewhere, and "
+            "put the model under `finetune:` with from_model: FILE; delete what is damaged in "
             "~/.keras/models; or train from scratch with build: {weights: null, freeze: none}"
         ) from None

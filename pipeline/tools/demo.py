@@ -58,10 +58,10 @@ def models(folder: Path) -> dict[str, Path]:
     """
     # not those that train is writing
     named = (path for path in sorted(folder.glob("*.keras")) if not path.name.startswith("."))
-    found = {path.stem: path for path in named}
-    if not found:
+    paths = {path.stem: path for path in named}
+    if not paths:
         raise PipelineError(f"{folder}: must hold a .keras file. Got none. Run `make repro`")
-    return dict(sorted(found.items(), key=lambda item: item[0] != CHAMPION))
+    return dict(sorted(paths.items(), key=lambda item: item[0] != CHAMPION))
 
 
 def trained(path: Path) -> tuple["keras.Model", Preprocessing]:

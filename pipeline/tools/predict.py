@@ -54,11 +54,11 @@ def files(given: list[str]) -> list[str]:
     Raises:
         PipelineError: There is no such file or folder, or nothing in it.
     """
-    found = []
+    paths = []
     for name in given:
         path = Path(name)
         if name == STDIN or (path.exists() and not path.is_dir()):
-            found.append(name)
+            paths.append(name)
             continue
         if not path.is_dir():
             raise PipelineError(f"{name}: no such file or folder. Name another")
@@ -71,8 +71,8 @@ def files(given: list[str]) -> list[str]:
         ]
         if not below:
             raise PipelineError(f"{name}: must hold images. Got an empty folder. Name another")
-        found += below
-    return found
+        paths += below
+    return paths
 
 
 def read(file: str, kept: Preprocessing) -> np.ndarray:
@@ -138,8 +138,8 @@ def top_classes(probabilities: np.ndarray, classes: list[str], top: int) -> list
 def as_json(answer: Prediction, classes: list[str], top: int) -> str:
     if answer.probabilities is None:
         return json.dumps({"file": answer.file, "error": answer.error})
-    found = top_classes(answer.probabilities, classes, top)
-    predictions = [{"class": name, "probability": probability} for name, probability in found]
+    ranked = top_classes(answer.probabilities, classes, top)
+    predictions = [{"class": name, "probability": probability} for name, probability in ranked]
     return json.dumps({"file": answer.file, "predictions": predictions})
 
 

@@ -1,4 +1,4 @@
-"""Figure: the picture of a study, accuracy beside what else it is about."""
+"""Draw the figure of a study: validation accuracy and its other measure."""
 
 import textwrap
 
@@ -24,7 +24,7 @@ FACTOR = 10  # between smallest and largest x, from which on the axis is logarit
 
 
 def draw(question: str, rows: list[dict], measure: str | None, x: str | None) -> Figure:
-    """Draw validation accuracy, and the measure beside it.
+    """Draw validation accuracy, and a measure next to it.
 
     Args:
         question: The title.
@@ -67,17 +67,17 @@ def draw(question: str, rows: list[dict], measure: str | None, x: str | None) ->
 
 def values(row: dict, key: str) -> list[float]:
     """Return a measure of every run that has it; of gradients, that of the first layer."""
-    found = [run[key][0] if key == "gradients" else run[key] for run in row["runs"]]
-    return [value for value in found if value is not None]
+    numbers = [run[key][0] if key == "gradients" else run[key] for run in row["runs"]]
+    return [value for value in numbers if value is not None]
 
 
 def columns(axes: Axes, rows: list[dict], key: str) -> None:
     names = []
     for number, row in enumerate(rows):
-        found = values(row, key)
-        axes.plot(beside(number, 0.12, len(found)), found, "o", color=f"C{number}", alpha=0.6)
-        if found:
-            axes.hlines(np.mean(found), number - 0.3, number + 0.3, color=f"C{number}", lw=2)
+        numbers = values(row, key)
+        axes.plot(beside(number, 0.12, len(numbers)), numbers, "o", color=f"C{number}", alpha=0.6)
+        if numbers:
+            axes.hlines(np.mean(numbers), number - 0.3, number + 0.3, color=f"C{number}", lw=2)
         lost = f"\n({row['diverged']} diverged)" if row["diverged"] else ""
         names.append(row["model"] + lost)
     rotated = len("".join(names)) > 45
@@ -98,8 +98,8 @@ def lines(axes: Axes, rows: list[dict], key: str, x: str) -> None:
     for number, line in enumerate(dict.fromkeys(row["line"] for row in rows)):
         own = sorted((row for row in rows if row["line"] == line), key=lambda row: row["x"])
         for row in own:
-            found = values(row, key)
-            axes.plot([row["x"]] * len(found), found, "o", color=f"C{number}", alpha=0.4, ms=4)
+            numbers = values(row, key)
+            axes.plot([row["x"]] * len(numbers), numbers, "o", color=f"C{number}", alpha=0.4, ms=4)
         known = [row for row in own if values(row, key)]
         means = [np.mean(values(row, key)) for row in known]
         axes.plot([row["x"] for row in known], means, color=f"C{number}", lw=2, label=line)

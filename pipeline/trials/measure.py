@@ -1,4 +1,4 @@
-"""Measure: one training of a study, and the gradients that it starts from."""
+"""Run one training of a study, and measure its initial gradients."""
 
 import time
 from operator import itemgetter
@@ -28,8 +28,8 @@ def gradient_norms(
     Returns:
         One number a kernel that is trained, from input to output.
     """
-    every = zip(model.trainable_variables, gradients(model, images, labels, loss), strict=True)
-    return [float(np.linalg.norm(g)) for weight, g in every if weight.name.endswith("kernel")]
+    pairs = zip(model.trainable_variables, gradients(model, images, labels, loss), strict=True)
+    return [float(np.linalg.norm(g)) for weight, g in pairs if weight.name.endswith("kernel")]
 
 
 class Watch(keras.callbacks.Callback):
@@ -53,11 +53,11 @@ def measure(
 
     Args:
         model: As in params.yaml.
-        train: What it learns from.
-        validation: What it is measured on.
-        settings: How it is trained.
+        train: Training images.
+        validation: Validation images.
+        settings: Training settings.
         info: The classes and the image_shape.
-        seed: Of initial weights and of the order of the images.
+        seed: Seed of initial weights and of the order of the images.
 
     Returns:
         seed; gradients: norms before training, on the first batch; and of the weights that
@@ -72,7 +72,7 @@ def measure(
     norms = gradient_norms(
         acceleration.accelerate(network, "float32"), *first, optim.loss(settings)
     )
-    # once more: the step above moved averages and drew from the random numbers of dropout
+    # rebuilt, since the step above changed moving averages and the state of dropout's generator
     network = building.build(model, info["image_shape"], len(classes), seed)
     watch = Watch()
     run = {"seed": seed, "gradients": [norm if np.isfinite(norm) else None for norm in norms]}
@@ -83,7 +83,7 @@ def measure(
         ).rows
     except Diverged:
         return run | dict.fromkeys(measures)
-    # the history's accuracy is that of a network in change, and with dropout
+    # the accuracy in the history is an average over changing weights, with dropout
     batches = Batches(train, len(classes), settings.batch_size)
     logits = network.predict(acceleration.as_dataset(batches), verbose=0)
     accuracy = float((logits.argmax(axis=1) == train.labels[train.rows]).mean())

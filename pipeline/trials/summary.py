@@ -1,4 +1,4 @@
-"""Summary: what the runs of a study come to, as rows, a sentence and a table."""
+"""Summarize the runs of a study as rows, one sentence and a table."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -50,8 +50,7 @@ def summarize(
 ) -> list[dict]:
     """Average over the seeds, and compare.
 
-    A model with a run that diverged is not compared: the runs that are left are the luckier
-    ones.
+    A model with a diverged run is not compared: its remaining runs would be a biased sample.
 
     Args:
         places: Line and x of each model; x is None where the study has none.
@@ -65,17 +64,17 @@ def summarize(
     first = next(iter(runs))
     several = _several(places.values())
     rows = []
-    for name, found in runs.items():
+    for name, model_runs in runs.items():
         line, x = places[name]
-        whole = [run for run in found if run["val_accuracy"] is not None]
+        finished = [run for run in model_runs if run["val_accuracy"] is not None]
         row: dict[str, Any] = {"model": name, "line": line, "x": x}
         row["epochs"] = epochs[name]
-        row["diverged"] = len(found) - len(whole)
+        row["diverged"] = len(model_runs) - len(finished)
         for key in ("accuracy", "val_accuracy", "gap", "val_loss", "seconds_per_epoch"):
-            row[key] = float(np.mean([run[key] for run in whole])) if whole else None
-        accuracies = [run["val_accuracy"] for run in whole]
-        row["val_accuracy_sd"] = float(np.std(accuracies, ddof=1)) if len(whole) > 1 else None
-        by_layer = zip(*(run["gradients"] for run in found), strict=True)
+            row[key] = float(np.mean([run[key] for run in finished])) if finished else None
+        accuracies = [run["val_accuracy"] for run in finished]
+        row["val_accuracy_sd"] = float(np.std(accuracies, ddof=1)) if len(finished) > 1 else None
+        by_layer = zip(*(run["gradients"] for run in model_runs), strict=True)
         row["gradients"] = [None if None in norms else float(np.mean(norms)) for norms in by_layer]
         against = first
         if several:
@@ -86,14 +85,14 @@ def summarize(
             others = [run["val_accuracy"] for run in runs[against]]
             if None not in others and not row["diverged"]:
                 row |= paired(accuracies, others, images)
-        rows.append({**row, "runs": found})
+        rows.append({**row, "runs": model_runs})
     return rows
 
 
 def _several(places: Iterable[tuple[str, Any]]) -> bool:
-    """Tell whether models are compared at the same x, and not with the first."""
-    found = list(places)
-    return len({line for line, _ in found}) > 1 and any(x is not None for _, x in found)
+    """Return whether models are compared at the same x instead of with the first model."""
+    places_list = list(places)
+    return len({line for line, _ in places_list}) > 1 and any(x is not None for _, x in places_list)
 
 
 def stands_for(row: dict, measure: str) -> float | None:
@@ -115,7 +114,7 @@ BETWEEN = {
 
 
 def sentence(rows: list[dict], measure: str | None, x: str | None) -> str:
-    """Say in one sentence what was seen; every word of it follows from the rows."""
+    """Return the result in one sentence, generated from the rows."""
     several = _several((row["line"], row["x"]) for row in rows)
     seeds = len(rows[0]["runs"])
     groups: dict[tuple[str, str], list[str]] = {}
