@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_path, read_json, sha256
+from pipeline.core.files import atomic_path, read_json, require_file, sha256
 from pipeline.data.preprocessor import Preprocessing
 
 SUMS = "SHA256SUMS"
@@ -74,9 +74,8 @@ def check_sums(folder: Path) -> None:
     Raises:
         PipelineError: A file is another one.
     """
-    if not (folder / SUMS).is_file():
-        raise PipelineError(f"{folder / SUMS}: no such file. Run `dvc repro preprocess`")
-    for line in (folder / SUMS).read_text("utf-8").splitlines():
+    sums = require_file(folder / SUMS, "Run `dvc repro preprocess`")
+    for line in sums.read_text("utf-8").splitlines():
         expected, _, name = line.partition("  ")
         if (received := sha256(folder / name)) != expected:
             raise PipelineError(
@@ -114,10 +113,9 @@ def load(folder: Path, check: bool = True) -> tuple[Images, np.ndarray]:
 
 
 def _open(path: Path, dtypes: tuple[str, ...], rank: int) -> np.ndarray:
+    require_file(path, "Run `dvc repro preprocess`")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file. Run `dvc repro preprocess`") from None
     except (ValueError, EOFError) as error:
         raise PipelineError(f"{path}: no array: {error}. Run `dvc repro -f preprocess`") from None
     if array.dtype not in dtypes or array.ndim != rank:
@@ -163,9 +161,7 @@ def read_split(path: Path, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         PipelineError: They are not the rows of these arrays.
     """
-    if not path.is_file():
-        raise PipelineError(f"{path}: no such file. Run `dvc repro split`")
-    with np.load(path, allow_pickle=False) as split:
+    with np.load(require_file(path, "Run `dvc repro split`"), allow_pickle=False) as split:
         train, validation = split["train"], split["validation"]
     if not np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(num_rows)):
         raise PipelineError(

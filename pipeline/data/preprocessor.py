@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.files import require_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -108,10 +109,8 @@ def read(path: Path) -> Preprocessing:
     Raises:
         PipelineError: There is no such file, it is damaged, or it was not trained here.
     """
-    if not path.is_file():
-        models = ", ".join(str(model) for model in sorted(path.parent.glob("*.keras")))
-        remedy = f"Models: {models}" if models else "Run `dvc repro`"
-        raise PipelineError(f"{path}: no such file. {remedy}")
+    models = ", ".join(str(model) for model in sorted(path.parent.glob("*.keras")))
+    require_file(path, f"Models: {models}" if models else "Run `dvc repro`")
     try:
         with zipfile.ZipFile(path) as archive:
             return Preprocessing(**json.loads(archive.read(MEMBER)))
