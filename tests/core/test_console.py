@@ -113,7 +113,7 @@ def test_a_comparison_at_80_columns_keeps_names_accuracies_differences_and_verdi
     against |= {"difference_low": -0.0167, "difference_high": 0.0111}
     against |= {"mcnemar_p": 0.75, "verdict": "not distinguishable"}
     rows = [{**row, "model": "baseline"}, row | against]
-    code = f"from pipeline import compare; compare.show({rows!r}, 'batchnorm')"
+    code = f"from pipeline import compare; compare.show({rows!r}, 'batchnorm', 'best')"
     lines = on_terminal(code, 80)
     assert max(map(len, lines)) <= 80
     shown = cells(lines)[-1]
