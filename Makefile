@@ -76,11 +76,11 @@ check: $(READY)-dev  ## lint, format and types, as the hooks and CI do
 	mypy
 	lint-imports --no-logo
 
-format: $(READY)-dev  ## format the code and mend what ruff can
+format: $(READY)-dev  ## format the code and fix what ruff can
 	ruff check --fix
 	ruff format
 
-schema: $(READY)  ## write params.schema.json anew from the classes in pipeline/schema*.py
+schema: $(READY)  ## write params.schema.json from the classes in pipeline/config/schema.py
 	python -m pipeline params schema > params.schema.json
 
 bench: $(READY)  ## measure speed against plain Keras and PyTorch; QUICK=1: less of it
