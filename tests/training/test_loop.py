@@ -335,12 +335,12 @@ def test_regularizers_reach_the_loss_of_training():
 ON_JAX = """
 import numpy as np
 from pipeline.training import building, loop
-from pipeline.runtime.input_pipeline import Part
+from pipeline.runtime.input_pipeline import Subset
 from pipeline.config.schema import Model
 from tests.conftest import PLAIN, settings
 
 images = np.random.default_rng(0).random((16, 9, 9, 3), dtype=np.float32)
-part = Part(images, np.arange(16) % 2, np.arange(16))
+part = Subset(images, np.arange(16) % 2, np.arange(16))
 model = building.build(Model(architecture="airnet", build={"widths": [4, 4]}), (9, 9, 3), 2, 0)
 own = settings(
     whiten=True, ema_momentum=0.9, schedule="triangular",
