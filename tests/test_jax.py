@@ -62,7 +62,7 @@ def test_images_on_the_device_or_read_and_bfloat16_train_alike(small, stage):
         train.main(ARGUMENTS("resident"))
         train.main(ARGUMENTS("again"))
         from pipeline.runtime import acceleration
-        acceleration.RESIDENT_SHARE = 0.0  # as where memory is short
+        acceleration.MAX_MEMORY_SHARE = 0.0  # as where memory is short
         train.main(ARGUMENTS("read"))
         params = Path("params.yaml")
         params.write_text(params.read_text().replace("precision: float32", "precision: bfloat16"))

@@ -108,7 +108,7 @@ def test_read_from_disk_ten_times_the_images_need_no_more_memory(prepared, stage
         import resource, sys
         from pipeline import train
         from pipeline.runtime import acceleration
-        acceleration.RESIDENT_SHARE = 0.0  # as where memory is short
+        acceleration.MAX_MEMORY_SHARE = 0.0  # as where memory is short
         train.main(sys.argv[1:])
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     """
