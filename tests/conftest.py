@@ -98,13 +98,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def edit(project: Path) -> Callable[[str, str], None]:
-    """Replace text in the working directory's params.yaml."""
+    """Replace text in the working directory's params.yaml, in its settings and not in a comment."""
 
     def replace(old: str, new: str) -> None:
         path = project / "params.yaml"
         text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
+        start = text.find(old)
+        while "#" in text[text.rfind("\n", 0, start) + 1 : start] and start >= 0:
+            start = text.find(old, start + 1)
+        assert start >= 0, f"params.yaml has no {old}"
+        path.write_text(text[:start] + new + text[start + len(old) :])
 
     return replace
 

@@ -121,7 +121,7 @@ def test_an_epoch_that_is_done_is_not_trained_again(tmp_path):
             for process in left:
                 process.resume()
     assert following.process.wait() == 0
-    assert "waits for another" in "".join(out)
+    assert "waiting for another" in "".join(out)
     assert "batchnorm: resuming after epoch 4 of 4" in "".join(out)
     assert list(run.lines())[-1].startswith("train: batchnorm: 4 epochs")  # of the first
     compare(whole, killed, "models/batchnorm.keras", "plots/history/batchnorm.csv")
