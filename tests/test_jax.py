@@ -126,17 +126,20 @@ def test_two_devices_and_two_processes_train_the_weights_of_one(small, stage):
 def test_a_process_that_dies_fails_the_others_and_another_run_succeeds(small):
     (small / "program.py").write_text("""if True:
         import os, signal
-        from pipeline.runtime import select_backend
-        select_backend.use("jax")
-        from pipeline.training import loop
         from pipeline.core.errors import run
+        from pipeline.runtime import select_backend
         from pipeline.train import main
-        class Die(loop.LearningRateLogger):
-            def on_epoch_end(self, epoch, logs):
-                super().on_epoch_end(epoch, logs)
-                if os.environ["KERAS_DISTRIBUTION_PROCESS_ID"] == "1":
-                    os.kill(os.getpid(), signal.SIGKILL)
-        loop.LearningRateLogger = Die
+        select = select_backend.use
+        def use(backend):
+            select(backend)
+            from pipeline.training import loop
+            class Die(loop.LearningRateLogger):
+                def on_epoch_end(self, epoch, logs):
+                    super().on_epoch_end(epoch, logs)
+                    if os.environ["KERAS_DISTRIBUTION_PROCESS_ID"] == "1":
+                        os.kill(os.getpid(), signal.SIGKILL)
+            loop.LearningRateLogger = Die
+        select_backend.use = use
         run(main)
     """)
     first, second = start(small, 2, "program", *arguments("small", "out"))
