@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.harness import REPOSITORY, process, python
 from pipeline.core.files import write_json
 from pipeline.data import arrays
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 
 PARTS = {"train": 50_000, "test": 10_000}
 CLASSES = 10
@@ -47,5 +47,5 @@ def _random(folder: Path) -> None:
         np.save(folder / part / "labels.npy", random.integers(CLASSES, size=count))
         arrays.seal(folder / part)
     classes = [str(label) for label in range(CLASSES)]
-    info = Preprocessing(classes, [32, 32, 3], "unit", [0.5] * 3, [0.5] * 3)
+    info = Preprocessor(classes, [32, 32, 3], "unit", [0.5] * 3, [0.5] * 3)
     write_json(folder / "info.json", vars(info))

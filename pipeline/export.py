@@ -28,7 +28,7 @@ import numpy as np
 from pipeline.core.errors import PipelineError, one_line, run
 from pipeline.core.files import atomic_path, read_json, write_json
 from pipeline.data import arrays, preprocessor
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.runtime import select_backend
 from pipeline.serving import to_litert, to_onnx
 
@@ -45,7 +45,7 @@ REASON = 300  # characters of it: converters can write pages
 Answer = Callable[[np.ndarray], np.ndarray]
 
 
-def serving(model: "keras.Model", kept: Preprocessing) -> "keras.Model":
+def serving(model: "keras.Model", kept: Preprocessor) -> "keras.Model":
     """Return a model from uint8 images to probabilities, with the normalization of training."""
     import keras
 
@@ -58,7 +58,7 @@ def serving(model: "keras.Model", kept: Preprocessing) -> "keras.Model":
     return served
 
 
-def metadata_of(kept: Preprocessing) -> dict[str, Any]:
+def metadata_of(kept: Preprocessor) -> dict[str, Any]:
     """Return what a program has to know that runs an exported model."""
     deep = {} if kept.intensity_range is None else {"intensity_range": kept.intensity_range}
     return {"classes": kept.classes, **deep}
@@ -116,7 +116,7 @@ def compare(answers: np.ndarray, expected: np.ndarray) -> dict[str, float]:
 
 
 def write(
-    name: str, folder: Path, model: "keras.Model", kept: Preprocessing, pixels: np.ndarray,
+    name: str, folder: Path, model: "keras.Model", kept: Preprocessor, pixels: np.ndarray,
     expected: np.ndarray,
 ) -> dict[str, Any]:  # fmt: skip
     """Write a format, run it, and return how it compares, or why there is no file.
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     kept = preprocessor.read(args.model)
-    if Preprocessing.of(read_json(args.arrays / "info.json")) != kept:
+    if Preprocessor.of(read_json(args.arrays / "info.json")) != kept:
         raise PipelineError(
             f"{args.model}: was trained on images made in another way than {args.arrays}. "
             "Run `dvc repro`"

@@ -20,7 +20,7 @@ from pipeline.config.params import load
 from pipeline.core.errors import run
 from pipeline.core.files import read_json
 from pipeline.data import arrays, tables
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting import chart_style
 from pipeline.reporting.drawing import (
     Axes,
@@ -58,7 +58,7 @@ def pick(labels: np.ndarray, count: int) -> np.ndarray:
     return np.lexsort((labels, turn))[:count]
 
 
-def samples(images: Rows, labels: np.ndarray, kept: Preprocessing) -> Figure:
+def samples(images: Rows, labels: np.ndarray, kept: Preprocessor) -> Figure:
     figure, grid = plt.subplots(GRID, GRID, figsize=(8, 8.4), layout="constrained")
     for axes in grid.flat:
         axes.set_axis_off()
@@ -158,7 +158,7 @@ def confusion(predictions: pd.DataFrame, classes: list[str], name: str) -> Figur
     return figure
 
 
-def examples(images: Rows, predictions: pd.DataFrame, kept: Preprocessing, name: str) -> Figure:
+def examples(images: Rows, predictions: pd.DataFrame, kept: Preprocessor, name: str) -> Figure:
     figure, grid = plt.subplots(GRID, GRID, figsize=(9, 10.5), layout="constrained")
     for axes in grid.flat:
         axes.set_axis_off()
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     params = load()
 
-    kept = Preprocessing.of(read_json(args.arrays / "info.json"))
+    kept = Preprocessor.of(read_json(args.arrays / "info.json"))
     # in the order of metrics/comparison.json
     names = sorted(params.all_models, key=lambda name: name != params.reference)
     histories = {name: tables.read(args.history / f"{name}.csv") for name in names}

@@ -25,7 +25,7 @@ from pipeline.config.schema import Preprocess
 from pipeline.core.errors import PipelineError, first_few, run
 from pipeline.core.files import atomic_path, write_json
 from pipeline.data import arrays
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.ingest import decoding, parquet
 from pipeline.ingest.decoding import Decoded, Options, Task
 from pipeline.ingest.images import ColourAmongGrey
@@ -49,7 +49,7 @@ def statistics(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(variance)
 
 
-def standardize_group(task: Task, preprocessor: Preprocessing) -> None:
+def standardize_group(task: Task, preprocessor: Preprocessor) -> None:
     """Turn one group of images in [0, 1] into (pixel - mean) / std, in place."""
     preprocessor.standardize(arrays.rows(task.target, task.start, task.stop))
 
@@ -160,7 +160,7 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
         if settings.normalize == "standardize" and settings.dtype == "float32":
             every = [task for own in tasks.values() for task in own]
             with decoding.mapper(len(every)) as run_all:
-                list(run_all(standardize_group, every, repeat(Preprocessing.of(info))))
+                list(run_all(standardize_group, every, repeat(Preprocessor.of(info))))
         for split in SPLITS:
             arrays.seal(beside / split)
         write_json(beside / "info.json", info)

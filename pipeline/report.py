@@ -23,7 +23,7 @@ from pipeline.config.schema import Params
 from pipeline.core.errors import run
 from pipeline.core.files import atomic_path, read_json
 from pipeline.data import arrays, tables
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting import chart_style, charts, parts
 
 TEMPLATE = Path(__file__).with_name("reporting") / "report.html.jinja"
@@ -113,7 +113,7 @@ def gather(args: argparse.Namespace) -> dict[str, Any]:
     champion = read_json(args.champion)["model"]
     rows = comparison["models"]
     names = [row["model"] for row in rows]
-    kept = Preprocessing.of(read_json(args.arrays / "info.json"))
+    kept = Preprocessor.of(read_json(args.arrays / "info.json"))
     histories = {name: tables.read(args.history / f"{name}.csv") for name in names}
     predictions = {name: tables.read(args.predictions / f"{name}.csv") for name in names}
     images, _ = arrays.load(args.arrays / "test")

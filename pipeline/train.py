@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     settings = params.train_of(args.model)
     info = read_json(args.arrays / "info.json")
-    preprocessing = preprocessor.Preprocessing.of(info)
+    preprocessing = preprocessor.Preprocessor.of(info)
     # in distributed training only the main process checks them, below
     images, labels = arrays.load(args.arrays / "train", check=not args.distributed)
     train, validation = arrays.read_split(args.split, len(labels))
@@ -138,7 +138,7 @@ def loaded_code() -> list[Path]:
 def write(
     args: argparse.Namespace,
     model: "keras.Model",
-    kept_with_model: preprocessor.Preprocessing,
+    kept_with_model: preprocessor.Preprocessor,
     history: "History",
     settings: Train,
     num_images: int,

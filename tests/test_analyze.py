@@ -17,12 +17,12 @@ from pipeline.analysis.grad_cam import grad_cam, last_map
 from pipeline.analysis.network import unnested
 from pipeline.config.schema import Model
 from pipeline.data import preprocessor
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.runtime import backend
 from pipeline.training import building
 from tests.conftest import write_arrays
 
-UNIT = Preprocessing(["dark", "bright"], [8, 8, 1], "unit", [0.5], [0.5])
+UNIT = Preprocessor(["dark", "bright"], [8, 8, 1], "unit", [0.5], [0.5])
 
 
 def edges() -> keras.Model:
@@ -122,7 +122,7 @@ def test_what_is_painted_makes_its_filter_respond():
 
 def painted_sizes(model: keras.Model) -> list[tuple]:
     shape = model.input_shape[1:]
-    unit = Preprocessing(["dark", "bright"], list(shape), "unit", [0.5], [0.5])
+    unit = Preprocessor(["dark", "bright"], list(shape), "unit", [0.5], [0.5])
     images = np.random.default_rng(0).random((2, *shape), np.float32)
     pictures = activation_maximization.paint(
         model, activation_maximization.convolutions(model, images), unit, seed=0

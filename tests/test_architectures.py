@@ -17,7 +17,7 @@ from pipeline.config.signature import ARCHITECTURES, build_arguments
 from pipeline.config.signature import build_settings as settings_of
 from pipeline.core.errors import PipelineError
 from pipeline.data import preprocessor
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.runtime import acceleration, backend
 from pipeline.runtime.input_pipeline import Subset
 from pipeline.training import building, loop
@@ -109,7 +109,7 @@ def test_answers_alike_as_onnx_and_as_litert(name, make, project, monkeypatch):
     # as if trained: batch normalization that does nothing would hide in other layers
     model.set_weights([w * random.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
     shape = model.input_shape[1:]
-    kept = Preprocessing([str(i) for i in range(10)], [*shape], "standardize", [0.5, 0.4, 0.3],
+    kept = Preprocessor([str(i) for i in range(10)], [*shape], "standardize", [0.5, 0.4, 0.3],
                          [0.2, 0.3, 0.25])  # fmt: skip
     backend.save(model, project / "champion.keras")
     preprocessor.store(project / "champion.keras", kept)

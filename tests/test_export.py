@@ -19,16 +19,16 @@ from pipeline.architectures import pretrained
 from pipeline.config.schema import Activation
 from pipeline.core.errors import PipelineError
 from pipeline.data import preprocessor
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.serving import to_onnx
 from tests.conftest import EXPORT, write_arrays
 
 CLASSES = ["Ελλάδα", "bright, white"]
-KEPT = Preprocessing(CLASSES, [2, 2, 1], "standardize", [0.5], [0.25])
+KEPT = Preprocessor(CLASSES, [2, 2, 1], "standardize", [0.5], [0.25])
 BLACK, WHITE = np.zeros((2, 2, 1), np.uint8), np.full((2, 2, 1), 255, np.uint8)
 
 
-def save(folder: Path, model: keras.Model, kept: Preprocessing = KEPT) -> None:
+def save(folder: Path, model: keras.Model, kept: Preprocessor = KEPT) -> None:
     """Save a model of 2×2 grey images with 300 of them, half black and half white, to test it."""
     model.save(folder / "champion.keras")
     preprocessor.store(folder / "champion.keras", kept)
@@ -214,7 +214,7 @@ FAMILIES = {
 def written(network: keras.Model, folder: Path) -> dict[str, dict]:
     """Export a network of colour images, its answers spread over the classes; return the rows."""
     shape = [*network.input_shape[1:]]
-    kept = Preprocessing(CLASSES, shape, "standardize", [0.5] * 3, [0.2, 0.3, 0.25])
+    kept = Preprocessor(CLASSES, shape, "standardize", [0.5] * 3, [0.2, 0.3, 0.25])
     pixels = np.random.default_rng(0).integers(0, 256, (8, *shape)).astype(np.uint8)
     # random weights answer all images nearly alike, which would hide a fault
     logits = network.predict(kept.normalized(pixels), verbose=0)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.ingest import decoding, parquet
 from tests.conftest import REPOSITORY, ROOT, arguments, grey, write_arrays, write_params
 from tests.test_graph import BATCHNORM
@@ -224,7 +224,7 @@ def test_a_batch_that_memory_does_not_hold_is_one_line_that_names_batch_size(
     edit("batch_size: 32", "batch_size: 48")
     black = np.zeros((64, 256, 256, 1), np.float32)
     write_arrays(prepared / "arrays/train", black, np.arange(64) % 2)
-    info = vars(Preprocessing(["dark", "bright"], [256, 256, 1], "unit", [0.5], [0.5]))
+    info = vars(Preprocessor(["dark", "bright"], [256, 256, 1], "unit", [0.5], [0.5]))
     (prepared / "arrays/info.json").write_text(json.dumps(info))
     (prepared / "wide.py").write_text(WIDE)
     keep(prepared, "out/model.keras", "out/train.json")

@@ -8,7 +8,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from pipeline import plot
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from tests.conftest import png, write_arrays
 
 
@@ -17,7 +17,7 @@ def test_samples_take_the_classes_in_turn():
     assert plot.pick(labels, 4).tolist() == [0, 4, 3, 1]
 
 
-KEPT = Preprocessing(["a", "b"], [4, 4, 1], "unit", [0.5], [0.5])
+KEPT = Preprocessor(["a", "b"], [4, 4, 1], "unit", [0.5], [0.5])
 
 
 def test_samples_are_titled_with_their_class():
@@ -167,7 +167,7 @@ def test_stage_draws_every_picture_the_same_twice(project, stage):
     for part in ("train", "test"):
         black = np.zeros((3, 4, 4, 3), np.float32)
         write_arrays(project / "arrays" / part, black, np.array([0, 1, 1]))
-    info = Preprocessing(classes, [4, 4, 3], "unit", [0] * 3, [1] * 3)
+    info = Preprocessor(classes, [4, 4, 3], "unit", [0] * 3, [1] * 3)
     (project / "arrays/info.json").write_text(json.dumps(vars(info)))
     (project / "history").mkdir()
     (project / "predictions").mkdir()

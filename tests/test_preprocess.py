@@ -20,7 +20,7 @@ from pipeline import preprocess
 from pipeline.config.schema import Preprocess
 from pipeline.core.errors import PipelineError
 from pipeline.data import arrays
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.ingest import decoding, images, parquet
 from pipeline.ingest.parquet import Example
 from tests.conftest import REPOSITORY, grey, png, write_arrays
@@ -542,7 +542,7 @@ def test_reading_takes_no_more_memory_from_a_file_ten_times_as_large(tmp_path):
     if not status.is_file() or "VmHWM" not in status.read_text():
         pytest.skip("the peak of a process is read from Linux's /proc")
     peaks = []
-    info = Preprocessing([], [32, 32, 3], "standardize", [0.5] * 3, [0.5] * 3)
+    info = Preprocessor([], [32, 32, 3], "standardize", [0.5] * 3, [0.5] * 3)
     (tmp_path / "info.json").write_text(json.dumps(vars(info)))
     for dtype in ("float32", "uint8"):
         for count in (1000, 10_000):

@@ -29,7 +29,7 @@ from playwright.sync_api import (
 )
 
 from pipeline.core.errors import PipelineError
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting import chart_style, charts, parts
 from tests.conftest import REPOSITORY, in_browser, png, write_arrays, write_params
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.xdist_group("report")  # one page and one browser for a
 
 SCRIPT = "<script>alert(1)</script>"
 CLASSES = [SCRIPT, "NA", '7 "$x$" & co']
-KEPT = Preprocessing(CLASSES, [4, 4, 1], "unit", [0.5], [0.5])
+KEPT = Preprocessor(CLASSES, [4, 4, 1], "unit", [0.5], [0.5])
 ACTUAL = [0, 0, 1, 1, 2, 2]
 PREDICTED = {
     "baseline": ([0, 1, 1, 2, 2, 0], [0.9, 0.8, 0.7, 0.95, 0.6, 0.5]),
@@ -148,7 +148,7 @@ def write_many(top: Path, models: int, classes: int, epochs: int = 3, images: in
     noise = np.random.default_rng(0)
     names = ["baseline", *(f"model{number}" for number in range(1, models - 1))]
     names = [*names, "a" * 70 + "-" + "b" * 29][:models]
-    kept = Preprocessing(
+    kept = Preprocessor(
         [f"class {n:04}" for n in range(classes)], [8, 8, 3], "unit", [0] * 3, [1] * 3
     )
     shutil.copy(REPOSITORY / "params.yaml", top)

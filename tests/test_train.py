@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import evaluate, train
 from pipeline.core.errors import PipelineError
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.ingest import parquet
 from pipeline.ingest.parquet import Example
 from tests.conftest import arguments, png, task, write_arrays
@@ -117,7 +117,7 @@ def test_read_from_disk_ten_times_the_images_need_no_more_memory(prepared, stage
     for count in (500, 5000):  # of 48 KiB: 23 and 234 MiB
         black = np.zeros((count, 64, 64, 3), np.float32)
         write_arrays(prepared / "arrays/train", black, np.arange(count) % 2)
-        info = vars(Preprocessing(["dark", "bright"], [64, 64, 3], "unit", [0.5] * 3, [0.5] * 3))
+        info = vars(Preprocessor(["dark", "bright"], [64, 64, 3], "unit", [0.5] * 3, [0.5] * 3))
         (prepared / "arrays/info.json").write_text(json.dumps(info))
         np.savez(
             prepared / "split.npz",

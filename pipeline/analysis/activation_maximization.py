@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.analysis.layer_table import macs
 from pipeline.analysis.network import CONVOLUTIONS, nodes, values_of
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 
 # What bounds the cost, whatever the network and its images
 SIDE = 32  # pixels of a picture; a larger image shows a filter no more
@@ -126,7 +126,7 @@ def _unactivated(layer: keras.Layer, inputs: keras.KerasTensor) -> keras.KerasTe
 class Canvas(keras.Layer):
     """From row numbers `(b,)` int32 to pictures `(b, h, w, c)` as the model takes them."""
 
-    def __init__(self, count: int, size: tuple[int, int], preprocessing: Preprocessing, seed: int):
+    def __init__(self, count: int, size: tuple[int, int], preprocessing: Preprocessor, seed: int):
         super().__init__()
         noise = keras.initializers.RandomNormal(stddev=NOISE, seed=seed)
         shape = (count, *size, preprocessing.image_shape[2])
@@ -221,7 +221,7 @@ class Response(keras.Layer):
 
 
 def paint(
-    model: keras.Model, every: list[Convolution], preprocessing: Preprocessing, seed: int
+    model: keras.Model, every: list[Convolution], preprocessing: Preprocessor, seed: int
 ) -> list[np.ndarray]:
     """Return for each convolution pictures `(k, h, w, c)` in [0, 1] that its filters respond to.
 

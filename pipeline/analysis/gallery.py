@@ -12,7 +12,7 @@ from pipeline.analysis.figures import Shown
 from pipeline.analysis.grad_cam import grad_cam
 from pipeline.analysis.layer_table import Row, total
 from pipeline.analysis.network import CONVOLUTIONS, nodes, values_of
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting.drawing import Figure, save
 
 COLOURS = (1, 3)  # channels of a kernel that can be drawn
@@ -52,7 +52,7 @@ class Pictures:
             self._add("kernels.png", figure, f"{first.name}: kernels", alt)
 
     def filters(
-        self, model: keras.Model, kept: Preprocessing, images: np.ndarray, seed: int
+        self, model: keras.Model, kept: Preprocessor, images: np.ndarray, seed: int
     ) -> None:
         """Draw what the filters of convolutions respond to.
 
@@ -74,7 +74,7 @@ class Pictures:
             )
 
     def feature_maps(
-        self, model: keras.Model, images: np.ndarray, answers: pd.DataFrame, kept: Preprocessing
+        self, model: keras.Model, images: np.ndarray, answers: pd.DataFrame, kept: Preprocessor
     ) -> None:
         """Draw feature maps of the surest right and of the surest wrong answer.
 
@@ -105,7 +105,7 @@ class Pictures:
                 )
 
     def grad_cam(
-        self, model: keras.Model, images: np.ndarray, answers: pd.DataFrame, kept: Preprocessing
+        self, model: keras.Model, images: np.ndarray, answers: pd.DataFrame, kept: Preprocessor
     ) -> None:
         """Draw where the network looked in each of some images: arguments of `feature_maps`."""
         every = _shown(images, answers, kept)
@@ -120,7 +120,7 @@ class Pictures:
             )
 
 
-def _shown(images: np.ndarray, answers: pd.DataFrame, kept: Preprocessing) -> list[Shown]:
+def _shown(images: np.ndarray, answers: pd.DataFrame, kept: Preprocessor) -> list[Shown]:
     visible = kept.visible(images)
     return [
         Shown(image, *answer)

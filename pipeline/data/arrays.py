@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_path, read_json, require_file, sha256
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 
 SUMS = "SHA256SUMS"
 
@@ -26,7 +26,7 @@ class Images:
     a row then up to 2 MiB, since the system maps as much around it as it holds in one piece.
     """
 
-    def __init__(self, path: Path, preprocessor: Preprocessing | None):
+    def __init__(self, path: Path, preprocessor: Preprocessor | None):
         """Look at the header of a .npy file, which `preprocessor` normalizes if it is uint8."""
         stored = np.load(path, mmap_mode="r")
         self.shape: tuple[int, ...] = stored.shape
@@ -106,7 +106,7 @@ def load(folder: Path, check: bool = True) -> tuple[Images, np.ndarray]:
         )
     preprocessor = None
     if stored.dtype == np.uint8:
-        preprocessor = Preprocessing.of(read_json(folder.parent / "info.json"))
+        preprocessor = Preprocessor.of(read_json(folder.parent / "info.json"))
     if check:
         check_sums(folder)
     return Images(folder / "images.npy", preprocessor), np.array(labels)

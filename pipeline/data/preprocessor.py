@@ -22,7 +22,7 @@ MEMBER = "preprocessing.json"
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessor:
     """What preprocess did to the training images."""
 
     classes: list[str]
@@ -41,7 +41,7 @@ class Preprocessing:
     """Images with more were refused"""
 
     @classmethod
-    def of(cls, info: dict[str, Any]) -> "Preprocessing":
+    def of(cls, info: dict[str, Any]) -> "Preprocessor":
         """Take what matters from data/arrays/info.json."""
         return cls(**{name: info[name] for name in cls.__dataclass_fields__ if name in info})
 
@@ -97,13 +97,13 @@ def to_pixels(image: "Image.Image", shape: tuple[int, int, int]) -> np.ndarray:
     return np.asarray(image).reshape(shape)
 
 
-def store(path: Path, preprocessing: Preprocessing) -> None:
+def store(path: Path, preprocessing: Preprocessor) -> None:
     """Add it to a .keras file; equal contents give equal bytes."""
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(zipfile.ZipInfo(MEMBER), json.dumps(asdict(preprocessing)))
 
 
-def read(path: Path) -> Preprocessing:
+def read(path: Path) -> Preprocessor:
     """Return what a .keras file keeps.
 
     Raises:
@@ -113,7 +113,7 @@ def read(path: Path) -> Preprocessing:
     require_file(path, f"Models: {models}" if models else "Run `dvc repro`")
     try:
         with zipfile.ZipFile(path) as archive:
-            return Preprocessing(**json.loads(archive.read(MEMBER)))
+            return Preprocessor(**json.loads(archive.read(MEMBER)))
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
         raise PipelineError(
             f"{path}: must be a .keras file that this pipeline wrote, with {MEMBER} in it. "

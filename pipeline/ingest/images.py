@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from pipeline.core.errors import PipelineError
-from pipeline.data.preprocessor import Preprocessing, to_pixels
+from pipeline.data.preprocessor import Preprocessor, to_pixels
 
 EIGHT_BITS = ("L", "RGB")
 FULL_RANGE = (0, 65535)  # of 16 bits
@@ -135,7 +135,7 @@ def to_8_bits(image: Image.Image, intensity_range: Sequence[float] | None) -> Im
     return Image.fromarray(scaled)
 
 
-def open_for(encoded: bytes, kept: Preprocessing) -> Image.Image:
+def open_for(encoded: bytes, kept: Preprocessor) -> Image.Image:
     """Open an encoded image, with 8 bits a channel, as a model's training images were.
 
     Raises:

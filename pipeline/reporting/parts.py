@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.core.files import read_json, require_file
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting.chart_style import percent
 from pipeline.stats.verdict import THAN
 
@@ -93,7 +93,7 @@ def most_mistakes(models: int) -> int:
 
 
 def mistakes(
-    name: str, table: pd.DataFrame, images: Any, kept: Preprocessing, most: int
+    name: str, table: pd.DataFrame, images: Any, kept: Preprocessor, most: int
 ) -> list[dict]:
     """Return the wrong answers of a model that it was surest of, the surest first."""
     wrong = table[table["actual"] != table["predicted"]]

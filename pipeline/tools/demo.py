@@ -26,7 +26,7 @@ from scipy.special import softmax
 from pipeline.core.errors import PipelineError, one_line, run
 from pipeline.core.files import read_json
 from pipeline.data import arrays, preprocessor
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.ingest.images import BadImage, open_for
 from pipeline.reporting.drawing import colormaps
 from pipeline.runtime import select_backend
@@ -64,7 +64,7 @@ def models(folder: Path) -> dict[str, Path]:
     return dict(sorted(paths.items(), key=lambda item: item[0] != CHAMPION))
 
 
-def trained(path: Path) -> tuple["keras.Model", Preprocessing]:
+def trained(path: Path) -> tuple["keras.Model", Preprocessor]:
     """Return a model of one level and what it takes, as its file is now.
 
     Raises:
@@ -74,7 +74,7 @@ def trained(path: Path) -> tuple["keras.Model", Preprocessing]:
 
 
 @lru_cache(maxsize=4)
-def _trained(path: Path, written: int) -> tuple["keras.Model", Preprocessing]:
+def _trained(path: Path, written: int) -> tuple["keras.Model", Preprocessor]:
     from pipeline.analysis.network import unnested
     from pipeline.runtime import backend
 
@@ -138,7 +138,7 @@ def examples(folder: Path, out: Path) -> list[tuple[str, str]]:
     """
     if not (folder / "test").is_dir():
         return []
-    kept = Preprocessing.of(read_json(folder / "info.json"))
+    kept = Preprocessor.of(read_json(folder / "info.json"))
     images, labels = arrays.load(folder / "test")
     rows = np.unique(np.linspace(0, len(images) - 1, EXAMPLES).astype(int))
     found = []

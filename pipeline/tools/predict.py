@@ -27,7 +27,7 @@ from pipeline.core.batching import batch_size
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, one_line, run
 from pipeline.data import preprocessor
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.ingest.images import BadImage, open_for
 from pipeline.runtime import select_backend
 
@@ -75,7 +75,7 @@ def files(given: list[str]) -> list[str]:
     return paths
 
 
-def read(file: str, kept: Preprocessing) -> np.ndarray:
+def read(file: str, kept: Preprocessor) -> np.ndarray:
     """Return an image as the model takes it, `(h, w, c)` float32.
 
     Raises:
@@ -89,7 +89,7 @@ def read(file: str, kept: Preprocessing) -> np.ndarray:
 
 
 def predict_files(
-    files: list[str], kept: Preprocessing, logits: Callable[[np.ndarray], np.ndarray]
+    files: list[str], kept: Preprocessor, logits: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[Prediction]:
     """Yield an answer to each file, in order; a batch of images is in memory at a time.
 
@@ -110,7 +110,7 @@ def predict_files(
             yield Prediction(file, answered.get(row), errors.get(row, ""), images.get(row))
 
 
-def seen(image: np.ndarray, kept: Preprocessing) -> "Image.Image":
+def seen(image: np.ndarray, kept: Preprocessor) -> "Image.Image":
     """Return an image as the model takes it, `(h, w, c)`, as a picture; enlarged, each pixel is a
     square."""
     from PIL import Image
@@ -122,7 +122,7 @@ def seen(image: np.ndarray, kept: Preprocessing) -> "Image.Image":
     return picture.resize((width * times, height * times), Image.Resampling.NEAREST)
 
 
-def write_seen(folder: Path, number: int, answer: Prediction, kept: Preprocessing) -> None:
+def write_seen(folder: Path, number: int, answer: Prediction, kept: Preprocessor) -> None:
     """Write what the model sees of a file; the number keeps files of the same name apart."""
     if answer.image is not None:
         stem = "stdin" if answer.file == STDIN else Path(answer.file).stem

@@ -11,11 +11,11 @@ from PIL import Image
 
 from pipeline.core.errors import PipelineError
 from pipeline.data import preprocessor
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.ingest import images
 
-UNIT = Preprocessing(["cat", "dog"], [2, 2, 3], "unit", [0.5, 0.0, 0.2], [0.25, 1.0, 0.1])
-STANDARDIZED = Preprocessing(["cat", "dog"], [2, 2, 3], "standardize", UNIT.mean, UNIT.std)
+UNIT = Preprocessor(["cat", "dog"], [2, 2, 3], "unit", [0.5, 0.0, 0.2], [0.25, 1.0, 0.1])
+STANDARDIZED = Preprocessor(["cat", "dog"], [2, 2, 3], "standardize", UNIT.mean, UNIT.std)
 
 
 def test_standardized_images_are_shown_as_they_were():
@@ -39,7 +39,7 @@ def test_every_pixel_comes_back_as_it_was(kept):
 
 
 def test_a_channel_without_contrast_is_only_shifted():
-    flat = Preprocessing(["a"], [1, 1, 1], "standardize", [0.2], [0.0])
+    flat = Preprocessor(["a"], [1, 1, 1], "standardize", [0.2], [0.0])
     assert flat.normalized(np.array([[[255]]], np.uint8)) == pytest.approx(np.array([[[0.8]]]))
 
 
@@ -47,7 +47,7 @@ def test_a_channel_without_contrast_is_only_shifted():
 def test_an_image_of_any_size_and_mode_fits(mode):
     image = Image.new("RGB", (7, 5), "white").convert(mode)
     assert UNIT.apply(image) == pytest.approx(np.ones((2, 2, 3)), abs=0.01)
-    grey = Preprocessing(["a"], [3, 4, 1], "unit", [0.5], [0.5])
+    grey = Preprocessor(["a"], [3, 4, 1], "unit", [0.5], [0.5])
     assert grey.apply(image) == pytest.approx(np.ones((3, 4, 1)), abs=0.01)
 
 
@@ -66,7 +66,7 @@ def test_it_is_kept_in_the_file_which_keras_loads_as_ever(saved):
 
 def test_info_may_hold_more():
     info = {**vars(UNIT), "skipped": {"train": 1}}
-    assert Preprocessing.of(info) == UNIT
+    assert Preprocessor.of(info) == UNIT
 
 
 def test_a_file_from_before_16_bits_had_a_range_takes_them_in_full(saved):

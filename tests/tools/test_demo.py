@@ -21,13 +21,13 @@ from playwright.sync_api import Browser, Page, expect
 
 from pipeline.core.errors import PipelineError
 from pipeline.data import preprocessor
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.tools import demo
 from tests.conftest import CHROMIUM, REPOSITORY, in_browser, png, write_arrays
 
 pytestmark = pytest.mark.xdist_group("demo")  # one server for all
 LEFT = "<i>left</i>"
-KEPT = Preprocessing([LEFT, "right"], [8, 8, 1], "unit", [0.5], [0.5])
+KEPT = Preprocessor([LEFT, "right"], [8, 8, 1], "unit", [0.5], [0.5])
 HALF = np.zeros((8, 8), np.uint8)
 HALF[:, :4] = 255  # white on the left
 
@@ -62,7 +62,7 @@ def write_test_images(folder: Path, count: int, channels: int = 1) -> np.ndarray
     shade = np.array([1, 2, 3], np.uint8)[:channels] * np.ones((8, 8, 1), np.uint8)
     pixels = np.arange(count, dtype=np.uint8)[:, None, None, None] * shade  # (n, 8, 8, c)
     kept = {**vars(KEPT), "mean": [0.5] * channels, "std": [0.5] * channels}
-    write_arrays(folder / "test", Preprocessing(**kept).normalized(pixels), np.arange(count) % 2)
+    write_arrays(folder / "test", Preprocessor(**kept).normalized(pixels), np.arange(count) % 2)
     (folder / "info.json").write_text(json.dumps(kept))
     return pixels
 

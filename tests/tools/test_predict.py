@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline import download, evaluate, preprocess
 from pipeline.core.errors import PipelineError
 from pipeline.data import preprocessor
-from pipeline.data.preprocessor import Preprocessing
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.tools import predict
 from tests.conftest import REPOSITORY, png
 
@@ -31,7 +31,7 @@ def model(project, monkeypatch):
     network = keras.Model(images, dense(keras.layers.Flatten()(images)))
     dense.set_weights([np.array([[0.0, 1.0]] * 4), np.array([2.0, 0.0])])
     network.save(project / "model.keras")
-    kept = Preprocessing(["dark", "bright"], [2, 2, 1], "unit", [0.5], [0.25])
+    kept = Preprocessor(["dark", "bright"], [2, 2, 1], "unit", [0.5], [0.25])
     preprocessor.store(project / "model.keras", kept)
     (project / "params.yaml").write_text("not: [valid")
     return project
@@ -75,7 +75,7 @@ def test_any_size_and_mode(model, capsys, mode, kind):
 
 
 def test_16_bits_and_size_are_taken_as_in_training(model, capsys):
-    kept = Preprocessing(["dark", "bright"], [2, 2, 1], "unit", [0.5], [0.25], [0, 4000], 0.01)
+    kept = Preprocessor(["dark", "bright"], [2, 2, 1], "unit", [0.5], [0.25], [0, 4000], 0.01)
     network = keras.saving.load_model("model.keras")
     network.save("model.keras")  # without what it kept
     preprocessor.store(model / "model.keras", kept)
@@ -248,7 +248,7 @@ def test_test_images_are_answered_as_evaluate_did_though_params_have_changed(
     network = keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(images)))
     network.save(project / "model.keras")
     info = json.loads((project / "arrays/info.json").read_text())
-    preprocessor.store(project / "model.keras", Preprocessing.of(info))
+    preprocessor.store(project / "model.keras", Preprocessor.of(info))
     argv = "--model model.keras --arrays arrays --metrics test.json --predictions predictions.csv"
     evaluate.main(argv.split())
 
