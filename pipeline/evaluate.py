@@ -2,7 +2,7 @@
 
 Reads   models/MODEL.keras, data/arrays/test/{images,labels}.npy, data/arrays/info.json
 Writes  metrics/test/MODEL.json           accuracy with its interval, loss, precision, …; and
-                                          which images it got right
+                                          which images it classified correctly
         plots/predictions/MODEL.csv       actual, predicted, confidence: one row a test image
 Params  evaluate, backend
 """
@@ -35,7 +35,8 @@ CALIBRATION_BINS = 15  # as Guo et al.
 def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     """Return the expected calibration error, in [0, 1].
 
-    The gap between confidence and accuracy in bins of equal width, weighted by their size.
+    It is the mean gap between confidence and accuracy over bins of equal width, weighted by the
+    number of images in each.
 
     Args:
         confidence: `(n,)` probability of the predicted class, in [0, 1].
@@ -46,14 +47,14 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     """
     # bins are open on the left, (0, 1/15], as in the paper
     bins = np.ceil(confidence * CALIBRATION_BINS).astype(int)
-    gaps = np.bincount(bins, weights=confidence - correct)  # (bins,) summed gap of each bin
+    gaps = np.bincount(bins, weights=confidence - correct)  # (bins,) summed gap in each bin
     return float(np.abs(gaps).sum() / len(confidence))
 
 
 def measure(
     logits: np.ndarray, labels: np.ndarray, classes: list[str]
 ) -> tuple[dict, pd.DataFrame]:
-    """Measure predictions.
+    """Compute the metrics of a model from its logits.
 
     Args:
         logits: `(n, k)`.
@@ -61,7 +62,7 @@ def measure(
         classes: k names.
 
     Returns:
-        The metrics, and a row for each image: actual, predicted, confidence.
+        The metrics, and a table with one row per image: actual, predicted, confidence.
     """
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)  # (n, k)
     predicted = log_probabilities.argmax(axis=1)
@@ -104,12 +105,12 @@ def measure(
 
 
 def average_over_mirror(model: "keras.Model") -> "keras.Model":
-    """Return a model of the mean of a model's logits for each image and its mirror image."""
+    """Return a model that averages a model's logits over each image and its mirror image."""
     import keras
 
     images = keras.Input(model.input_shape[1:])
-    both = model(images), model(keras.ops.flip(images, axis=2))
-    return keras.Model(images, keras.layers.average(both))
+    logits = [model(images), model(keras.ops.flip(images, axis=2))]
+    return keras.Model(images, keras.layers.average(logits))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -136,16 +137,16 @@ def main(argv: list[str] | None = None) -> None:
             f"{args.model}: must take {expected[0]} images of {expected[1]} classes. Got "
             f"{model.input_shape[1:]} and {model.output_shape[-1]}. Run `dvc repro`"
         )
-    part = Subset(images, labels, np.arange(len(labels)))
+    test = Subset(images, labels, np.arange(len(labels)))
     precision = acceleration.resolve_precision(params.evaluate.precision)
-    faster = acceleration.accelerate(model, precision)
+    accelerated = acceleration.accelerate(model, precision)
     if params.evaluate.mirror:
-        faster = average_over_mirror(faster)
-    batches = acceleration.as_dataset(Batches(part, len(classes), batch_size(images.shape[1:])))
-    logits = faster.predict(batches, verbose=int(sys.stdout.isatty()))
+        accelerated = average_over_mirror(accelerated)
+    batches = acceleration.as_dataset(Batches(test, len(classes), batch_size(images.shape[1:])))
+    logits = accelerated.predict(batches, verbose=int(sys.stdout.isatty()))
     metrics, predictions = measure(logits, labels, classes)
     metrics["computed_in"] = precision
-    # identifies the evaluated file and how; compare checks the champion against it
+    # identifies the evaluated file and how it was evaluated; compare checks the champion against it
     metrics["model"] = [{"sha256": sha256(args.model), "mirror": params.evaluate.mirror}]
     write_json(args.metrics, metrics)
     with atomic_path(args.predictions) as path:

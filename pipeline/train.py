@@ -26,7 +26,8 @@ from pipeline.config.params import load
 from pipeline.config.schema import Finetuned, Train
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, sha256, write_json
-from pipeline.data import arrays, preprocessor
+from pipeline.data import arrays
+from pipeline.data.preprocessor import Preprocessor, store
 from pipeline.runtime import select_backend
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def summarize(history: list[dict[str, float]], early_stopping: bool) -> dict:
-    """Return the final and best epoch of a history, and which one the weights are from."""
+    """Summarize a history: its final and best epoch, and which of them the weights are from."""
     best = max(history, key=itemgetter("val_accuracy"))  # the first on a tie
     columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
     return {
@@ -49,9 +50,9 @@ def summarize(history: list[dict[str, float]], early_stopping: bool) -> dict:
 
 
 def launch(argv: list[str]) -> None:
-    """Replace this process by the command in $LAUNCHER, which starts several processes.
+    """Replace this process with the command in $LAUNCHER, if set, which starts several processes.
 
-    So DVC runs and records the stage as usual.
+    DVC still runs and records a single command.
     """
     if launcher := os.environ.pop("LAUNCHER", ""):
         command = [*shlex.split(launcher), sys.executable, "-m", "pipeline.train", *argv]
@@ -82,10 +83,10 @@ def main(argv: list[str] | None = None) -> None:
         )
     settings = params.train_of(args.model)
     info = read_json(args.arrays / "info.json")
-    preprocessing = preprocessor.Preprocessor.of(info)
-    # in distributed training only the main process checks them, below
+    preprocessor = Preprocessor.of(info)
+    # In distributed training only the main process verifies the checksums, below.
     images, labels = arrays.load(args.arrays / "train", check=not args.distributed)
-    train, validation = arrays.read_split(args.split, len(labels))
+    train_rows, validation_rows = arrays.read_split(args.split, len(labels))
     launch(argv or sys.argv[1:])
 
     # Importing Keras takes seconds, so all inputs are checked first.
@@ -121,28 +122,31 @@ def main(argv: list[str] | None = None) -> None:
         )
         if distributed.is_main_process():
             stack.enter_context(checkpoints.locked())
-        parts = Subset(images, labels, train), Subset(images, labels, validation)
-        history = loop.fit(model, *parts, settings, classes, params.seed, checkpoints=checkpoints)
+        train = Subset(images, labels, train_rows)
+        validation = Subset(images, labels, validation_rows)
+        history = loop.fit(
+            model, train, validation, settings, classes, params.seed, checkpoints=checkpoints
+        )
         if distributed.is_main_process():
-            write(args, model, preprocessing, history, settings, len(train), environment_record)
+            write(args, model, preprocessor, history, settings, len(train_rows), environment_record)
             checkpoints.finish(args.out)
 
 
 def loaded_code() -> list[Path]:
-    """Return the files of all imported modules of this project, sorted."""
+    """Return the source files of all imported modules of this project, sorted."""
     modules = [module for name, module in sys.modules.items() if name.startswith("pipeline.")]
-    # this module is called __main__ when it is run
+    # this module is named __main__ when it runs as a script
     return sorted({Path(__file__), *(Path(m.__file__) for m in modules if m.__file__)})
 
 
 def write(
     args: argparse.Namespace,
     model: "keras.Model",
-    kept_with_model: preprocessor.Preprocessor,
+    preprocessor: Preprocessor,
     history: "History",
     settings: Train,
     num_images: int,
-    made_on: dict[str, str],
+    environment_record: dict[str, str],
 ) -> None:
     """Write the outputs, and print a summary."""
     from pipeline.runtime import backend
@@ -150,7 +154,7 @@ def write(
     rows, seconds = history.rows, history.seconds
     with atomic_path(args.out) as path:
         backend.save(model, path)
-        preprocessor.store(path, kept_with_model)
+        store(path, preprocessor)
     with atomic_path(args.history) as path, path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, rows[0], lineterminator="\n")
         table.writeheader()
@@ -163,11 +167,11 @@ def write(
     write_json(args.metrics, metrics)
     rate = round(num_images * len(rows) / seconds, 1)
     run = {"train_seconds": round(seconds, 2), "images_per_second": rate}
-    write_json(args.run, run | made_on)
-    kept = metrics[metrics["kept"]]
+    write_json(args.run, run | environment_record)
+    saved_epoch = metrics[metrics["kept"]]
     print(
         f"train: {args.model}: {len(rows)} epochs in {seconds:.0f} s, "
-        f"validation accuracy {kept['val_accuracy']:.4f} -> {args.out}"
+        f"validation accuracy {saved_epoch['val_accuracy']:.4f} -> {args.out}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The documentation: what it names is there, and it is built as a site that loads nothing."""
+"""The documentation: what it names exists, and the built site loads nothing from elsewhere."""
 
 import os
 import re
@@ -22,14 +22,14 @@ PAGES = [
 TEXT = "\n".join(page.read_text("utf-8") for page in PAGES)
 
 
-def test_files_that_are_named_are_there():
+def test_files_that_the_documentation_names_exist():
     named = set(re.findall(r"`((?:benchmarks|docs|pipeline|studies|tests)/[\w/.]*\w/?)`", TEXT))
     assert {name for name in named if not (REPOSITORY / name).exists()} <= {
         "pipeline/architectures/mine.py", "pipeline/ingest/datasets/mine.py", "studies/mine.yaml",
     }  # fmt: skip
 
 
-def test_commands_that_are_named_are_there():
+def test_commands_that_the_documentation_names_exist():
     targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text("utf-8"), re.M)
     assert set(re.findall(r"^ +make ([a-z-]+)|`make ([a-z-]+)", TEXT, re.M)) <= {
         pair for name in targets for pair in ((name, ""), ("", name))
@@ -40,7 +40,7 @@ def test_commands_that_are_named_are_there():
         assert (REPOSITORY / f"pipeline/{stage}.py").is_file(), stage
 
 
-def test_every_promise_names_tests_that_are_there():
+def test_every_promise_names_tests_that_exist():
     table = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8").split("| promise | test |")[1]
     named = re.findall(r"`([\w/]+\.py)`(?:: `(\w+)`)?", table)
     assert len(named) > 20
@@ -60,7 +60,7 @@ def build(repository: Path, site: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Iterator[tuple[Path, str]]:
-    """The built site: its folder, and where a server on this machine shows it."""
+    """Build the site, and return its folder and its address on this machine."""
     folder = tmp_path_factory.mktemp("site")
     done = build(REPOSITORY, folder)
     assert done.returncode == 0, done.stderr
@@ -73,10 +73,10 @@ def site(tmp_path_factory) -> Iterator[tuple[Path, str]]:
 
 @pytest.mark.slow
 @in_browser
-def test_every_page_loads_nothing_from_elsewhere_and_fits_a_phone(site, browser):
+def test_every_page_loads_nothing_from_elsewhere_and_fits_on_a_phone(site, browser):
     tmp_path, address = site
     pages = [path for path in tmp_path.rglob("*.html") if path.name != "404.html"]
-    # README and studies/README.md are outside docs/, as is the picture of the benchmarks
+    # README, studies/README.md and the picture of the benchmarks are outside docs/
     assert {"index.html", "data.html"} <= {path.name for path in pages}
     assert (tmp_path / "studies/index.html").is_file()
     assert (tmp_path / "benchmarks/results/benchmarks.png").is_file()
@@ -108,7 +108,7 @@ def test_search_finds_a_page(site, browser):
 
 
 @pytest.mark.slow
-def test_links_that_lead_nowhere_fail_the_build(tmp_path):
+def test_broken_links_fail_the_build(tmp_path):
     for name in ("docs", "studies"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     for name in ("mkdocs.yml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"):

@@ -1,4 +1,4 @@
-"""The graph: dvc.yaml says what the stages do, and DVC reruns what a change affects."""
+"""The graph: dvc.yaml declares what the stages use, and DVC reruns what a change affects."""
 
 import ast
 import json
@@ -25,10 +25,10 @@ IMPORTS = grimp.build_graph("pipeline")
 DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
 STUDIES = yaml.safe_load((REPOSITORY / "studies/dvc.yaml").read_text())
 UNEXPANDED = DVC["stages"] | STUDIES["stages"]
-# attributes of `params` and `common` that are no settings: of the module, or of pydantic
+# attributes of `params` and `common` that are not settings but functions
 METHODS = {"load", "read", "reading", "check_model", "model_copy"}
-# methods, and the settings that they read; a study's models are its own
-STAND_FOR = {
+# methods and the settings that they read; a study defines its own models
+SETTINGS_OF_METHOD = {
     "all_models": {"models", "finetune"},
     "train_of": {"train"},
     "pictures_of": {"analyze", "models", "finetune", "reference"},
@@ -42,8 +42,8 @@ def body(stage: dict[str, Any]) -> dict[str, Any]:
 
 def script_of(stage: dict[str, Any]) -> str | None:
     """Return the module of pipeline/ that a stage runs, if it runs one."""
-    found = re.search(r"-m pipeline\.(\w+)", str(body(stage).get("cmd")))
-    return found[1] if found else None
+    match = re.search(r"-m pipeline\.(\w+)", str(body(stage).get("cmd")))
+    return match[1] if match else None
 
 
 def paths(entries: Iterable[Any]) -> list[str]:
@@ -52,17 +52,17 @@ def paths(entries: Iterable[Any]) -> list[str]:
 
 
 def params_needed(stage: dict[str, Any], script: str, top: Path) -> set[str]:
-    """Return the settings of params.yaml that a stage reads, as attributes in its script."""
+    """Return the settings of params.yaml that a stage's script reads as attributes."""
     nodes = ast.walk(ast.parse((top / f"pipeline/{script}.py").read_text("utf-8")))
     chains = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
-    form = r"(?:params|common)\.(\w+(?:\.\w+)?)"
-    read = {found[1] for chain in chains if (found := re.fullmatch(form, chain))} - METHODS
-    # the longest form only: params.split.validation, not params.split too
+    pattern = r"(?:params|common)\.(\w+(?:\.\w+)?)"
+    read = {match[1] for chain in chains if (match := re.fullmatch(pattern, chain))} - METHODS
+    # the longest chain only: params.split.validation, and not params.split
     read = {name for name in read if not any(other.startswith(f"{name}.") for other in read)}
-    read = {each for name in read for each in STAND_FOR.get(name, {name})}
+    read = set().union(*(SETTINGS_OF_METHOD.get(name, {name}) for name in read))
     group = str(stage.get("foreach")).strip("${} ")
     if {group, "models", "finetune"} <= read:
-        # of one model, by its name on the command line
+        # only those of the model that the command line names
         return read - {"models", "finetune"} | {group + ".${key}"}
     return read
 
@@ -72,7 +72,7 @@ def params_declared(stage: dict[str, Any]) -> set[str]:
 
 
 STAGES = {name: body(stage) for name, stage in UNEXPANDED.items()}
-# stages that run the script of another
+# the script of each stage; three run that of another stage
 SCRIPT = {name: name for name in STAGES} | {
     "finetune": "train",
     "evaluate_finetuned": "evaluate",
@@ -83,34 +83,34 @@ HEAVY = {"keras", "tensorflow", "tensorflow_datasets", "jax", "torch"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stage_runs_its_script(stage):
+def test_every_stage_runs_its_script(stage):
     assert script_of(UNEXPANDED[stage]) == SCRIPT[stage]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stage_depends_on_its_script_and_on_the_packages_that_it_imports(stage):
+def test_every_stage_depends_on_its_script_and_on_exactly_the_packages_that_it_imports(stage):
     modules = IMPORTS.find_upstream_modules(f"pipeline.{SCRIPT[stage]}")
     packages = {f"pipeline/{module.split('.')[1]}" for module in modules if "." in module}
     declared = {dep for dep in paths(STAGES[stage]["deps"]) if dep.startswith("pipeline/")}
-    # one architecture is one file, which params.yaml names
+    # each model depends on the file of its architecture, which params.yaml names
     declared = {dep for dep in declared if not dep.startswith("pipeline/architectures/")}
     assert declared == packages | {f"pipeline/{SCRIPT[stage]}.py"}
 
 
 @pytest.mark.parametrize("stage", ["train", "finetune", "analyze", "analyze_finetuned", "study"])
-def test_what_builds_a_network_depends_on_its_architecture_alone(stage):
+def test_stages_that_build_a_network_depend_on_its_architecture_alone(stage):
     deps = [dep for dep in paths(STAGES[stage]["deps"]) if "architectures" in dep]
     item = "${item}" if stage == "study" else "${item.architecture}"
     assert deps == [f"pipeline/architectures/{item}.py"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_stage_declares_exactly_the_params_it_reads(stage):
+def test_every_stage_declares_exactly_the_params_that_it_reads(stage):
     needed = params_needed(UNEXPANDED[stage], SCRIPT[stage], REPOSITORY)
     assert params_declared(UNEXPANDED[stage]) == needed
 
 
-def test_params_are_read_from_the_script_each_in_its_longest_form(tmp_path):
+def test_the_params_that_a_script_reads_are_found_with_their_full_names(tmp_path):
     (tmp_path / "pipeline").mkdir()
     script = tmp_path / "pipeline/train.py"
     script.write_text(
@@ -118,33 +118,34 @@ def test_params_are_read_from_the_script_each_in_its_longest_form(tmp_path):
     )
     read = params_needed({}, "train", tmp_path)
     assert read == {"seed", "split.validation", "models", "finetune"}
-    of_one = params_needed({"foreach": "${finetune}"}, "train", tmp_path)
-    assert of_one == {"seed", "split.validation", "finetune.${key}"}
+    read_by_one_model = params_needed({"foreach": "${finetune}"}, "train", tmp_path)
+    assert read_by_one_model == {"seed", "split.validation", "finetune.${key}"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_path_on_the_command_line_is_declared(stage):
     definition = STAGES[stage]
-    words = re.findall(r"--[\w-]+ (\S+)", definition["cmd"])
+    arguments = re.findall(r"--[\w-]+ (\S+)", definition["cmd"])
     declared = paths(
         [*definition["deps"], *definition.get("outs", []), *definition.get("metrics", [])]
     )
-    for word in words:
-        inside = [path for path in declared if path == word or path.startswith(f"{word}/")]
-        assert inside, f"{word} of {stage} is neither dependency nor output"
-    words += re.findall(r"pipeline\.study (\S+)", definition["cmd"])
+    for argument in arguments:
+        assert any(path == argument or path.startswith(f"{argument}/") for path in declared), (
+            f"{argument} of {stage} is neither dependency nor output"
+        )
+    arguments += re.findall(r"pipeline\.study (\S+)", definition["cmd"])
     for out in paths([*definition.get("outs", []), *definition.get("metrics", [])]):
-        assert any(out == word or out.startswith(f"{word}/") for word in words), out
+        assert any(out == path or out.startswith(f"{path}/") for path in arguments), out
 
 
 @pytest.mark.parametrize("stage", ["train", "finetune", "study"])
-def test_training_never_opens_test_data(stage):
+def test_training_does_not_depend_on_test_data(stage):
     deps = STAGES[stage]["deps"]
     assert "data/arrays/train" in deps
     assert not [dep for dep in deps if dep in ("data/arrays", "data/arrays/test", "data/raw")]
 
 
-def test_what_starts_from_a_file_depends_on_it_and_on_all_that_training_depends_on():
+def test_finetune_depends_on_its_file_and_on_the_dependencies_of_train():
     train, finetune = STAGES["train"], STAGES["finetune"]
     assert finetune["deps"] == [*train["deps"], "${item.from_model}"]
     assert finetune["cmd"] == train["cmd"]
@@ -158,7 +159,7 @@ def test_nothing_depends_on_timing():
         ]
 
 
-# predict, demo and export: not before their arguments are known to be right
+# predict, demo and export import it only once their arguments are checked
 @pytest.mark.parametrize(
     "stage",
     [
@@ -174,23 +175,23 @@ def test_nothing_depends_on_timing():
         "export",
     ],
 )
-def test_stage_without_need_of_keras_does_not_import_it(stage):
+def test_modules_that_do_not_need_keras_do_not_import_it(stage):
     code = f"import sys, pipeline.{stage}; print(*{{m.split('.')[0] for m in sys.modules}})"
-    loaded = subprocess.run(
+    imported = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.split()
-    assert not HEAVY & set(loaded)
+    assert not HEAVY & set(imported)
 
 
-def test_plots_name_outputs_of_the_graph():
+def test_plots_use_outputs_of_the_graph():
     outs = [path for stage in STAGES.values() for path in paths(stage.get("outs", []))]
-    named = [
+    plotted = [
         path
         for plot in DVC["plots"]
         for name, definition in plot.items()
         for path in (definition["y"] if isinstance(definition["y"], dict) else [name])
     ]
-    for path in named:
+    for path in plotted:
         pattern = [re.escape(out).replace(r"\$\{key\}", r"\w+") for out in outs]
         assert any(re.fullmatch(p, path) or re.match(path + "/", p) for p in pattern), path
 
@@ -199,12 +200,12 @@ BATCHNORM = "  batchnorm:\n    architecture: batchnorm\n    train: {batch_size: 
 
 
 class Clone:
-    """A copy of the repository with Git and DVC of its own, and a shorter training.
+    """A copy of the repository with its own Git and DVC.
 
     Args:
-        folder: Where to; it exists.
-        alone: Leave the model batchnorm out, where one is enough.
-        epochs: Of every model.
+        folder: Existing folder to copy to.
+        alone: Whether to leave out the model batchnorm, where one model is enough.
+        epochs: Epochs of every model.
     """
 
     def __init__(self, folder: Path, alone: bool = False, epochs: int = 20):
@@ -225,24 +226,22 @@ class Clone:
         self.run("git", "init", "-q", "-b", "main")
         self.run("git", "config", "user.email", "test@example.org")
         self.run("git", "config", "user.name", "test")
-        self.run(
-            "git", "add", "data"
-        )  # params.yaml's `folder` holds no file that Git does not track
+        self.run("git", "add", "data")  # the folder of params.yaml must not have untracked files
 
-    def run(self, *argv: str, folder: Path | None = None, own: dict[str, str] | None = None) -> str:
+    def run(self, *argv: str, folder: Path | None = None, env: dict[str, str] | None = None) -> str:
         bin = Path(sys.executable).parent
         path = f"{bin}{os.pathsep}{os.environ['PATH']}"
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_"))}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_"))}
         done = subprocess.run(
-            argv, cwd=folder or self.folder, env={**env, "PATH": path, **(own or {})},
+            argv, cwd=folder or self.folder, env={**inherited, "PATH": path, **(env or {})},
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    def repro(self, *argv: str, own: dict[str, str] | None = None) -> set[str]:
-        """Run dvc repro and return the stages that ran, or came back from the run cache."""
-        out = self.run("dvc", "repro", *argv, own=own)
+    def repro(self, *argv: str, env: dict[str, str] | None = None) -> set[str]:
+        """Run dvc repro and return the stages that ran or were restored from the run cache."""
+        out = self.run("dvc", "repro", *argv, env=env)
         ran = re.findall(r"Running stage '([\w@-]+)'", out)
         return set(ran) | set(re.findall(r"Stage '([\w@-]+)' is cached", out))
 
@@ -261,15 +260,15 @@ class Clone:
         return {str(f.relative_to(self.folder)): f.read_bytes() for f in files}
 
 
-def of(model: str, training: str = "train") -> set[str]:
-    """Return the stages of one model."""
+def stages_of(model: str, training: str = "train") -> set[str]:
+    """Return the stages that belong to one model."""
     evaluate, analyze = ("evaluate", "analyze") if training == "train" else (
         "evaluate_finetuned", "analyze_finetuned"
     )  # fmt: skip
     return {f"{stage}@{model}" for stage in (training, evaluate, analyze)}
 
 
-# always; and export, where the champion's file is another one
+# stages that rerun when any model changes; export too if the champion's file changes
 LAST = {"compare", "plot", "report"}
 # real photographs, train/{cats,dogs} and test/{cats,dogs}
 CATS_VS_DOGS = Path(os.environ.get("CATS_VS_DOGS_DIR", "none")).resolve()
@@ -277,26 +276,26 @@ PARAMETERS = {"logistic_bn": 301_070, "wide_bn": 35_114, "deep_bn": 10_034}
 
 
 @pytest.mark.slow
-def test_only_what_is_affected_reruns(tmp_path):
+def test_a_change_reruns_only_the_stages_that_it_affects(tmp_path):
     clone = Clone(tmp_path, epochs=1)
-    # small, since it is trained again and again
+    # a small model, since it is trained several times
     clone.edit("params.yaml", BATCHNORM, "  small: {architecture: plain, build: {depth: 2}}\n")
-    # by name: what follows the champion must not depend on luck
+    # named, so that the stages after the champion do not depend on chance
     clone.edit("params.yaml", "champion: auto", "champion: baseline")
     first = {"versions", "download", "preprocess", "split", "export"}
-    everything = first | of("baseline") | of("small") | LAST
+    everything = first | stages_of("baseline") | stages_of("small") | LAST
     assert clone.repro() == everything
     assert clone.repro() == set()
 
     lock = (tmp_path / "uv.lock").read_text()
     newer = re.sub(r'(name = "matplotlib"\nversion = )"[\d.]+"', r'\1"99.0"', lock)
     (tmp_path / "uv.lock").write_text(newer)
-    drawn = {f"analyze@{model}" for model in ("baseline", "small")}
-    assert clone.repro() == {"versions", "plot", "report"} | drawn
+    analyze = {f"analyze@{model}" for model in ("baseline", "small")}
+    assert clone.repro() == {"versions", "plot", "report"} | analyze
 
     clone.edit("params.yaml", "depth: 2", "depth: 3")
-    # versions reads which models there are; what it writes stays, and so do their other stages
-    assert clone.repro() == {"versions"} | of("small") | LAST
+    # versions reads the names of the models; its outputs do not change, so nothing else reruns
+    assert clone.repro() == {"versions"} | stages_of("small") | LAST
 
     clone.edit("params.yaml", "champion: baseline", "champion: small")
     assert clone.repro() == {"compare", "export", "report"}
@@ -304,7 +303,7 @@ def test_only_what_is_affected_reruns(tmp_path):
     clone.edit("pipeline/plot.py", "GRID = 5", "GRID = 5  # a comment")
     assert clone.repro() == {"plot"}
 
-    # from here on less than all, which takes less time
+    # from here on only part of the graph, which takes less time
     def compared(*models: str) -> set[str]:
         return {f"{stage}@{m}" for stage in ("train", "evaluate") for m in models} | {"compare"}
 
@@ -318,19 +317,23 @@ def test_only_what_is_affected_reruns(tmp_path):
     assert clone.repro("compare") == {"split"} | compared("baseline", "small")
 
     clone.edit("params.yaml", "normalize: unit", "normalize: standardize")
-    again = {"preprocess", "split"} | compared("baseline", "small")
-    assert clone.repro("compare") == again
-    # what was left out is known to be stale
-    left = {"analyze@baseline", "analyze@small", "export", "plot", "report"}
-    assert set(json.loads(clone.run("dvc", "status", "--json", "dvc.yaml"))) == left
+    from_preprocess = {"preprocess", "split"} | compared("baseline", "small")
+    assert clone.repro("compare") == from_preprocess
+    # DVC knows that the stages left out are stale
+    stale = {"analyze@baseline", "analyze@small", "export", "plot", "report"}
+    assert set(json.loads(clone.run("dvc", "status", "--json", "dvc.yaml"))) == stale
 
     source = (tmp_path / "pipeline/architectures/baseline.py").read_text()
     (tmp_path / "pipeline/architectures/wider.py").write_text(source.replace("(16, 32", "(24, 32"))
     clone.edit("params.yaml", "models:\n", "models:\n  wider: {architecture: wider}\n")
-    assert clone.repro("compare", "analyze@wider") == {"versions"} | of("wider") | {"compare"}
-    # of three models the reference and the last have pictures: as before
-    chosen = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("data/analysis/*")}
-    assert [name for name, pictures in chosen.items() if not pictures] == ["wider"]
+    assert clone.repro("compare", "analyze@wider") == {"versions"} | stages_of("wider") | {
+        "compare"
+    }
+    # with three models the reference and the last have pictures, so nothing changes for them
+    pictures_of = {
+        path.stem: json.loads(path.read_text()) for path in tmp_path.glob("data/analysis/*")
+    }
+    assert [name for name, pictures in pictures_of.items() if not pictures] == ["wider"]
 
     clone.edit("params.yaml", "pictures: [layers, ", "pictures: [")
     assert clone.repro("analyze@wider") == {"versions"}
@@ -338,19 +341,19 @@ def test_only_what_is_affected_reruns(tmp_path):
 
 
 def write_digits(top: Path, digits: range, per_class: int) -> None:
-    """Write a folder of real digits, so many of each for training, and half as many to test."""
+    """Write a folder of real digits, `per_class` for training and half as many for testing."""
     loaded = load_digits()
     for digit in digits:
         rows = np.flatnonzero(loaded.target == digit)[: per_class * 3 // 2]
         for number, row in enumerate(rows):
-            part = "train" if number < per_class else "test"
-            path = top / part / str(digit) / f"{number}.png"
+            split = "train" if number < per_class else "test"
+            path = top / split / str(digit) / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(png(np.rint(loaded.images[row] * (255 / 16)).astype(np.uint8)))
 
 
 @pytest.mark.slow
-def test_no_experiment_commits_images_to_git_and_the_documented_ways_work(tmp_path):
+def test_no_experiment_commits_images_to_git_and_the_documented_folders_work(tmp_path):
     (tmp_path / "clone").mkdir()
     clone = Clone(tmp_path / "clone")
     clone.commit("first")
@@ -371,7 +374,7 @@ def test_no_experiment_commits_images_to_git_and_the_documented_ways_work(tmp_pa
     clone.run("git", "checkout", "-q", ".")
     assert run("outside", tmp_path / "outside")
     clone.run("git", "checkout", "-q", ".")
-    # a commit needs none of it: staged is enough
+    # staged is enough; no commit is needed
     clone.run("dvc", "add", "photos")
     clone.run("git", "add", "photos.dvc", ".gitignore")
     run("outside_queued", tmp_path / "outside", "--queue")
@@ -383,7 +386,7 @@ def test_no_experiment_commits_images_to_git_and_the_documented_ways_work(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_model_of_some_digits_is_fine_tuned_on_others(tmp_path):
+def test_a_model_trained_on_some_digits_is_fine_tuned_on_others(tmp_path):
     clone = Clone(tmp_path, alone=True, epochs=10)
     with (tmp_path / ".gitignore").open("a") as file:
         file.write("/low/\n/high/\n")
@@ -404,22 +407,22 @@ def test_a_model_of_some_digits_is_fine_tuned_on_others(tmp_path):
         "  next: {architecture: transfer, from_model: models/baseline.keras, "
         "build: {drop_layers: 2, freeze: none}}",
     )
-    mine, following = (of(name, "finetune") for name in ("mine", "next"))
-    ran = clone.repro() - {"export"}
+    mine, following = (stages_of(name, "finetune") for name in ("mine", "next"))
+    stages = clone.repro() - {"export"}
     first = {"versions", "download", "preprocess", "split"}
-    assert ran == first | of("baseline") | mine | following | LAST
+    assert stages == first | stages_of("baseline") | mine | following | LAST
     metrics = json.loads((tmp_path / "metrics/test/mine.json").read_text())
-    # five classes of which the kept layers have seen no image, 16 to learn from of each. Guesses
-    # are right once in 5, and for 20 of these 50 once in a thousand; measured: 0.62
+    # 16 training images of each of five classes that the kept layers have never seen. Guessing has
+    # an accuracy of 0.2, and reaches 0.4 on the 50 test images once in a thousand; measured: 0.62
     assert metrics["accuracy"] >= 0.4
     trained = json.loads((tmp_path / "metrics/train/mine.json").read_text())
     assert trained["trainable_parameters"] == 128 * 5 + 5
 
-    # another file: what starts from it, and nothing else
+    # when the file changes, only the models that start from it are trained again
     shutil.copy(tmp_path / "models/baseline.keras", tmp_path / "models/kept.keras")
-    tuned = {"finetune@mine", "evaluate_finetuned@mine", "compare"}
-    assert clone.repro("compare") == tuned
-    # a source of the graph itself: what changes it comes first
+    from_file = {"finetune@mine", "evaluate_finetuned@mine", "compare"}
+    assert clone.repro("compare") == from_file
+    # a model that starts from an output of the graph is trained after that output
     clone.edit("params.yaml", "architecture: baseline\n    build:", "architecture: baseline\n"
                "    train: {batch_size: 16}\n    build:")  # fmt: skip
     following = {"versions", "finetune@next", "evaluate_finetuned@next", "compare"}
@@ -440,10 +443,10 @@ def test_photographs_train_the_batch_normalized_classifiers(tmp_path):
     ):
         clone.edit("params.yaml", old, new)
     text = (tmp_path / "params.yaml").read_text()
-    rates = {"logistic_bn": 0.01, "wide_bn": 0.001, "deep_bn": 0.01}  # the reference's
+    learning_rates = {"logistic_bn": 0.01, "wide_bn": 0.001, "deep_bn": 0.01}  # of the reference
     models = "".join(
         f"  {name}: {{architecture: {name}, train: {{learning_rate: {rate}}}}}\n"
-        for name, rate in rates.items()
+        for name, rate in learning_rates.items()
     )
     text = re.sub(r"(?s)\nmodels:\n.*?\n\n", f"\nmodels:\n{models}\n", text)
     (tmp_path / "params.yaml").write_text(text)
@@ -455,64 +458,64 @@ def test_photographs_train_the_batch_normalized_classifiers(tmp_path):
     for name in PARAMETERS:
         table = pd.read_csv(tmp_path / f"plots/predictions/{name}.csv")
         assert table["actual"].value_counts().to_dict() == {"cats": 80, "dogs": 80}
-        right = (table["actual"] == table["predicted"]).mean()
+        accuracy = (table["actual"] == table["predicted"]).mean()
         (row,) = (row for row in rows if row["model"] == name)
-        assert row["accuracy"] == pytest.approx(right)
-    # two epochs are not enough to compare them, but wide_bn learns from the first on
+        assert row["accuracy"] == pytest.approx(accuracy)
+    # two epochs are too few to compare the models, but enough for the loss of wide_bn to fall
     history = pd.read_csv(tmp_path / "plots/history/wide_bn.csv")
     assert history["loss"].iloc[1] < history["loss"].iloc[0]
     assert len(list((tmp_path / "plots/examples").glob("*.png"))) == 3
 
 
 def check_documented_comparison(clone: Clone) -> None:
-    """Run the commands by which docs/comparing.md compares two models, whichever is champion."""
+    """Run the commands of docs/comparing.md that compare two models."""
     page = (REPOSITORY / "docs/comparing.md").read_text("utf-8")
     commands = re.findall(r"^    (dvc (?:exp run -n|metrics diff) [^#\n]+)", page, re.M)
-    said = [clone.run(*shlex.split(command)) for command in commands]
-    assert len(said) == 3
-    assert re.search(r"champion\.json\s+model\s+baseline\s+batchnorm", said[-1]), said[-1]
+    outputs = [clone.run(*shlex.split(command)) for command in commands]
+    assert len(outputs) == 3
+    assert re.search(r"champion\.json\s+model\s+baseline\s+batchnorm", outputs[-1]), outputs[-1]
 
 
 @pytest.mark.slow
-def test_default_is_good_repeats_to_the_bit_and_compares(tmp_path, hostile):
+def test_the_default_run_is_accurate_and_repeats_to_the_bit(tmp_path, hostile):
     clone = Clone(tmp_path)
     clone.repro()
     clone.commit("run")
     shown = clone.run("dvc", "metrics", "show", "--md", "metrics/test")
     accuracy = {}
     for line in shown.splitlines():
-        if found := re.match(r"\| metrics/test/(\w+)\.json\s*\| ([\d.]+)", line):
-            accuracy[found[1]] = float(found[2])
+        if match := re.match(r"\| metrics/test/(\w+)\.json\s*\| ([\d.]+)", line):
+            accuracy[match[1]] = float(match[2])
     assert set(accuracy) == {"baseline", "batchnorm"}
     assert min(accuracy.values()) > 0.93
 
-    # what Git holds is enough for the gate
+    # the gate needs only files that are in Git
     bare = tmp_path.with_name(f"{tmp_path.name}_bare")
     clone.run("git", "clone", "-q", str(tmp_path), str(bare))
-    said = clone.run("python", "-m", "pipeline.tools.gate", "--against", "main", folder=bare)
-    assert said.startswith("gate: dvc.lock: current\n")
-    assert said.endswith("+0.0 points [-0.8, +0.8], p 1: not worse beyond noise\n")
+    output = clone.run("python", "-m", "pipeline.tools.gate", "--against", "main", folder=bare)
+    assert output.startswith("gate: dvc.lock: current\n")
+    assert output.endswith("+0.0 points [-0.8, +0.8], p 1: not worse beyond noise\n")
 
-    kept = (
+    reproducible = (
         "models/*.*",
         "metrics/*.json",
         "metrics/t*/*.json",
         "plots/**/*.*",
         "data/**/*.npy",
     )
-    before = clone.read(*kept)
-    # what no other test repeats (see test_kill.py), each stage alone; among another user's settings
-    of_one = (f"{stage}@batchnorm" for stage in ("train", "evaluate", "analyze"))
-    clone.repro("-f", "-s", *of_one, own=hostile)
-    clone.repro("-f", "-s", "compare", "export", "plot", "report", own=hostile)
-    after = clone.read(*kept)
+    before = clone.read(*reproducible)
+    # the stages that test_kill.py does not repeat, one by one, with another user's settings
+    of_batchnorm = (f"{stage}@batchnorm" for stage in ("train", "evaluate", "analyze"))
+    clone.repro("-f", "-s", *of_batchnorm, env=hostile)
+    clone.repro("-f", "-s", "compare", "export", "plot", "report", env=hostile)
+    after = clone.read(*reproducible)
     assert len(before) > 20
     assert [name for name in before if before[name] != after.get(name)] == []
 
     clone.run("git", "checkout", "-q", ".")
     check_documented_comparison(clone)
 
-    # the queue works in a folder of its own, from what Git and DVC's cache hold
+    # a queued experiment runs in its own folder, from files in Git and DVC's cache
     clone.run("git", "checkout", "-q", ".")
     queued = ["-n", "queued", "-S", "train.epochs=1", "evaluate@baseline"]
     clone.run("dvc", "exp", "run", "--queue", *queued)

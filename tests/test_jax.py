@@ -1,4 +1,4 @@
-"""JAX: the same stages on it, and one training on several devices or processes."""
+"""JAX: the stages on this backend, and training on several devices or processes."""
 
 import json
 import os
@@ -23,7 +23,7 @@ Stage = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def small(prepared, edit):
-    """A small model with batch normalization; 43 rows: the last batch is 11 of 16."""
+    """Add a small model with batch normalization; 43 rows give a last batch of 11, not 16."""
     np.savez(prepared / "split.npz", train=np.arange(43), validation=np.arange(43, 64))
     edit("backend: tensorflow", "backend: jax")
     edit("precision: auto", "precision: float32")
@@ -36,7 +36,7 @@ def weights(path: Path) -> list[np.ndarray]:
     return keras.saving.load_model(path).get_weights()
 
 
-def test_a_model_trained_on_jax_is_one_that_tensorflow_loads(small, stage):
+def test_tensorflow_loads_a_model_trained_with_jax(small, stage):
     images, labels = task(20)
     write_arrays(small / "arrays/test", images, labels)
     done = stage("pipeline.train", *arguments("baseline", "out"))
@@ -48,22 +48,22 @@ def test_a_model_trained_on_jax_is_one_that_tensorflow_loads(small, stage):
 
     assert keras.backend.backend() == "tensorflow"
     logits = keras.saving.load_model(small / "out/model.keras").predict(images, verbose=0)
-    odds = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     table = pd.read_csv(small / "predictions.csv")
-    assert np.allclose(table["confidence"], odds.max(axis=1), atol=1e-5)
+    assert np.allclose(table["confidence"], probabilities.max(axis=1), atol=1e-5)
     assert json.loads((small / "test.json").read_text())["computed_in"] == "float32"
 
 
-def test_images_on_the_device_or_read_and_bfloat16_train_alike(small, stage):
+def test_images_on_the_device_and_on_disk_train_alike_and_bfloat16_nearly_so(small, stage):
     (small / "program.py").write_text("""if True:
         from pathlib import Path
         from pipeline import train
         from pipeline.runtime import select_backend
-        train.main(ARGUMENTS("resident"))
-        train.main(ARGUMENTS("again"))
+        train.main(ARGUMENTS("on_device"))
+        train.main(ARGUMENTS("repeated"))
         from pipeline.runtime import acceleration
-        acceleration.MAX_MEMORY_SHARE = 0.0  # as where memory is short
-        train.main(ARGUMENTS("read"))
+        acceleration.MAX_MEMORY_SHARE = 0.0  # as if memory were short
+        train.main(ARGUMENTS("from_disk"))
         params = Path("params.yaml")
         params.write_text(params.read_text().replace("precision: float32", "precision: bfloat16"))
         train.main(ARGUMENTS("bfloat16"))
@@ -73,22 +73,26 @@ def test_images_on_the_device_or_read_and_bfloat16_train_alike(small, stage):
     assert (done.returncode, done.stderr) == (0, "")
     trained = {
         out: (weights(small / out / "model.keras"), pd.read_csv(small / out / "history.csv"))
-        for out in ("resident", "again", "read", "bfloat16")
+        for out in ("on_device", "repeated", "from_disk", "bfloat16")
     }
-    exact, history = trained["resident"]
-    for out in ("again", "read"):
-        assert all(np.array_equal(*pair) for pair in zip(exact, trained[out][0], strict=True))
+    weights_float32, history = trained["on_device"]
+    for out in ("repeated", "from_disk"):
+        assert all(
+            np.array_equal(*pair) for pair in zip(weights_float32, trained[out][0], strict=True)
+        )
         pd.testing.assert_frame_equal(trained[out][1], history, check_exact=True)
-    rounded, other = trained["bfloat16"]
-    assert {array.dtype for array in rounded} == {np.dtype("float32")}
-    assert not all(np.array_equal(*pair) for pair in zip(exact, rounded, strict=True))
-    assert np.allclose(history["loss"], other["loss"], rtol=0.05)
+    weights_bfloat16, other_history = trained["bfloat16"]
+    assert {array.dtype for array in weights_bfloat16} == {np.dtype("float32")}
+    assert not all(
+        np.array_equal(*pair) for pair in zip(weights_float32, weights_bfloat16, strict=True)
+    )
+    assert np.allclose(history["loss"], other_history["loss"], rtol=0.05)
 
 
 def start(folder: Path, count: int, module: str, *argv: str) -> list[subprocess.Popen[str]]:
-    """Start several processes on this machine that find each other."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    """Start several processes on this machine that connect to each other."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # free once the server is closed
     common = {
         "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3",
         "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
@@ -104,15 +108,15 @@ def start(folder: Path, count: int, module: str, *argv: str) -> list[subprocess.
     ]  # fmt: skip
 
 
-def test_two_devices_and_two_processes_train_the_weights_of_one(small, stage):
+def test_two_devices_and_two_processes_train_the_same_weights_as_one(small, stage):
     done = stage("pipeline.train", *arguments("small", "one"))
     assert done.returncode == 0, done.stderr
     two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     done = stage("pipeline.train", *arguments("small", "devices"), **two_devices)
     assert (done.returncode, done.stderr) == (0, "")
-    both = start(small, 2, "pipeline.train", *arguments("small", "processes"))
-    outputs = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
+    processes = start(small, 2, "pipeline.train", *arguments("small", "processes"))
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
     assert [stderr for _, stderr in outputs] == ["", ""]
     assert ["epoch 2/2" in stdout for stdout, _ in outputs] == [True, False]
     one, history = weights(small / "one/model.keras"), pd.read_csv(small / "one/history.csv")
@@ -123,7 +127,7 @@ def test_two_devices_and_two_processes_train_the_weights_of_one(small, stage):
         pd.testing.assert_frame_equal(other, history, rtol=1e-5)
 
 
-def test_a_process_that_dies_fails_the_others_and_another_run_succeeds(small):
+def test_a_process_that_dies_fails_the_others_and_the_next_run_resumes(small):
     (small / "program.py").write_text("""if True:
         import os, signal
         from pipeline.core.errors import run
@@ -146,20 +150,21 @@ def test_a_process_that_dies_fails_the_others_and_another_run_succeeds(small):
     _, stderr = first.communicate(timeout=100)
     second.communicate(timeout=10)
     assert (first.returncode, second.returncode) == (1, -signal.SIGKILL)
-    assert stderr.startswith("error: another process is lost: ")
+    assert stderr.startswith("error: another process has died: ")
     assert stderr.count("\n") == 1
     assert not (small / "out").exists()
-    again = start(small, 2, "pipeline.train", *arguments("small", "out"))
-    outputs = [process.communicate(timeout=100) for process in again]
+    resumed = start(small, 2, "pipeline.train", *arguments("small", "out"))
+    outputs = [process.communicate(timeout=100) for process in resumed]
     assert [stderr for _, stderr in outputs] == ["", ""]
     assert "small: resuming after epoch 1 of 2" in outputs[0][0]
-    whole = start(small, 2, "pipeline.train", *arguments("small", "whole"))
-    assert [process.communicate(timeout=100)[1] for process in whole] == ["", ""]
+    uninterrupted = start(small, 2, "pipeline.train", *arguments("small", "uninterrupted"))
+    assert [process.communicate(timeout=100)[1] for process in uninterrupted] == ["", ""]
     for name in ("model.keras", "history.csv", "train.json"):
-        assert (small / "out" / name).read_bytes() == (small / "whole" / name).read_bytes()
+        expected = (small / "uninterrupted" / name).read_bytes()
+        assert (small / "out" / name).read_bytes() == expected
 
 
-def test_what_cannot_be_shared_is_refused(small, stage, edit):
+def test_batches_and_backends_that_cannot_be_distributed_are_refused(small, stage, edit):
     three = {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
     done = stage("pipeline.train", *arguments("small", "out"), **three)
     expected = "params.yaml: batch_size must be a multiple of the 3 devices. Got 16"

@@ -1,4 +1,4 @@
-"""Surroundings: what a machine and its user have set elsewhere changes no output."""
+"""Surroundings: settings of the machine and of its user change no output."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def test_settings_of_keras_matplotlib_and_python_change_no_byte(prepared, edit, 
     start = text.index("  batchnorm:")
     (prepared / "params.yaml").write_text(text[:start] + text[text.index("\n\n", start) :])
     write_arrays(prepared / "arrays/test", *task(20))
-    found = []
+    runs = []
     for env in (dict[str, str](), hostile):
         for name, argv in (
             ("train", [argument.replace("history.csv", "baseline.csv")
@@ -46,23 +46,24 @@ def test_settings_of_keras_matplotlib_and_python_change_no_byte(prepared, edit, 
         ):  # fmt: skip
             done = stage(f"pipeline.{name}", *argv, **env)
             assert (done.returncode, done.stderr) == (0, ""), name
-        found.append(outputs(prepared / "out"))
+        runs.append(outputs(prepared / "out"))
         shutil.rmtree(prepared / "out")
-        # looked for first of all
+        # matplotlib reads this one before any other
         (prepared / "matplotlibrc").write_text("axes.facecolor: black\n")
-    assert len(found[0]) == 10
-    assert [name for name in found[0] if found[0][name] != found[1].get(name)] == []
+    default, changed = runs
+    assert len(default) == 10
+    assert [name for name in default if default[name] != changed.get(name)] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ['{"floatx": "bfloat16"}', '{"epsilon": 1}', "[]", "{"])
-def test_a_keras_json_that_keras_refuses_is_not_read(tmp_path, stage, text):
+def test_a_keras_json_that_keras_would_refuse_is_not_read(tmp_path, stage, text):
     (tmp_path / ".keras").mkdir()
     (tmp_path / ".keras/keras.json").write_text(text)
     program = "import keras\nprint(keras.config.floatx(), keras.src.backend.config.keras_home())"
     (tmp_path / "program.py").write_text(f"from pipeline.runtime import backend\n{program}\n")
     done = stage("program", HOME=str(tmp_path))
-    # what is downloaded stays where all projects find it
+    # downloads stay in the folder that all projects share
     assert done.stdout == f"float32 {tmp_path}/.keras\n", done.stderr
     done = stage("program", HOME=str(tmp_path), KERAS_HOME=str(tmp_path / "own"))
     assert done.stdout == f"float32 {tmp_path}/own\n", done.stderr
@@ -70,23 +71,23 @@ def test_a_keras_json_that_keras_refuses_is_not_read(tmp_path, stage, text):
 
 
 @pytest.mark.slow
-def test_variables_that_change_numbers_are_recorded_where_a_user_sets_them(
+def test_variables_that_change_numbers_are_recorded_if_a_user_sets_them(
     prepared, stage, monkeypatch
 ):
     for name in [name for name in os.environ if name.startswith(select_backend.NUMERIC_PREFIXES)]:
         monkeypatch.delenv(name)
-    own = {"OMP_NUM_THREADS": "1", "NVIDIA_TF32_OVERRIDE": "0"}
+    variables = {"OMP_NUM_THREADS": "1", "NVIDIA_TF32_OVERRIDE": "0"}
     runs = []
-    for number, env in enumerate((dict[str, str](), own)):
+    for number, env in enumerate((dict[str, str](), variables)):
         done = stage("pipeline.train", *arguments("baseline", f"out{number}"), **env)
         assert done.returncode == 0, done.stderr
         runs.append(json.loads((prepared / f"out{number}/run.json").read_text()))
-    assert runs[1].keys() - runs[0].keys() == own.keys()
-    assert own.items() <= runs[1].items()
-    assert not [name for name in runs[0] if name.isupper()]  # as what the stage itself sets
+    assert runs[1].keys() - runs[0].keys() == variables.keys()
+    assert variables.items() <= runs[1].items()
+    assert not [name for name in runs[0] if name.isupper()]  # none that the stage itself sets
 
 
-def test_of_the_environment_only_what_changes_numbers_is_recorded(monkeypatch):
+def test_only_variables_that_change_numbers_are_recorded(monkeypatch):
     for name in list(os.environ):
         monkeypatch.delenv(name)
     for name in ("CUDA_VISIBLE_DEVICES", "JAX_X", "TF_CPP_VMODULE", "TF_TOKEN_X", "XLA_FLAGS"):
@@ -94,26 +95,26 @@ def test_of_the_environment_only_what_changes_numbers_is_recorded(monkeypatch):
     assert select_backend.environment() == {"JAX_X": "1", "XLA_FLAGS": "1"}
 
 
-def test_matplotlib_is_imported_in_one_place():
+def test_only_one_module_imports_matplotlib():
     modules = grimp.build_graph("pipeline", "benchmarks", include_external_packages=True)
-    found = modules.find_modules_that_directly_import("matplotlib")
-    assert found == {"pipeline.reporting.drawing"}
+    importers = modules.find_modules_that_directly_import("matplotlib")
+    assert importers == {"pipeline.reporting.drawing"}
 
 
-# Altair is in the report
+# the report uses Altair, which needs docstrings
 @pytest.mark.parametrize(
     ("command", "title"), [("pipeline predict", "Predict"), ("pipeline.report", "Report")]
 )
-def test_a_python_that_drops_docstrings_runs_every_command(project, stage, command, title):
+def test_commands_run_without_docstrings(project, stage, command, title):
     argv = [sys.executable, "-OO", "-m", *command.split(), "--help"]
-    asked = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True)
-    for done in (asked, stage(*command.split(), "--help", PYTHONOPTIMIZE="2")):
+    by_option = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True)
+    for done in (by_option, stage(*command.split(), "--help", PYTHONOPTIMIZE="2")):
         assert (done.returncode, done.stderr) == (0, "")
         assert f"\n{title}: " in done.stdout
 
 
 @pytest.mark.parametrize("command", ["pipeline params", "pipeline predict", "pipeline.plot"])
-def test_without_the_packages_a_line_says_how_to_get_them(command):
+def test_without_the_packages_one_line_says_how_to_install_them(command):
     argv = [sys.executable, "-S", "-m", *command.split(), "photo.jpg"]
     done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 1
@@ -124,7 +125,7 @@ def test_without_the_packages_a_line_says_how_to_get_them(command):
     )
 
 
-def test_a_module_of_ours_that_is_missing_keeps_its_traceback(tmp_path):
+def test_a_missing_module_of_the_pipeline_keeps_its_traceback(tmp_path):
     shutil.copytree(REPOSITORY / "pipeline", tmp_path / "pipeline")
     (tmp_path / "pipeline/core/errors.py").unlink()
     argv = [sys.executable, "-m", "pipeline.split"]
@@ -132,12 +133,17 @@ def test_a_module_of_ours_that_is_missing_keeps_its_traceback(tmp_path):
     assert done.stderr.startswith("Traceback")
 
 
-def test_a_clone_that_turns_line_ends_has_the_same_bytes(tmp_path):
+def test_a_clone_that_converts_line_endings_has_the_same_bytes(tmp_path):
     def git(*argv: str, folder: Path = tmp_path) -> str:
-        own = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
         env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
         return subprocess.run(
-            ["git", *own, *argv], cwd=folder, env=env, capture_output=True, text=True, check=True
+            ["git", *identity, *argv],
+            cwd=folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
 
     files = git("ls-files", "-co", "--exclude-standard", folder=REPOSITORY).splitlines()
@@ -156,12 +162,12 @@ def test_a_clone_that_turns_line_ends_has_the_same_bytes(tmp_path):
 
 
 @pytest.mark.slow
-def test_setting_up_ignores_where_pip_and_uv_are_told_to_install(tmp_path):
+def test_setting_up_ignores_the_users_settings_of_pip_and_uv(tmp_path):
     for name in ("Makefile", "uv.lock", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, tmp_path)
     makefile = (tmp_path / "Makefile").read_text()
     (uv,) = (line.split()[-1] for line in makefile.splitlines() if line.startswith("UV :="))
-    # a uv that says with what it was called, in place of 2.9 GB from elsewhere
+    # a uv that records its arguments instead of installing 2.9 GB
     with zipfile.ZipFile(tmp_path / f"uv-{uv}-py3-none-any.whl", "w") as wheel:
         info = f"uv-{uv}.dist-info"
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: uv\nVersion: {uv}\n")

@@ -1,4 +1,4 @@
-"""Train: the stage, what it writes, and that a run repeats."""
+"""Train: the outputs of the stage, and that they are reproducible."""
 
 import json
 
@@ -15,7 +15,7 @@ from pipeline.ingest.parquet import Example
 from tests.conftest import arguments, png, task, write_arrays
 
 
-def test_summary_by_hand():
+def test_the_summary_contains_the_final_and_the_best_epoch():
     history = [
         {"epoch": 1, "loss": 3.0, "accuracy": 0.1, "val_loss": 3.0, "val_accuracy": 0.1},
         {"epoch": 2, "loss": 2.0, "accuracy": 0.2, "val_loss": 1.0, "val_accuracy": 0.4},
@@ -23,7 +23,7 @@ def test_summary_by_hand():
     ]
     assert train.summarize(history, early_stopping=False) == {
         "epochs": 3,
-        "best_epoch": 2,  # the first of equals
+        "best_epoch": 2,  # the first on a tie
         "kept": "final",
         "final": {"loss": 1.0, "accuracy": 0.3, "val_loss": 2.0, "val_accuracy": 0.4},
         "best": {"loss": 2.0, "accuracy": 0.2, "val_loss": 1.0, "val_accuracy": 0.4},
@@ -32,7 +32,7 @@ def test_summary_by_hand():
 
 
 @pytest.mark.slow
-def test_a_run_repeats_to_the_bit_with_batch_normalization(prepared, stage):
+def test_training_with_batch_normalization_repeats_to_the_bit(prepared, stage):
     for out in ("one", "two"):
         done = stage("pipeline.train", *arguments("batchnorm", out))
         assert done.returncode == 0, done.stderr
@@ -58,7 +58,7 @@ def test_wrong_input_is_refused_before_training(prepared, stage, model, rows, me
     assert not (prepared / "out").exists()
 
 
-def test_evaluate_measures_the_saved_model(prepared, stage):
+def test_evaluate_computes_the_accuracy_of_the_saved_model(prepared, stage):
     stage("pipeline.train", *arguments("baseline", "out"))
     images, labels = task(20)
     write_arrays(prepared / "arrays/test", images, labels)
@@ -66,25 +66,25 @@ def test_evaluate_measures_the_saved_model(prepared, stage):
     done = stage("pipeline.evaluate", *argv, "out/model.keras")
     assert done.returncode == 0, done.stderr
     model = keras.saving.load_model(prepared / "out/model.keras")
-    right = model.predict(images, verbose=0).argmax(axis=1) == labels
-    assert json.loads((prepared / "test.json").read_text())["accuracy"] == right.mean()
+    correct = model.predict(images, verbose=0).argmax(axis=1) == labels
+    assert json.loads((prepared / "test.json").read_text())["accuracy"] == correct.mean()
     table = pd.read_csv(prepared / "predictions.csv")
-    assert ((table["actual"] == table["predicted"]) == right).all()
+    assert ((table["actual"] == table["predicted"]) == correct).all()
 
     with pytest.raises(PipelineError, match=r"^none\.keras: no such file\. Run `dvc repro`$"):
         evaluate.main([*argv, "none.keras"])
     write_arrays(prepared / "arrays/test", np.zeros((20, 9, 9, 1), np.float32), labels)
-    refused = r"must take \(9, 9, 1\) images of 2 classes\. Got \(8, 8, 1\) and 2\."
-    with pytest.raises(PipelineError, match=refused):
+    message = r"must take \(9, 9, 1\) images of 2 classes\. Got \(8, 8, 1\) and 2\."
+    with pytest.raises(PipelineError, match=message):
         evaluate.main([*argv, "out/model.keras"])
 
 
 @pytest.mark.slow
 def test_training_from_uint8_gives_the_same_bytes_as_from_float32(prepared, stage, edit):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8), np.uint8)
-    examples = [Example(png(own), i % 2, str(i)) for i, own in enumerate(pixels)]
+    examples = [Example(png(image), i % 2, str(i)) for i, image in enumerate(pixels)]
     splits = {"train": examples, "test": examples[:2]}
-    sizes = {split: len(own) for split, own in splits.items()}
+    sizes = {split: len(images) for split, images in splits.items()}
     parquet.write(prepared / "raw", parquet.Dataset(["even", "odd"], "a test", sizes, splits))
     edit("normalize: unit", "normalize: standardize")
     for dtype in ("float32", "uint8"):
@@ -97,24 +97,25 @@ def test_training_from_uint8_gives_the_same_bytes_as_from_float32(prepared, stag
             assert done.returncode == 0, done.stderr
         assert np.load(prepared / "arrays/train/images.npy", mmap_mode="r").dtype == dtype
     for name in ("model.keras", "history.csv"):
-        one, other = ((prepared / dtype / name).read_bytes() for dtype in ("float32", "uint8"))
-        assert one == other
+        assert (prepared / "float32" / name).read_bytes() == (
+            prepared / "uint8" / name
+        ).read_bytes()
 
 
 @pytest.mark.slow
-def test_read_from_disk_ten_times_the_images_need_no_more_memory(prepared, stage, edit):
+def test_ten_times_as_many_images_read_from_disk_need_no_more_memory(prepared, stage, edit):
     edit("epochs: 2", "epochs: 1")
     program = """if True:
         import resource, sys
         from pipeline import train
         from pipeline.runtime import acceleration
-        acceleration.MAX_MEMORY_SHARE = 0.0  # as where memory is short
+        acceleration.MAX_MEMORY_SHARE = 0.0  # as if memory were short
         train.main(sys.argv[1:])
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     """
     (prepared / "program.py").write_text(program)
     peaks = []
-    for count in (500, 5000):  # of 48 KiB: 23 and 234 MiB
+    for count in (500, 5000):  # 23 and 234 MiB: an image takes 48 KiB
         black = np.zeros((count, 64, 64, 3), np.float32)
         write_arrays(prepared / "arrays/train", black, np.arange(count) % 2)
         info = vars(Preprocessor(["dark", "bright"], [64, 64, 3], "unit", [0.5] * 3, [0.5] * 3))

@@ -81,8 +81,12 @@ def _check_names(params: Params) -> None:
 def check_model(params: Params, at: tuple[str, str]) -> None:
     """Check a model against its architecture, the common training settings and preprocessing.
 
+    Args:
+        params: Contains the model.
+        at: Group and name of the model: (models, NAME) or (finetune, NAME).
+
     Raises:
-        PipelineError: The model does not fit them.
+        PipelineError: A setting of the model is invalid.
     """
     group, name = at
     model = params.all_models[name]
@@ -128,8 +132,8 @@ def _check_path(at: tuple[str, ...], path: str) -> None:
 def check_folder(path: str) -> None:
     """Check that the folder exists and that no experiment would commit its files to Git.
 
-    DVC depends on the folder whatever `dataset` is. `dvc exp run` adds its files to the commit of
-    the experiment, unless Git ignores them, DVC tracks them, or the path is absolute.
+    The folder is a dependency of the graph whatever `dataset` is. `dvc exp run` adds its files to
+    the experiment's commit, unless Git ignores them, DVC tracks them, or the path is absolute.
 
     Raises:
         PipelineError: The folder does not exist, or contains such files.
@@ -163,7 +167,7 @@ def _count_untracked(path: str) -> int:
 def _check_dataset(name: str) -> None:
     if (DATASETS / f"{name}.py").is_file() and name != "tfds":
         return
-    import tensorflow_datasets as tfds  # takes 0.4 s, so only if it is needed
+    import tensorflow_datasets as tfds  # takes 0.4 s, so only when needed
 
     known = tfds.list_builders(with_community_datasets=False)
     builder, _, config = name.partition("/")

@@ -29,7 +29,7 @@ class Section(BaseModel):
 
 
 def partial_section(section: type[Section]) -> type[Section]:
-    """Return a copy of a section in which every key is optional, at every depth."""
+    """Return a copy of a section in which every key, at every depth, is optional."""
     fields: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         kind: Any = field.annotation
@@ -43,8 +43,8 @@ def _text_keys(weights: dict[Any, Any]) -> dict[str, Any]:
     return {str(name): weight for name, weight in weights.items()}
 
 
-# The type of the value selects the member of the union, so an error message is about the member
-# that was meant. Tags in brackets are removed from error messages.
+# The type of the value selects the member of the union, so that an error message is about the
+# intended member. Tags in brackets are removed from error messages.
 ClassWeights = Annotated[
     Annotated[Literal["balanced"], Tag("[word]")]
     # YAML reads a class named 7 as a number
@@ -154,7 +154,7 @@ Activation = Literal[
 
 
 class LayerOverrides(Section):
-    """Overrides under `build:` that every architecture takes; None: as the architecture defines."""
+    """Overrides under `build:` that every architecture takes; None changes nothing."""
 
     padding: Literal["valid", "same"] | None = None
     """Padding of convolutions"""
@@ -203,7 +203,7 @@ class LayerOverrides(Section):
 class Model(Section):
     architecture: Name
     """A file of pipeline/architectures/, without .py"""
-    # Any key is allowed here: the settings are checked against the architecture's file later.
+    # Any key is allowed here; params.check_model checks the keys against the architecture's file.
     build: Annotated[
         dict[str, Any],
         WithJsonSchema({**LayerOverrides.model_json_schema(), "additionalProperties": True}),
@@ -225,7 +225,7 @@ DatasetName = Annotated[
 Pixels = Annotated[int, Field(ge=1)]
 
 
-def _not_one_side(size: Any) -> Any:
+def _reject_one_number(size: Any) -> Any:
     if type(size) is int:
         raise ValueError(f"must be [height, width]. Got {size}. Write [{size}, {size}]")
     return size
@@ -236,11 +236,11 @@ class Preprocess(Section):
     """unit: pixels / 255; standardize: per channel, with statistics of the training images"""
     image_size: Annotated[
         Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None,
-        BeforeValidator(_not_one_side),
+        BeforeValidator(_reject_one_number),
     ]
     """[height, width] in pixels to resize to; null: no resizing"""
     dtype: Literal["float32", "uint8"]
-    """How arrays are stored; stages read the same float32 from both"""
+    """Type in which arrays are stored; stages read the same float32 values from both"""
     on_bad_image: Literal["error", "skip"]
     """error: stop and list them; skip: leave them out and report their number"""
     intensity_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None
@@ -251,7 +251,7 @@ class Preprocess(Section):
 
     @pydantic.field_validator("intensity_range")
     @classmethod
-    def _ascends(cls, value: list[float] | None) -> list[float] | None:
+    def _check_ascending(cls, value: list[float] | None) -> list[float] | None:
         if value and value[0] >= value[1]:
             raise ValueError(f"must be [low, high] with low < high. Got {value}")
         return value
@@ -289,7 +289,7 @@ class Params(Section):
     dataset: DatasetName
     """digits, folder, or an image-classification data set of TFDS: NAME or NAME/CONFIGURATION"""
     folder: Annotated[str, Field(min_length=1)]
-    """For dataset: folder, the folder with train/<class>/*, validation and test, or <class>/*"""
+    """For `dataset: folder`: a folder with train/<class>/* and test/<class>/*, or only <class>/*"""
     test_share: Annotated[float, Field(gt=0, lt=1)]
     """Share of the images held out as test split if the data set has none"""
     test_seed: Annotated[int, Field(ge=0, lt=2**32)]
@@ -311,7 +311,7 @@ class Params(Section):
     champion: str
     """auto (best validation accuracy), or the name of a model"""
     analyze: Analyze
-    """Pictures of the inside of the models"""
+    """Pictures that show the inside of the models"""
     gate: Gate
     """Requirements of the gate on the champion"""
 

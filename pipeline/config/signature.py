@@ -1,4 +1,4 @@
-"""Read the settings that an architecture takes from its file, without importing it."""
+"""Read an architecture's settings from its file without importing it."""
 
 import ast
 import re
@@ -17,9 +17,9 @@ ARCHITECTURES = Path(__file__).parents[1] / "architectures"
 
 
 def build_settings(architecture: str, at: tuple[str, ...] = ()) -> type[BaseModel]:
-    """Return the class of what `build:` may contain: layer overrides and the arguments of `build`.
+    """Return the schema of `build:`: layer overrides and the arguments of the function `build`.
 
-    Only the signature is evaluated, never the file: importing it would import Keras and
+    Only the function's signature is evaluated. Importing the file would import Keras and
     TensorFlow in stages that need neither. `from_model` is set next to `build:`, not in it.
     """
     fields = build_arguments(architecture, at)
@@ -30,11 +30,11 @@ def build_settings(architecture: str, at: tuple[str, ...] = ()) -> type[BaseMode
 def split_build(model: Model) -> tuple[dict[str, Any], LayerOverrides]:
     """Split the settings of a model into arguments of `build` and layer overrides."""
     arguments = build_arguments(model.architecture)
-    own_settings = {name: value for name, value in model.build.items() if name in arguments}
+    values = {name: value for name, value in model.build.items() if name in arguments}
     overrides = {name: value for name, value in model.build.items() if name not in arguments}
     if isinstance(model, Finetuned):
-        own_settings["from_model"] = model.from_model
-    return own_settings, LayerOverrides(**overrides)
+        values["from_model"] = model.from_model
+    return values, LayerOverrides(**overrides)
 
 
 def required_normalization(architecture: str) -> str | None:
@@ -44,7 +44,7 @@ def required_normalization(architecture: str) -> str | None:
 
 
 def build_arguments(architecture: str, at: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return type and default of each keyword-only argument of `build`; `...` means no default."""
+    """Return the type and default of each keyword-only argument of `build`; `...`: no default."""
     source = _source(architecture, at)
     names = {**vars(annotated_types), "Annotated": Annotated, "Literal": Literal}
     arguments: dict[str, Any] = {}

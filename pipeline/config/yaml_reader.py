@@ -18,15 +18,15 @@ S = TypeVar("S", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """Loader of YAML 1.2, as DVC reads it; refuses duplicate keys. PyYAML itself reads YAML 1.1.
+    """Load YAML 1.2, as DVC does, where PyYAML loads YAML 1.1; refuse duplicate keys.
 
-    So `yes` and `1:30` are text, 0123 is 123, and 1e-3 is a number: a stage trains with the values
-    that DVC records.
+    In YAML 1.2 `yes` and `1:30` are text, 0123 is 123, and 1e-3 is a number. A stage therefore uses
+    the values that DVC records.
 
     Reference: https://yaml.org/spec/1.2.2/, chapter 10.
     """
 
-    # without those of YAML 1.1
+    # empty: without PyYAML's resolvers of YAML 1.1
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
     def construct_mapping(self, node, deep=False):
@@ -100,7 +100,10 @@ def read(path: Path, kind: type[S]) -> S:
 
 
 def _with_line(error: Exception, text: str) -> str:
-    """Start the message with the line of the problem; PyYAML starts with that of the parent."""
+    """Return the message of an error, starting with the line of the problem.
+
+    PyYAML's own message starts with the line of the enclosing block.
+    """
     if isinstance(error, yaml.reader.ReaderError):
         return f"line {text.count(chr(10), 0, error.position) + 1}: {error.reason}"
     if not isinstance(error, yaml.MarkedYAMLError) or not error.problem_mark:
@@ -121,8 +124,8 @@ def validate(kind: type[S], raw: Any, at: tuple[str, ...]) -> S:
 def explain(
     kind: type[BaseModel], error: pydantic.ValidationError, at: tuple[str, ...]
 ) -> PipelineError:
-    """Turn all errors of pydantic into one line in the terms of params.yaml."""
-    # Unknown keys come first: a typo often explains a missing key.
+    """Return all errors of pydantic as one line in the terms of params.yaml."""
+    # Unknown keys come first, because a typo often explains a missing key.
     errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     return PipelineError("; ".join(_explain_one(kind, e, at) for e in errors))
 
@@ -130,7 +133,7 @@ def explain(
 def _explain_one(kind: type[BaseModel], error: Any, at: tuple[str, ...]) -> str:
     unknown = error["type"] == "extra_forbidden"
     # The location also contains members of unions, such as dict[str,…], which are not keys. An
-    # unknown key may look like that, too.
+    # unknown key may look like one, too.
     names = [str(part) for part in error["loc"]]
     keys = [n for n in names if not re.fullmatch(r"(dict)?\[.*\]", n) or unknown and n == names[-1]]
     where = (*at, *keys)
@@ -149,16 +152,16 @@ def _explain_one(kind: type[BaseModel], error: Any, at: tuple[str, ...]) -> str:
     return str(invalid(where, expected, error["input"]))
 
 
-# The builtin repr would not end on nested aliases that expand to a billion values.
+# The builtin repr would never finish on nested aliases that expand to a billion values.
 _short = reprlib.Repr()
 _short.maxlevel = 3
 _short.maxstring = _short.maxlong = _short.maxother = 60
 
 
 def _keys(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
-    """List the keys that are allowed at a location in the tree of sections."""
+    """Return the keys that are allowed at a location in the tree of sections."""
     for part in loc:
-        # any key of a mapping leads to the type of its values
+        # every key of a mapping has the type of its values
         kind = get_args(kind)[1] if get_origin(kind) is dict else kind.model_fields[part].annotation
     return list(kind.model_fields)
 

@@ -1,7 +1,7 @@
-"""Make training and prediction faster than plain Keras.
+"""Make training and prediction faster than in plain Keras.
 
-Nothing of this is saved: the trained weights are copied back into the original network of stock
-layers.
+Saved models contain none of this: the trained weights are copied back into the original network of
+stock layers.
 """
 
 import math
@@ -15,13 +15,15 @@ import psutil
 from pipeline.core import native_log
 from pipeline.core.errors import PipelineError
 
-# Batches per call into the backend; callbacks and the progress bar are updated this often.
+# Batches per call into the backend. Callbacks, such as the progress bar, run once per call.
 STEPS_PER_EXECUTION = 32
-MAX_MEMORY_SHARE = 0.25  # of the free memory may be used for images
+MAX_MEMORY_SHARE = 0.25  # of the free memory, that images may take
 
 
 def resolve_precision(precision: str) -> str:
-    """Return the precision to compute in: float32 or bfloat16. Weights and sums are always float32.
+    """Return the precision to compute in: float32 or bfloat16.
+
+    Weights and sums are always float32.
 
     Args:
         precision: auto, float32 or bfloat16; auto is bfloat16 on GPUs and on processors with
@@ -32,7 +34,7 @@ def resolve_precision(precision: str) -> str:
     """
     if precision == "float32" or _has_fast_bfloat16():
         return "float32" if precision == "float32" else "bfloat16"
-    # oneDNN would emulate it at a fraction of the speed; JAX supports it on every processor
+    # oneDNN would only emulate it, slowly; JAX supports it on every processor
     if precision == "bfloat16" and keras.backend.backend() == "tensorflow":
         raise PipelineError(
             "params.yaml: precision: bfloat16 needs a GPU or a processor with avx512_bf16 or "
@@ -106,11 +108,11 @@ def _fused_batch_normalization() -> type[keras.layers.BatchNormalization]:
     import tensorflow as tf
 
     class FusedBatchNormalization(keras.layers.BatchNormalization):
-        """Keras's BatchNormalization with TensorFlow's fused kernel in the training step."""
+        """Keras's BatchNormalization, with TensorFlow's fused kernel in training."""
 
         def call(self, inputs, training=None, mask=None):
-            plain = self.axis in (-1, len(inputs.shape) - 1) and self.scale and self.center
-            if not (training and self.trainable and plain) or mask is not None or self.renorm:
+            supported = self.axis in (-1, len(inputs.shape) - 1) and self.scale and self.center
+            if not (training and self.trainable and supported) or mask is not None or self.renorm:
                 return super().call(inputs, training=training, mask=mask)
             shape = tf.shape(inputs)
             x = tf.reshape(inputs, [-1, 1, 1, shape[-1]]) if len(inputs.shape) != 4 else inputs
@@ -141,7 +143,7 @@ def check_batch_memory(model: keras.Model, batch_size: int) -> None:
     can promise more memory than it has.
 
     Raises:
-        PipelineError: An output exceeds it.
+        PipelineError: An output exceeds this memory.
     """
     if _has_gpu():
         return
@@ -164,7 +166,7 @@ def _values(shape: tuple[int | None, ...]) -> int:
 
 
 def fits_in_memory(images: Any) -> bool:
-    """Return whether all images fit into the memory of the device."""
+    """Return whether all images fit into MAX_MEMORY_SHARE of the device's memory."""
     size = 4 * images.size
     if keras.backend.backend() == "jax":
         import jax
@@ -181,36 +183,37 @@ def as_dataset(batches: keras.utils.PyDataset) -> Any:
     """Wrap batches for fit and predict so that epochs end without a delay.
 
     TensorFlow's autotuning thread sleeps for 10 ms, then twice as long each time, and an epoch ends
-    only when it wakes up (TensorFlow 2.21): an epoch of 2.6 s takes 5.1 s. Keras exposes no setting
-    for it, so a custom data set turns it off. On other backends the batches are returned as is.
+    only when it wakes up (TensorFlow 2.21): an epoch of 2.6 s takes 5.1 s. Keras has no setting
+    for this, so the data set returned here turns autotuning off. On other backends the batches are
+    returned as they are.
     """
     if keras.backend.backend() != "tensorflow":
         return batches
     import tensorflow as tf
 
-    passes = 0
+    first_epoch = True
 
     def epoch() -> Iterator[Any]:
-        nonlocal passes
-        if passes:
+        nonlocal first_epoch
+        if not first_epoch:
             batches.on_epoch_end()
-        passes += 1
+        first_epoch = False
         yield from (batches[index] for index in range(len(batches)))
 
-    kinds = keras.tree.map_structure(
+    signature = keras.tree.map_structure(
         lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batches[0]
     )
-    data = tf.data.Dataset.from_generator(epoch, output_signature=kinds).prefetch(2)
+    data = tf.data.Dataset.from_generator(epoch, output_signature=signature).prefetch(2)
     options = tf.data.Options()
     options.autotune.enabled = False
-    counted = tf.data.experimental.assert_cardinality(len(batches))
-    return data.apply(counted).with_options(options)
+    cardinality = tf.data.experimental.assert_cardinality(len(batches))
+    return data.apply(cardinality).with_options(options)
 
 
 class Lookup(keras.layers.Layer):
     """Look up images `(b, h, w, c)`, kept on the device, by row numbers `(b,)` int32.
 
-    So no batch is copied from Python, neither through a queue nor to a GPU.
+    Training then copies no images from Python, neither through a queue nor to a GPU.
     """
 
     def __init__(self, images: Any):
@@ -228,7 +231,7 @@ class Lookup(keras.layers.Layer):
             self.images = keras.ops.convert_to_tensor(images[:])
 
     def compute_output_shape(self, rows_shape):
-        # declared, since inferring it by tracing `call` takes TensorFlow a second
+        # declared, since TensorFlow takes a second to infer it by tracing `call`
         return (*rows_shape, *self.images.shape[1:])
 
     def call(self, rows):

@@ -1,6 +1,6 @@
 """Import Keras, and make its results and model files reproducible.
 
-Architectures and stages are written against Keras 3 alone; what depends on the backend is in
+Architectures and stages use only Keras 3. All code that depends on the backend is in
 pipeline/runtime.
 """
 
@@ -43,35 +43,35 @@ def _enable_determinism() -> None:
 def save(model: keras.Model, path: Path) -> None:
     """Save a model so that equal weights give equal bytes.
 
-    Keras writes dates into metadata.json and the archive's entries, and memory addresses into
-    config.json.
+    Keras itself writes dates into metadata.json and the archive's entries, and memory addresses
+    into config.json.
     """
     with atomic_path(path) as temporary:
         model.save(temporary)
-        with zipfile.ZipFile(temporary) as dated:
-            contents = {name: dated.read(name) for name in dated.namelist()}
+        with zipfile.ZipFile(temporary) as archive:
+            contents = {name: archive.read(name) for name in archive.namelist()}
         metadata = json.loads(contents["metadata.json"])
         del metadata["date_saved"]
         contents["metadata.json"] = json.dumps(metadata).encode()
         contents["config.json"] = _number_objects(contents["config.json"])
-        with zipfile.ZipFile(temporary, "w") as dateless:
+        with zipfile.ZipFile(temporary, "w") as archive:
             for name, content in contents.items():
-                dateless.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+                archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
 
 
 def load(path: Path) -> keras.Model:
-    """Load a saved model, uncompiled, with deterministic kernels and without running code in it.
+    """Load a saved model, uncompiled, with deterministic kernels, and without running its code.
 
     Raises:
         PipelineError: The file is damaged, or contains a Lambda layer or custom object.
     """
     _enable_determinism()
-    if not zipfile.is_zipfile(path):  # Keras would report it as missing
+    if not zipfile.is_zipfile(path):  # Keras would say that the file is missing
         raise PipelineError(f"{path}: cannot be loaded: not a complete archive. Run `dvc repro`")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
-        # Keras gives its reason last, after a full description of the model.
+        # Keras puts the reason last, after a full description of the model.
         reason = str(error).split("Exception encountered: ")[-1].strip().split("\n")[0]
         raise PipelineError(f"{path}: cannot be loaded: {reason}. Run `dvc repro`") from None
 
@@ -87,7 +87,7 @@ def _number_objects(config: bytes) -> bytes:
 
 
 def describe() -> dict[str, str]:
-    """Return the versions of the software, and the processor or GPU, that results depend on."""
+    """Return the software versions, device and number of threads that results depend on."""
     backend = keras.backend.backend()
     return {
         "python": platform.python_version(),
@@ -95,7 +95,7 @@ def describe() -> dict[str, str]:
         "backend": f"{backend} {version(backend)}",
         "numpy": version("numpy"),
         "device": _device(),
-        # sums are split over threads, so another number of them rounds differently
+        # sums are split over threads, so another number of threads rounds differently
         "threads": str(len(cpu.available_cores())),
     }
 

@@ -1,7 +1,7 @@
 """Distributed training on several devices, in one process or on many hosts (JAX only).
 
-Every process runs the same program and reads its shard of each batch; JAX's runtime connects the
-processes and sums their gradients.
+Every process runs the same program and reads its own shard of each batch. JAX's runtime connects
+the processes and sums their gradients.
 """
 
 import atexit
@@ -25,7 +25,7 @@ CONNECTION_LOST = re.compile("gloo|nccl|connection|heartbeat|unavailable", re.IG
 
 @contextmanager
 def data_parallel(distributed: bool, batch_size: int) -> Iterator[None]:
-    """Train data-parallel in the block: split each batch over all devices if there are several.
+    """Split each batch over all devices while the block runs, if there are several.
 
     Args:
         distributed: Whether this is one of several processes. JAX's runtime finds the others
@@ -33,7 +33,7 @@ def data_parallel(distributed: bool, batch_size: int) -> Iterator[None]:
         batch_size: Batch size of all devices together.
 
     Raises:
-        PipelineError: Other processes cannot be reached or were lost, or the batch cannot be
+        PipelineError: Other processes cannot be reached or have died, or the batch cannot be
             divided evenly.
     """
     if keras.backend.backend() != "jax":
@@ -48,13 +48,10 @@ def data_parallel(distributed: bool, batch_size: int) -> Iterator[None]:
     _set_distribution(batch_size)
     try:
         yield
-    except (
-        ValueError,
-        RuntimeError,
-    ) as error:  # raised by JAX for any failure
+    except (ValueError, RuntimeError) as error:  # JAX raises these for any failure
         if distributed and CONNECTION_LOST.search(str(error)):
             raise PipelineError(
-                f"another process is lost: {error}. See its message for the cause, then run again"
+                f"another process has died: {error}. See its message for the cause, then run again"
             ) from None
         raise
     atexit.unregister(os._exit)
@@ -74,7 +71,7 @@ def _initialize() -> None:
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
         )
     except (ValueError, RuntimeError) as error:
-        raise PipelineError(f"--distributed: the others cannot be reached: {error}") from None
+        raise PipelineError(f"--distributed: cannot reach the other processes: {error}") from None
 
 
 def _set_distribution(batch_size: int) -> None:
@@ -98,7 +95,7 @@ def is_main_process() -> bool:
 
 
 def broadcast(value: Any) -> Any:
-    """Return the value of the main process in all processes; it must be JSON-serializable."""
+    """Return the main process's value, JSON-serializable, in all processes."""
     distribution = keras.distribution.distribution()
     if distribution is None or distribution.num_processes == 1:
         return value
@@ -113,12 +110,12 @@ def broadcast(value: Any) -> Any:
 def local_shard(rows: np.ndarray, batch_size: int) -> np.ndarray:
     """Return the rows of a batch that this process reads.
 
-    All devices get the same number of rows: a smaller last batch is padded with rows that
+    All devices get the same number of rows, so a smaller last batch is padded with rows that
     `drop_padding` removes again. Its padded size always differs from `batch_size`.
 
     Args:
         rows: `(b,)` row numbers of the batch.
-        batch_size: Of all devices together.
+        batch_size: Batch size of all devices together.
 
     Returns:
         `(b / processes,)` row numbers.
@@ -142,8 +139,8 @@ def drop_padding(model: keras.Model, rows: dict[str, int], batch_size: int) -> N
 
     Args:
         model: Compiled.
-        rows: Number of rows, by the name of the step that processes them: train_step, test_step.
-        batch_size: Of all devices together.
+        rows: Number of rows that each step processes, by its name: train_step, test_step.
+        batch_size: Batch size of all devices together.
     """
     if keras.distribution.distribution() is not None:
         for name, count in rows.items():

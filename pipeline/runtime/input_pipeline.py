@@ -21,14 +21,14 @@ class Subset(NamedTuple):
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of a subset, read on demand, so memory does not grow with the data set.
+    """Batches of a subset, read on demand, so that memory does not grow with the data set.
 
     In distributed training each process reads its own shard of every batch.
 
     Yields:
-        images `(b, h, w, c)` float32, or their rows `(b,)` int32, and one-hot labels
-        `(b, num_classes)` float32; with `mirror` `(images, mirrored)` in place of images,
-        mirrored `(b,)` bool.
+        Images `(b, h, w, c)` float32, or their rows `(b,)` int32, and one-hot labels
+        `(b, num_classes)` float32. With `mirror`, `(images, mirrored)` instead of images, where
+        mirrored is `(b,)` bool.
     """
 
     def __init__(
@@ -41,10 +41,11 @@ class Batches(keras.utils.PyDataset):
         mirror: bool = False,
     ):
         """Args:
-        shuffle: Seed of the order, which is sampled again in every epoch; None: the given order.
+        shuffle: Seed to shuffle with, again in every epoch; None: the order of the subset.
         rows_only: Yield row numbers instead of images, for a model that looks them up.
-        mirror: Whether to mark images to mirror: each in every other epoch, half of them
-            in the first (Jordan 2024); without `shuffle`, as for validation, none.
+        mirror: Whether to mark images to mirror: each image in every other epoch, half of them
+            in the first epoch (Jordan 2024). Without `shuffle`, as in validation, no image is
+            marked.
         """
         super().__init__()
         self.rows_only = rows_only

@@ -11,8 +11,8 @@ from pathlib import Path
 from pipeline.core.errors import PipelineError
 
 # Prefixes of environment variables that change how libraries compute: TensorFlow, XLA, JAX,
-# oneDNN, OpenMP, linear algebra libraries, NumPy and NVIDIA's. Not TF_ as a whole: Terraform uses
-# it too, and its variables may be secret.
+# oneDNN, OpenMP, linear algebra libraries, NumPy and NVIDIA's libraries. Not TF_ alone: Terraform
+# uses it too, and its variables may be secret.
 NUMERIC_PREFIXES = (
     "TF_AUTO_MIXED_PRECISION", "TF_CONV", "TF_CUBLAS", "TF_CUDNN", "TF_DETERMINISTIC_",
     "TF_DISABLE_", "TF_ENABLE_", "TF_FORCE_", "TF_FP16_", "TF_GPU_", "TF_MATMUL_", "TF_MKL_",
@@ -20,16 +20,16 @@ NUMERIC_PREFIXES = (
     "XLA_", "JAX_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "BLIS_",
     "VECLIB_", "NPY_", "CUDA_", "CUDNN_", "CUBLAS", "NVIDIA_TF32_OVERRIDE",
 )  # fmt: skip
-# exceptions: the GPU, whose name is recorded, and what scikit-learn sets itself
+# exceptions: the choice of the GPU, whose name is recorded, and what scikit-learn itself sets
 HARMLESS = ("CUDA_VISIBLE_DEVICES", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
-# variables by which Keras shortens training or changes its kind of variables
+# variables with which Keras shortens training, or uses Flax's variables
 KERAS_SETTINGS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "KERAS_NNX_ENABLED")
 
 
 def environment() -> dict[str, str]:
     """Return the environment variables that can change numerical results, sorted by name.
 
-    Call it before `use`, which sets some of them itself.
+    Call it before `use`, which sets some of them.
     """
     return {
         name: value
@@ -48,7 +48,7 @@ def keras_home() -> str:
 
 @contextmanager
 def without_user_settings() -> Iterator[None]:
-    """Hide the user's keras.json, and environment variables like it, while Keras is imported.
+    """Hide the user's keras.json and KERAS_SETTINGS while Keras is imported.
 
     The file applies to all projects of a user, and its floatx, epsilon and image_data_format would
     change results.
@@ -64,7 +64,7 @@ def without_user_settings() -> Iterator[None]:
 
 
 def use_default() -> None:
-    """Use the backend that KERAS_BACKEND names, or TensorFlow: for commands without params.yaml.
+    """Select the backend for commands that need no params.yaml: KERAS_BACKEND, else TensorFlow.
 
     Raises:
         PipelineError: The backend is not installed.
@@ -106,14 +106,15 @@ def use(backend: str) -> None:
     check(backend)
     os.environ["KERAS_BACKEND"] = backend
     if backend == "tensorflow":
-        # TensorFlow enables oneDNN by default only with AVX-512 or AMX. On other processors (Zen
-        # 3), it makes convolutions 1.6 to 2.4 times as fast.
+        # TensorFlow enables oneDNN by default only on processors with AVX-512 or AMX. On one
+        # without (Zen 3), oneDNN makes convolutions 1.6 to 2.4 times as fast.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if backend == "jax":
-        # Keras would import TensorFlow only to seed it: seconds, and 0.7 GB in each process
+        # Keras would import TensorFlow only to seed it, which takes seconds and 0.7 GB in each
+        # process
         sys.modules["tensorflow"] = None  # type: ignore[assignment]
         # the equivalent of TensorFlow's enable_op_determinism
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
-    # must be the first import of Keras: silenced, and without user settings
+    # must be the first import of Keras, since it silences logs and hides user settings
     import_module("pipeline.runtime.backend")

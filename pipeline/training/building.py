@@ -22,11 +22,12 @@ def build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: in
     """Build a model of params.yaml, uncompiled, with reproducible initial weights.
 
     Raises:
-        PipelineError: It cannot be built. The message names the smallest image size that fits.
+        PipelineError: The model cannot be built. If the images are too small, the message names
+            the smallest size that fits.
     """
     try:
         return _build(model, image_shape, num_classes, seed)
-    except (KeyError, IndexError):  # subclasses of LookupError, but bugs
+    except (KeyError, IndexError):  # subclasses of LookupError that are bugs here
         raise
     except (LookupError, OSError, zipfile.BadZipFile) as error:
         raise PipelineError(f"{model.architecture}: {error}") from error
@@ -47,12 +48,12 @@ def _build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: i
     arguments, overrides = split_build(model)
     backend.make_deterministic(seed)
     # Keras may download weights, and an unresponsive server must not block the run.
-    before = socket.getdefaulttimeout()
+    previous_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
         network = module.build(tuple(image_shape), num_classes, **arguments)
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(previous_timeout)
     if overrides.model_dump(exclude_none=True):
         # Seed again, so an override does not change the initial weights of other layers.
         backend.make_deterministic(seed)
@@ -61,14 +62,14 @@ def _build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: i
 
 
 def _smallest_side(model: Model, image_shape: tuple[int, ...], num_classes: int) -> int | None:
-    """Return the side of the smallest square image that the model can be built for, if any."""
+    """Return the smallest side of a square image that the model can be built for, if any."""
 
     def fits(side: int) -> bool:
         try:
             _build(model, (side, side, image_shape[2]), num_classes, seed=0)
         except ValueError:
             return False
-        except OSError:  # from loading weights, which happens after the network was built
+        except OSError:  # raised by loading weights, so the network itself was built
             return True
         return True
 

@@ -21,24 +21,25 @@ class Diverged(PipelineError):
 
 
 class FirstNonFiniteStep(keras.layers.Layer):
-    """Return logits unchanged, and record the first training step in which they were not finite.
+    """Return logits unchanged, and record the first training step in which they are not finite.
 
     Callbacks run once per acceleration.STEPS_PER_EXECUTION steps; this layer sees each step.
     """
 
     def build(self, input_shape: Any) -> None:
-        whole: dict[str, Any] = {"shape": (), "dtype": "int32", "trainable": False}
-        self.steps = self.add_weight(name="steps", initializer="zeros", **whole)
-        self.first = self.add_weight(name="first", initializer=_minus_one, **whole)
+        scalar: dict[str, Any] = {"shape": (), "dtype": "int32", "trainable": False}
+        self.steps = self.add_weight(name="steps", initializer="zeros", **scalar)
+        self.first_step = self.add_weight(name="first", initializer=_minus_one, **scalar)
 
     def compute_output_shape(self, logits_shape):
         return logits_shape  # declared, as in acceleration.Lookup
 
     def call(self, logits, training=None):
         if training:
-            first, steps = ops.convert_to_tensor(self.first), ops.convert_to_tensor(self.steps)
-            is_first = ops.logical_and(first < 0, ~ops.all(ops.isfinite(logits)))
-            self.first.assign(ops.where(is_first, steps, first))
+            steps = ops.convert_to_tensor(self.steps)
+            first_step = ops.convert_to_tensor(self.first_step)
+            is_first = ops.logical_and(first_step < 0, ~ops.all(ops.isfinite(logits)))
+            self.first_step.assign(ops.where(is_first, steps, first_step))
             self.steps.assign_add(1)
         return logits
 
@@ -50,14 +51,20 @@ def _minus_one(shape: Any, dtype: Any) -> Any:
 class TerminateOnNonFinite(keras.callbacks.Callback):
     """Raise `Diverged` when the loss is not finite."""
 
-    def __init__(self, first: FirstNonFiniteStep, num_steps: int, rate: Callable[[int], float]):
+    def __init__(
+        self,
+        recorder: FirstNonFiniteStep,
+        num_steps: int,
+        learning_rate_at: Callable[[int], float],
+    ):
         """Args:
-        first: Layer that records the first non-finite step.
+        recorder: Layer that records the first non-finite step.
         num_steps: Steps per epoch.
-        rate: Learning rate at a step, counted from 0 over all epochs.
+        learning_rate_at: Learning rate at a step, counted from 0 over all epochs.
         """
         super().__init__()
-        self.first, self.num_steps, self.rate = first, num_steps, rate
+        self.recorder, self.num_steps = recorder, num_steps
+        self.learning_rate_at = learning_rate_at
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.epoch = epoch
@@ -67,8 +74,8 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
             return
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # copies JAX's state back into the variables
-        step = int(self.first.first)
-        if step < 0:  # the logits are finite, but a penalty on the weights is not
+        step = int(self.recorder.first_step)
+        if step < 0:  # the logits are finite, but a regularization penalty is not
             step = self.epoch * self.num_steps + batch
         self._stop(step, f"batch {step % self.num_steps + 1} of {self.num_steps}", logs["loss"])
 
@@ -79,8 +86,8 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
     def _stop(self, step: int, where: str, loss: float) -> None:
         raise Diverged(
             f"{self.model.name}: epoch {self.epoch + 1}, {where}: loss must be finite. Got {loss} "
-            f"at learning rate {self.rate(step):.3g}. Lower train.learning_rate, or set "
-            "train.gradient_clip"
+            f"at learning rate {self.learning_rate_at(step):.3g}. Lower train.learning_rate, or "
+            "set train.gradient_clip"
         )
 
 
@@ -119,7 +126,7 @@ class EpochLogger(keras.callbacks.Callback):
     """Print one line per epoch."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        # without the learning rate, to fit into 80 columns
+        # no learning rate, so that the line fits into 80 columns
         values = "  ".join(f"{name} {logs[name]:.4f}" for name in COLUMNS[:4])
         print(f"epoch {epoch + 1}/{self.params['epochs']}: {values}", flush=True)
 
@@ -132,11 +139,11 @@ class LearningRateLogger(keras.callbacks.Callback):
 
 
 class SwapAveragedWeights(keras.callbacks.Callback):
-    """Replace the weights by their moving average from validation until the next epoch.
+    """Replace the weights with their moving average from validation until the next epoch.
 
-    So the weights that are validated, restored by early stopping and saved are the same. Keras's
-    SwapEMAWeights swaps by adding and subtracting, which rounds both, and leaves the wrong weights
-    when training stops early.
+    Validation, early stopping and the saved model then all use the average. Keras's SwapEMAWeights
+    swaps by adding and subtracting, which rounds both, and leaves the wrong weights when training
+    stops early.
     """
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -147,7 +154,7 @@ class SwapAveragedWeights(keras.callbacks.Callback):
         self.weights = [ops.copy(weight) for weight in weights]
         self.model.optimizer.finalize_variable_values(weights)
         for weight in weights:
-            # a copy: JAX would share the memory of the average, and evaluation donates that memory
+            # a copy: JAX would share the average's memory, which evaluation then reuses
             weight.assign(ops.copy(weight))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -159,8 +166,8 @@ class SwapAveragedWeights(keras.callbacks.Callback):
 class RestoreBestWeights(keras.callbacks.EarlyStopping):
     """Stop early by validation accuracy, and restore the best weights of the network.
 
-    Unlike Keras's EarlyStopping, it keeps only the weights of `network`, which is one of the
-    layers of the model that trains.
+    Unlike Keras's EarlyStopping, it saves only the weights of `network`, which is a layer of the
+    training model.
     """
 
     def __init__(self, network: keras.Model, patience: int):
@@ -180,7 +187,7 @@ class RestoreBestWeights(keras.callbacks.EarlyStopping):
 class History(keras.callbacks.Callback):
     """Record the metrics of each epoch, and save checkpoints to resume training from.
 
-    Must be the last callback, so that it sees the changes of the others.
+    Must be the last callback, so that it sees the changes that the others make.
     """
 
     def __init__(
@@ -193,17 +200,17 @@ class History(keras.callbacks.Callback):
         """Args:
         variables: Variables that training changes: weights, random seeds and optimizer state.
         checkpoints: Where to save the state, and where to resume from.
-        average: The callback of the moving average, if used; it has state.
-        best: The callback of early stopping, if used; it has state.
+        average: The moving-average callback, if used, whose state is saved too.
+        best: The early-stopping callback, if used, whose state is saved too.
         """
         super().__init__()
         self.variables, self.checkpoints = variables, checkpoints
         self.average, self.best = average, best
         self.resumed = _load_latest(checkpoints) if checkpoints else None
-        facts = self.resumed.facts if self.resumed else {}
-        self.rows: list[dict[str, float]] = facts.get("rows", [])
-        self.seconds: float = facts.get("seconds", 0.0)
-        self.stopped: bool = facts.get("stopped", False)
+        metadata = self.resumed.metadata if self.resumed else {}
+        self.rows: list[dict[str, float]] = metadata.get("rows", [])
+        self.seconds: float = metadata.get("seconds", 0.0)
+        self.stopped: bool = metadata.get("stopped", False)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self.start = time.perf_counter() - self.seconds
@@ -220,7 +227,7 @@ class History(keras.callbacks.Callback):
     def _lists(self) -> dict[str, list[Any]]:
         lists = {"variable": self.variables}
         if self.average:
-            lists["own"] = self.average.weights
+            lists["trained"] = self.average.weights
         if self.best:
             lists["best"] = self.best.best_weights
         return lists
@@ -231,10 +238,10 @@ class History(keras.callbacks.Callback):
             for name, values in self._lists().items()
             for index, value in enumerate(values)
         }
-        facts = {"rows": self.rows, "seconds": self.seconds, "stopped": self.model.stop_training}
+        metadata = {"rows": self.rows, "seconds": self.seconds, "stopped": self.model.stop_training}
         if self.best:
-            facts |= {name: getattr(self.best, name) for name in ("wait", "best", "best_epoch")}
-        return State(arrays, facts)
+            metadata |= {name: getattr(self.best, name) for name in ("wait", "best", "best_epoch")}
+        return State(arrays, metadata)
 
     def _restore(self, state: State) -> None:
         def read(name: str, count: int) -> list[Any]:
@@ -244,15 +251,15 @@ class History(keras.callbacks.Callback):
         for variable, value in zip(self.variables, values, strict=True):
             variable.assign(value)
         if self.average:
-            self.average.weights = read("own", len(self.model.trainable_variables))
+            self.average.weights = read("trained", len(self.model.trainable_variables))
         if self.best:
             self.best.best_weights = read("best", len(self.best.network.weights))
             for name in ("wait", "best", "best_epoch"):
-                setattr(self.best, name, state.facts[name])
+                setattr(self.best, name, state.metadata[name])
 
 
 def _load_latest(checkpoints: Checkpoints) -> State | None:
-    """Return the latest state; in distributed training all processes read the same one."""
+    """Return the latest state, the same in all processes of a distributed training."""
     epoch = distributed.broadcast(
         checkpoints.latest_epoch() if distributed.is_main_process() else None
     )

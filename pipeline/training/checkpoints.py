@@ -1,8 +1,8 @@
-"""Checkpoints: the state of training after each epoch, saved outside of what DVC tracks.
+"""Checkpoints: the state of training after each epoch, saved outside the files that DVC tracks.
 
-DVC deletes the outputs of a stage before it runs, so the state of a killed training is saved here:
+DVC deletes the outputs of a stage before it runs, so the state is saved elsewhere:
 
-    .checkpoints/MODEL/KEY/000007.npz    after the seventh epoch, and the one before it
+    .checkpoints/MODEL/KEY/000007.npz    state after the seventh epoch; the sixth's is kept too
     .checkpoints/MODEL/KEY/finished      MD5 of the model, once the outputs are written
     .checkpoints/MODEL/lock              held by the process that trains
 
@@ -30,13 +30,13 @@ FOLDER = Path(".checkpoints")
 FINISHED = "finished"
 # exceptions raised by reading a truncated or corrupt archive
 DAMAGE = (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-KEPT = 2  # in case the latest is damaged
-DAYS = 7  # after which an interrupted training counts as abandoned
+MAX_TO_KEEP = 2  # in case the latest is damaged
+MAX_AGE = 7 * 24 * 3600  # seconds, after which an interrupted training counts as abandoned
 
 
 class State(NamedTuple):
     arrays: dict[str, np.ndarray]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     """JSON-serializable values"""
 
 
@@ -54,7 +54,7 @@ class Checkpoints:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the model against training by other processes; wait for one that trains it.
+        """Lock the model, so that no other process trains it at the same time.
 
         A process can outlive the `dvc repro` that started it, and would write the same files.
         """
@@ -74,12 +74,12 @@ class Checkpoints:
     def save(self, epoch: int, state: State) -> None:
         """Save the state after an epoch, counted from 1."""
         with atomic_path(self._path(epoch)) as path, path.open("wb") as file:
-            np.savez(file, **state.arrays, facts=np.array(json.dumps(state.facts)))  # type: ignore[arg-type]
-        for old in self._files()[KEPT:]:
+            np.savez(file, **state.arrays, metadata=np.array(json.dumps(state.metadata)))  # type: ignore[arg-type]
+        for old in self._files()[MAX_TO_KEEP:]:
             old.unlink()
 
     def latest_epoch(self) -> int | None:
-        """Return the latest epoch whose state is intact; report damaged ones."""
+        """Return the latest epoch with an intact checkpoint; report damaged ones."""
         for path in self._files():
             try:
                 self.read(int(path.stem))
@@ -92,17 +92,17 @@ class Checkpoints:
 
     def read(self, epoch: int) -> State:
         """Return the state after an epoch, counted from 1."""
-        # reading verifies the checksum of each array
         path = self._path(epoch)
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+        # reading verifies the checksum of each array
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        return State(arrays, json.loads(arrays.pop("facts").item()))
+        return State(arrays, json.loads(arrays.pop("metadata").item()))
 
     def finish(self, model: Path) -> None:
         """Discard the checkpoints once the outputs are written.
 
-        Under DVC the last state stays until the next training: DVC may be killed before it
-        records the outputs, or find no space in its cache.
+        Under DVC the last checkpoint stays until the next training, because DVC may be killed
+        before it records the outputs, or its cache may be full.
         """
         if "DVC_STAGE" in os.environ:
             for old in self._files()[1:]:
@@ -119,7 +119,7 @@ class Checkpoints:
         return sorted(self.folder.glob("[0-9]*.npz"), reverse=True)
 
 
-def _recorded(md5: str) -> bool:
+def _is_recorded(md5: str) -> bool:
     """Return whether dvc.lock contains a hash."""
     lock = Path("dvc.lock")
     return lock.is_file() and md5 in lock.read_text("utf-8")
@@ -131,15 +131,16 @@ def _md5(path: Path) -> str:
 
 
 def _clean(current: Path) -> None:
-    """Remove recorded and abandoned trainings of all models.
+    """Remove the checkpoints of all recorded and abandoned trainings, of all models.
 
-    The current one is removed too if DVC has recorded it: `dvc repro -f` trains from the start.
+    Those in `current` are removed too if DVC has recorded that training, so that `dvc repro -f`
+    trains from the start.
     """
-    oldest = time.time() - DAYS * 24 * 3600
+    oldest = time.time() - MAX_AGE
     for folder in FOLDER.glob("*/*/"):
         finished = folder / FINISHED
         with suppress(FileNotFoundError):  # another process may have removed it
-            # a folder's time is that of its last checkpoint
+            # a folder's modification time is that of its last checkpoint
             abandoned = folder != current and folder.stat().st_mtime < oldest
-            if abandoned or (finished.exists() and _recorded(finished.read_text())):
+            if abandoned or (finished.exists() and _is_recorded(finished.read_text())):
                 shutil.rmtree(folder)

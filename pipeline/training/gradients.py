@@ -1,4 +1,4 @@
-"""Compute gradients of one training step without changing weights."""
+"""Compute the gradients of one training step without changing the weights."""
 
 import keras
 import numpy as np
@@ -18,24 +18,24 @@ class _RecordGradients(keras.optimizers.Optimizer):
 def gradients(
     model: keras.Model, inputs: np.ndarray, targets: np.ndarray, loss
 ) -> list[np.ndarray]:
-    """Return the gradient of a loss with respect to each weight that is trained.
+    """Return the gradient of a loss with respect to each trainable weight.
 
-    The gradients are recorded by an optimizer, not derived from changed weights: in float32 a step
-    of 1e-12 would be lost to rounding.
+    An optimizer records the gradients. Deriving them from changed weights would lose a step of
+    1e-12 to rounding in float32.
 
     Args:
-        model: Uncompiled; compiled here, and its moving averages take a step.
-        inputs: One batch as the model takes it. Dropout is active, and batch normalization uses
+        model: Uncompiled. It is compiled here, and its moving averages are updated once.
+        inputs: One batch of the model's inputs. Dropout is active, and batch normalization uses
             the statistics of the batch.
         targets: `(b, k)`.
         loss: Between targets and logits: a function, or a `keras.Loss`.
 
     Returns:
-        One array for each of `model.trainable_variables`, float64: the square of 1e-25 would be 0
-        in float32.
+        One array for each of `model.trainable_variables`, in float64, since the square of 1e-25
+        would be 0 in float32.
     """
     optimizer = _RecordGradients(learning_rate=1.0)
-    model.compile(optimizer, loss, run_eagerly=True)  # compiling a graph does not pay for one step
+    model.compile(optimizer, loss, run_eagerly=True)  # tracing a graph takes longer than one step
     model.train_on_batch(inputs, targets)
     arrays = map(keras.ops.convert_to_numpy, optimizer.gradients)
     return [gradient.astype(np.float64) for gradient in arrays]

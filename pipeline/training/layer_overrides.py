@@ -1,8 +1,8 @@
 """Layer overrides: settings that every architecture takes, applied to the network that it builds.
 
-The file of an architecture stays the network of its paper. What can vary in any network (padding,
-activation, initializers, regularizers, batch normalization, …) is changed here, on the finished
-graph, with stock Keras objects.
+So an architecture's file contains only the network of its paper. What can vary in any network
+(padding, activation, initializers, regularizers, batch normalization, …) is changed here, in the
+finished graph, with stock Keras objects.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def apply_overrides(model: keras.Model, overrides: LayerOverrides) -> keras.Mode
 
     Args:
         model: Functional or Sequential, uncompiled, ending in the layer of the logits.
-        overrides: Those that are None change nothing.
+        overrides: Settings to apply; None leaves the network as it is.
 
     Raises:
         LookupError: An override matches nothing, such as padding without a convolution.
@@ -49,7 +49,7 @@ def apply_overrides(model: keras.Model, overrides: LayerOverrides) -> keras.Mode
                 applied.add(setting)
         if overrides.pooling and kind in POOLINGS.values():
             kind = POOLINGS[overrides.pooling]
-            del config["name"]  # the old name, such as max_pooling2d, would be wrong
+            del config["name"]  # such as max_pooling2d, which would now be wrong
             applied.add("pooling")
         return kind.from_config(config)
 
@@ -88,7 +88,7 @@ def apply_overrides(model: keras.Model, overrides: LayerOverrides) -> keras.Mode
 def _config_changes(
     layer: keras.Layer, overrides: LayerOverrides
 ) -> Iterator[tuple[str, str, Any]]:
-    """Yield each setting with the key of the layer configuration that it changes, and the value."""
+    """Yield setting, key of the layer's configuration and new value for each possible change."""
     if isinstance(layer, layers.BatchNormalization):
         if overrides.batch_norm is None:  # otherwise the layer is removed
             for name in BATCH_NORM:
@@ -118,15 +118,15 @@ def _is_activated(layer: keras.Layer) -> bool:
 def _initializer(overrides: LayerOverrides) -> keras.Initializer | None:
     config = {"stddev": overrides.kernel_stddev} if overrides.kernel_stddev else {}
     name = overrides.kernel_initializer
-    if name == "dirac":  # Keras has no such initializer, and saved models contain only stock Keras
+    if name == "dirac":  # not an initializer of Keras, so _set_dirac sets the weights
         return None
     return keras.initializers.get(name and {"class_name": name, "config": config})
 
 
 def _set_dirac(model: keras.Model) -> int:
-    """Set the first filters of each convolution to copy one channel each.
+    """Set the first filters of each convolution to the identity: each copies one channel.
 
-    Filters beyond the number of channels keep their initial values.
+    Any further filters keep their initial values.
 
     Returns:
         The number of convolutions changed.
@@ -139,11 +139,11 @@ def _set_dirac(model: keras.Model) -> int:
     ]
     for layer in convolutions:
         kernel = keras.ops.convert_to_numpy(layer.kernel).copy()  # (kh, kw, channels, filters)
-        height, width, *sides = kernel.shape
-        copies = range(min(sides))
-        kernel[..., : min(sides)] = 0
-        # the center; `same` pads even sizes with one row less before than after
-        kernel[(height - 1) // 2, (width - 1) // 2, copies, copies] = 1
+        height, width, channels, filters = kernel.shape
+        copied = min(channels, filters)
+        kernel[..., :copied] = 0
+        # the center; for even sizes `same` pads one row or column less before than after
+        kernel[(height - 1) // 2, (width - 1) // 2, range(copied), range(copied)] = 1
         layer.kernel.assign(kernel)
     return len(convolutions)
 

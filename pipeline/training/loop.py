@@ -37,8 +37,8 @@ def fit(
 
     Args:
         model: Uncompiled, from images to logits.
-        train: Images and labels to learn from, augmented as the settings say.
-        validation: Held out rows of the same images, never augmented.
+        train: Training images and labels, augmented according to `settings`.
+        validation: Held-out images and labels, never augmented.
         settings: Optimizer, loss, augmentation, epochs and so on.
         classes: Names of the k classes.
         seed: Seed of the order of the images.
@@ -48,26 +48,33 @@ def fit(
             from it, with the same result as if it had never been interrupted.
 
     Returns:
-        `rows`, one an epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy,
-        learning_rate; the losses hold what the settings add to cross-entropy. `seconds` of all
-        epochs.
+        The history: `rows`, one per epoch, with epoch (from 1), loss, accuracy, val_loss,
+        val_accuracy and learning_rate; `seconds`, the time of all epochs together. Both losses
+        include label smoothing and regularization penalties.
 
     Raises:
         Diverged: The loss is not finite.
-        PipelineError: Class weights name other classes; the first layer cannot be whitened.
+        PipelineError: The class weights do not match the classes, a batch does not fit in memory,
+            or the first layer cannot be whitened.
     """
     weights = optim.class_weights(settings, train.labels[train.rows], classes)
     if settings.whiten:
         whitening.whiten(model, train)
     acceleration.check_batch_memory(model, min(settings.batch_size, len(train.rows)))
-    trained = acceleration.accelerate(model, acceleration.resolve_precision(settings.precision))
+    accelerated = acceleration.accelerate(model, acceleration.resolve_precision(settings.precision))
     lookup = validation.images is train.images and acceleration.fits_in_memory(train.images)
-    first = FirstNonFiniteStep()
+    recorder = FirstNonFiniteStep()
     training_model = _training_model(
-        trained, first, settings.augment, train.images if lookup else None
+        accelerated, recorder, settings.augment, train.images if lookup else None
     )
-    size, mirror = (len(classes), settings.batch_size), settings.augment.alternates
-    batches = Batches(train, *size, seed, lookup, mirror)
+    batch_settings: dict[str, Any] = {
+        "num_classes": len(classes),
+        "batch_size": settings.batch_size,
+        "rows_only": lookup,
+        "mirror": settings.augment.alternates,
+    }
+    batches = Batches(train, shuffle=seed, **batch_settings)
+    validation_batches = Batches(validation, **batch_settings)
     verbose = verbose and distributed.is_main_process()
     optimizer = optim.optimizer(settings, len(batches))
     # if all variables exist, TensorFlow traces the first step only once
@@ -76,15 +83,19 @@ def fit(
     best = (
         None
         if settings.early_stopping is None
-        else RestoreBestWeights(trained, settings.early_stopping)
+        else RestoreBestWeights(accelerated, settings.early_stopping)
     )
     history = History(
         _training_state(training_model) + optimizer.variables, checkpoints, average, best
     )
     # The first two must see the logs of an epoch before they are printed and recorded; `watch` must
     # see the weights that are saved.
-    rate = optim.learning_rate_at(settings, len(batches))
-    callbacks = [TerminateOnNonFinite(first, len(batches), rate), LearningRateLogger()]
+    callbacks = [
+        TerminateOnNonFinite(
+            recorder, len(batches), optim.learning_rate_at(settings, len(batches))
+        ),
+        LearningRateLogger(),
+    ]
     progress = ProgressBar()
     if verbose:
         callbacks += [progress, EpochLogger()]
@@ -96,49 +107,47 @@ def fit(
         metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         steps_per_execution=acceleration.STEPS_PER_EXECUTION,
     )
-    steps = {"train_step": len(train.rows), "test_step": len(validation.rows)}
-    distributed.drop_padding(training_model, steps, settings.batch_size)
-    done = len(history.rows)
-    if done and verbose and checkpoints:
-        message = f"resuming after epoch {done} of {settings.epochs}"
+    rows_per_step = {"train_step": len(train.rows), "test_step": len(validation.rows)}
+    distributed.drop_padding(training_model, rows_per_step, settings.batch_size)
+    finished = len(history.rows)  # epochs, when training resumes
+    if finished and verbose and checkpoints:
+        message = f"resuming after epoch {finished} of {settings.epochs}"
         print(f"train: {checkpoints.model}: {message}", flush=True)
-    for _ in range(done):
-        batches.on_epoch_end()  # advances the order of the images to the next epoch
+    for _ in range(finished):
+        batches.on_epoch_end()  # shuffles the images as each finished epoch did
     try:
         training_model.fit(
             acceleration.as_dataset(batches),
-            validation_data=acceleration.as_dataset(
-                Batches(validation, *size, rows_only=lookup, mirror=mirror)
-            ),
-            initial_epoch=done,
-            epochs=done if history.stopped else settings.epochs,
-            shuffle=False,  # Batches shuffles single images
+            validation_data=acceleration.as_dataset(validation_batches),
+            initial_epoch=finished,
+            epochs=finished if history.stopped else settings.epochs,
+            shuffle=False,  # Batches shuffles the images
             class_weight=weights,
             callbacks=callbacks,
             verbose=0,  # see ProgressBar
         )
     finally:
         progress.close()
-    model.set_weights(trained.get_weights())
+    model.set_weights(accelerated.get_weights())
     return history
 
 
 def _training_state(training_model: keras.Model) -> list[keras.Variable]:
     """Return the variables that training changes: weights and random seeds, but not the images."""
     lookups = [layer for layer in training_model.layers if isinstance(layer, acceleration.Lookup)]
-    images = {id(weight) for layer in lookups for weight in layer.weights}
-    return [variable for variable in training_model.variables if id(variable) not in images]
+    image_ids = {id(weight) for layer in lookups for weight in layer.weights}
+    return [variable for variable in training_model.variables if id(variable) not in image_ids]
 
 
 def _training_model(
-    trained: keras.Model, last: keras.Layer, augment: Augment, images: Any | None
+    network: keras.Model, last: keras.Layer, augment: Augment, images: Any | None
 ) -> keras.Model:
-    """Wrap a network into the model that trains: augmentation, the network, then a last layer.
+    """Return the model that is trained: augmentation, the network, then a last layer.
 
-    The network itself stays uncompiled, so nothing of training is saved with it. Inputs are those
-    of Batches: images, or row numbers if `images` is given.
+    The network itself stays uncompiled. Inputs are those that Batches yields: images, or row
+    numbers if `images` is given.
     """
-    shape = trained.input_shape[1:]
+    shape = network.input_shape[1:]
     if images is None:
         inputs = x = keras.Input(shape)
     else:
@@ -149,4 +158,4 @@ def _training_model(
         inputs, x = (inputs, mirrored), augmentation.mirror(x, mirrored)
     for layer in optim.augmentation_layers(augment, shape):
         x = layer(x)
-    return keras.Model(inputs, last(trained(x)), name=trained.name)
+    return keras.Model(inputs, last(network(x)), name=network.name)

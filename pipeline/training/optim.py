@@ -1,4 +1,4 @@
-"""Create Keras's optimizer, learning-rate schedule, loss and augmentation from params.yaml."""
+"""Create the optimizer, learning-rate schedule, loss and augmentation that params.yaml sets."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,18 +11,18 @@ from pipeline.config.schema import Augment, Train
 from pipeline.core.errors import PipelineError, first_few
 from pipeline.training.augmentation import Crop
 
-# One-cycle: initial learning rate as a share of the peak, and length of the rise as a share of the
-# steps (Smith 2018, with the values of fastai and PyTorch).
+# One-cycle: initial learning rate as a share of the peak, and length of the warm-up as a share of
+# all steps (Smith 2018, with the values of fastai and PyTorch).
 ONE_CYCLE_START = 1 / 25
-ONE_CYCLE_CLIMB = 0.3
+ONE_CYCLE_WARMUP = 0.3
 # Triangular: the same, and the final learning rate as a share of the peak (Jordan 2024).
 TRIANGULAR_START = 0.2
-TRIANGULAR_CLIMB = 0.23
+TRIANGULAR_WARMUP = 0.23
 TRIANGULAR_END = 0.07
 
 
 def optimizer(settings: Train, steps_per_epoch: int) -> keras.Optimizer:
-    """Return the optimizer with learning-rate schedule, momentum, weight decay and clipping."""
+    """Return the optimizer, with its schedule, momentum, weight decay and gradient clipping."""
     config: dict[str, Any] = {"learning_rate": learning_rate_schedule(settings, steps_per_epoch)}
     if settings.momentum:
         config["momentum"] = settings.momentum
@@ -33,13 +33,13 @@ def optimizer(settings: Train, steps_per_epoch: int) -> keras.Optimizer:
     if settings.weight_decay is not None:
         config["weight_decay"] = settings.weight_decay
     if settings.gradient_clip:
-        name = {"norm": "clipnorm", "global_norm": "global_clipnorm", "value": "clipvalue"}
-        config[name[settings.gradient_clip]] = settings.gradient_clip_at
-    result = keras.optimizers.get({"class_name": settings.optimizer, "config": config})
-    # He et al., "Bag of Tricks" (2019), https://arxiv.org/abs/1812.01187. On TensorFlow, names of
+        keys = {"norm": "clipnorm", "global_norm": "global_clipnorm", "value": "clipvalue"}
+        config[keys[settings.gradient_clip]] = settings.gradient_clip_at
+    optimizer = keras.optimizers.get({"class_name": settings.optimizer, "config": config})
+    # He et al., "Bag of Tricks" (2019), https://arxiv.org/abs/1812.01187. With TensorFlow, names of
     # variables end in :0 here.
-    result.exclude_from_weight_decay(var_names=[r"(^|/)(bias|beta|gamma)(:\d+)?$"])
-    return result
+    optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|beta|gamma)(:\d+)?$"])
+    return optimizer
 
 
 def learning_rate_at(settings: Train, steps_per_epoch: int) -> Callable[[int], float]:
@@ -51,7 +51,7 @@ def learning_rate_at(settings: Train, steps_per_epoch: int) -> Callable[[int], f
 def learning_rate_schedule(
     settings: Train, steps_per_epoch: int
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """Return a constant learning rate, or a learning-rate schedule.
+    """Return the learning-rate schedule, or the learning rate if it is constant.
 
     Reference: Loshchilov & Hutter, "SGDR" (2017), https://arxiv.org/abs/1608.03983; Smith &
         Topin, "Super-Convergence" (2018), https://arxiv.org/abs/1708.07120; Jordan, "94% on
@@ -59,10 +59,10 @@ def learning_rate_schedule(
     """
     peak, steps = settings.learning_rate, settings.epochs * steps_per_epoch
     if settings.schedule == "triangular":
-        return Triangular(peak, min(round(TRIANGULAR_CLIMB * steps), steps - 1), steps)
+        return Triangular(peak, min(round(TRIANGULAR_WARMUP * steps), steps - 1), steps)
     start, warmup = 0.0, round(settings.warmup_epochs * steps_per_epoch)
     if settings.schedule == "one_cycle":
-        start, warmup = peak * ONE_CYCLE_START, round(ONE_CYCLE_CLIMB * steps)
+        start, warmup = peak * ONE_CYCLE_START, round(ONE_CYCLE_WARMUP * steps)
     warmup = min(warmup, steps - 1)
     if settings.schedule == "constant" and not warmup:
         return peak
@@ -79,87 +79,88 @@ def learning_rate_schedule(
 class Triangular(keras.optimizers.schedules.LearningRateSchedule):
     """Rise linearly to the peak, then decay linearly."""
 
-    def __init__(self, peak: float, climb: int, steps: int):
+    def __init__(self, peak: float, warmup_steps: int, steps: int):
         """Args:
-        peak: Learning rate at step `climb`.
-        climb: Steps of the rise, in [0, steps).
+        peak: Learning rate at step `warmup_steps`.
+        warmup_steps: Steps of the rise, in [0, steps).
         steps: Steps of the whole training.
         """
-        self.peak, self.climb, self.steps = peak, climb, steps
+        self.peak, self.warmup_steps, self.steps = peak, warmup_steps, steps
 
     def __call__(self, step):
-        past = ops.cast(step, "float32") - self.climb
-        up = 1 + past * (1 - TRIANGULAR_START) / max(self.climb, 1)
-        down = 1 - past * (1 - TRIANGULAR_END) / (self.steps - self.climb)
-        return self.peak * ops.minimum(up, down)
+        steps_after_peak = ops.cast(step, "float32") - self.warmup_steps
+        rise = 1 + steps_after_peak * (1 - TRIANGULAR_START) / max(self.warmup_steps, 1)
+        decay = 1 - steps_after_peak * (1 - TRIANGULAR_END) / (self.steps - self.warmup_steps)
+        return self.peak * ops.minimum(rise, decay)
 
     def get_config(self) -> dict[str, Any]:
-        return {"peak": self.peak, "climb": self.climb, "steps": self.steps}
+        return {"peak": self.peak, "warmup_steps": self.warmup_steps, "steps": self.steps}
 
 
 def loss(settings: Train) -> keras.Loss:
     """Return the loss between one-hot labels and logits, in nats."""
-    kind = {
+    loss_class = {
         "cross_entropy": keras.losses.CategoricalCrossentropy,
         "focal": keras.losses.CategoricalFocalCrossentropy,
     }[settings.loss]
-    return kind(from_logits=True, label_smoothing=settings.label_smoothing)
+    return loss_class(from_logits=True, label_smoothing=settings.label_smoothing)
 
 
 def class_weights(settings: Train, labels: np.ndarray, classes: list[str]) -> dict | None:
     """Return the weight of each class by its label, or None if all weigh the same.
 
     Raises:
-        PipelineError: The weights name other classes than the data set has.
+        PipelineError: The weights do not name exactly the classes of the data set.
     """
-    given = settings.class_weights
-    if given is None:
+    configured = settings.class_weights
+    if configured is None:
         return None
-    if given == "balanced":
+    if configured == "balanced":
         # as in scikit-learn, which takes a second to import
         present, counts = np.unique(labels, return_counts=True)
         weights = len(labels) / (len(present) * counts)
         return dict(zip(present.tolist(), weights.tolist(), strict=True))
-    if set(given) != set(classes):
-        missing = first_few([name for name in classes if name not in given]) or "none"
-        unknown = first_few([name for name in given if name not in classes]) or "none"
+    if set(configured) != set(classes):
+        missing = first_few([name for name in classes if name not in configured]) or "none"
+        unknown = first_few([name for name in configured if name not in classes]) or "none"
         raise PipelineError(
             "params.yaml: train.class_weights must name every class, and no other. "
             f"Missing: {missing}. Unknown: {unknown}"
         )
-    return {label: given[name] for label, name in enumerate(classes)}
+    return {label: configured[name] for label, name in enumerate(classes)}
 
 
 def augmentation_layers(settings: Augment, image_shape: tuple[int, ...]) -> list[keras.Layer]:
     """Return the augmentation layers, which change images `(n, h, w, c)` in training only.
 
-    `flip: alternating` is not among them, since it is not random: Batches marks what to mirror.
+    `flip: alternating` is not among them: it is not random, so Batches marks the images to mirror.
 
     Raises:
-        PipelineError: The images are smaller than the padding of a crop.
+        PipelineError: `crop` is not smaller than the height and width of the images.
 
     Reference: crop: He et al. (2016), https://arxiv.org/abs/1512.03385; cutout: DeVries &
         Taylor (2017), https://arxiv.org/abs/1708.04552
     """
     layers = keras.layers
-    stack: list[keras.Layer] = []
+    augmentation: list[keras.Layer] = []
     if settings.flip and not settings.alternates:
         # separate layers: Keras's "horizontal_and_vertical" flips both ways or not at all
-        both = ["horizontal", "vertical"]
-        stack += [layers.RandomFlip(f) for f in both if settings.flip in (f, "both")]
+        for direction in ("horizontal", "vertical"):
+            if settings.flip in (direction, "both"):
+                augmentation.append(layers.RandomFlip(direction))
     if settings.crop:
         if settings.crop >= min(image_shape[:2]):
             raise PipelineError(
                 "params.yaml: train.augment.crop must be less than the images' "
                 f"{' × '.join(map(str, image_shape[:2]))} pixels. Got {settings.crop}"
             )
-        stack.append(Crop(settings.crop, settings.crop_fill))
+        augmentation.append(Crop(settings.crop, settings.crop_fill))
     if settings.shift:
-        stack.append(layers.RandomTranslation(settings.shift, settings.shift, "nearest"))
+        augmentation.append(layers.RandomTranslation(settings.shift, settings.shift, "nearest"))
     if settings.rotation:
-        # Keras takes a share of a full turn
-        stack.append(layers.RandomRotation(settings.rotation / 360, "nearest"))
+        # Keras expects a share of a full turn
+        augmentation.append(layers.RandomRotation(settings.rotation / 360, "nearest"))
     if settings.cutout:
         share = (settings.cutout, settings.cutout)
-        stack.append(layers.RandomErasing((1.0, 1.0), scale=share, fill_value=0.0))
-    return stack
+        augmentation.append(layers.RandomErasing((1.0, 1.0), scale=share, fill_value=0.0))
+    return augmentation

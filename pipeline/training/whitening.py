@@ -11,9 +11,9 @@ import numpy as np
 from pipeline.core.errors import PipelineError
 from pipeline.runtime.input_pipeline import Subset
 
-# Number of images to estimate the covariance from, evenly spaced over the training images. Each
-# has about as many patches as pixels, and a patch has only tens of values.
-SAMPLE = 1000
+# Number of training images, evenly spaced, from which the covariance is estimated. Each has about
+# as many patches as pixels, and a patch has only tens of values.
+SAMPLE_SIZE = 1000
 # Added to the variances, as a share of their mean, so that noise is not amplified to the scale of
 # the signal (Jordan 2024: 5e-4 for pixels of variance 1).
 EPSILON = 5e-4
@@ -23,11 +23,12 @@ def whiten(model: keras.Model, train: Subset) -> None:
     """Set a model's first convolution to whitening filters and freeze it.
 
     Its first filters are the eigenvectors v of the covariance of the patches, each divided by
-    sqrt(variance along v + epsilon), followed by their negatives, since a rectifier
-    follows; further filters keep their initial values. Biases subtract the mean patch.
+    sqrt(variance along v + epsilon), then the negatives of these, because the ReLU after the
+    convolution drops negative values. Any further filters keep their initial values. Biases
+    subtract the mean patch.
 
     Args:
-        model: Whose first layer is a convolution of kh × kw pixels with at least
+        model: Model whose first layer is a convolution of kh × kw pixels with at least
             2 * kh * kw * c filters.
         train: Training images `(h, w, c)`.
 
@@ -48,7 +49,7 @@ def whiten(model: keras.Model, train: Subset) -> None:
             f"each of {' × '.join(map(str, kernel.shape[:3]))} numbers. "
             f"Got {kernel.shape[-1]}. Set whiten: false"
         )
-    rows = train.rows[:: -(-len(train.rows) // SAMPLE)]
+    rows = train.rows[:: -(-len(train.rows) // SAMPLE_SIZE)]
     mean, filters = whitening_filters((train.images[row] for row in rows), kernel.shape[:2])
     filters = np.concatenate([filters, -filters], axis=1)  # (kh * kw * c, 2 * kh * kw * c)
     kernel[..., : 2 * size] = filters.reshape(*kernel.shape[:3], -1)
@@ -59,20 +60,17 @@ def whiten(model: keras.Model, train: Subset) -> None:
 
 
 def whitening_filters(images, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean patch `(d,)`, and d filters as columns `(d, d)`, weakest first.
+    """Return the mean patch `(d,)`, and d filters as columns `(d, d)`, smallest variance first.
 
     Args:
         images: Any number of images `(h, w, c)`, read one at a time.
         size: kh and kw of a patch; d is kh * kw * c.
     """
-    count, total, products = (
-        0,
-        np.zeros(1),
-        np.zeros(1),
-    )  # sums, which take the shapes of the first patches
+    # the sums take their shapes from the first patches
+    count, total, products = 0, np.zeros(1), np.zeros(1)
     for image in images:
         windows = np.lib.stride_tricks.sliding_window_view(image, size, axis=(0, 1))
-        # (h - kh + 1, w - kw + 1, c, kh, kw), transposed to the order of a kernel
+        # (h - kh + 1, w - kw + 1, c, kh, kw), transposed to the order of a kernel's axes
         patches = windows.transpose(0, 1, 3, 4, 2).reshape(-1, windows[0, 0].size)
         patches = patches.astype(np.float64)
         count, total = count + len(patches), total + patches.sum(axis=0)

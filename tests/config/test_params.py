@@ -1,4 +1,4 @@
-"""Params: what params.yaml may hold, and what a person reads when it does not."""
+"""Params: what params.yaml may contain, and the messages about what it may not."""
 
 import json
 import re
@@ -19,13 +19,13 @@ from pipeline.core.errors import PipelineError
 from tests.conftest import REPOSITORY
 
 
-def test_default_is_valid(project):
+def test_the_default_params_are_valid(project):
     loaded = params.load()
     assert list(loaded.models) == ["baseline", "batchnorm"]
     assert loaded.split.validation == 0.2
 
 
-WRONG = [
+INVALID = [
     ("validation: 0.2", "validation: 1.5", r"split\.validation must be less than 1\. Got 1\.5"),
     ("validation: 0.2", "validation: 0", r"split\.validation must be greater than 0\. Got 0"),
     ("validation: 0.2", "validation: .nan", r"split\.validation must be a finite number\. Got nan"),
@@ -158,7 +158,7 @@ WRONG = [
     ("seed: 0", "seed: [\n  a: b", r"YAML: line \d+: expected .* that starts at line 7$"),
     ("seed: 0", "seed: \a", r"not valid YAML: line 7: special characters are not allowed$"),
 ]  # fmt: skip
-OWN = [
+INVALID_MODEL_SETTINGS = [
     ("build: {dropout: [0.1, 0.2]}", r"batchnorm\.build\.dropout .*at least 3 items"),
     ("build: {dense_dropout: 1.0}", r"build\.dense_dropout must be less than 1\. Got 1\.0"),
     (
@@ -186,15 +186,15 @@ OWN = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "message"), WRONG)
-def test_wrong_params_are_refused(edit, old, new, message):
+@pytest.mark.parametrize(("old", "new", "message"), INVALID)
+def test_invalid_params_are_refused(edit, old, new, message):
     edit(old, new)
     with pytest.raises(PipelineError, match=rf"params\.yaml: .*{message}"):
         params.load()
 
 
-@pytest.mark.parametrize(("line", "message"), OWN)
-def test_wrong_settings_of_a_model_are_refused(edit, line, message):
+@pytest.mark.parametrize(("line", "message"), INVALID_MODEL_SETTINGS)
+def test_invalid_settings_of_a_model_are_refused(edit, line, message):
     edit("train: {batch_size: 32}", line)
     with pytest.raises(PipelineError, match=message):
         params.load()
@@ -207,34 +207,34 @@ def test_wrong_settings_of_a_model_are_refused(edit, line, message):
     (b"seed", r"the file must be a mapping of keys to values\. Got 'seed'"),
     (b"[" * 5000, "is nested too deeply"),
 ])  # fmt: skip
-def test_files_that_hold_no_mapping_are_refused(project, content, message):
+def test_files_without_a_mapping_are_refused(project, content, message):
     (project / "params.yaml").write_bytes(content)
     with pytest.raises(PipelineError, match=message):
         params.load()
 
 
-def test_aliases_that_stand_for_a_billion_values_are_refused_at_once(edit):
+def test_aliases_that_expand_to_a_billion_values_are_refused_without_delay(edit):
     lists = ["&a0 [x, x, x]"] + [f"&a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
     edit("seed: 0", f"seed: [{', '.join(lists)}]")
     with pytest.raises(PipelineError, match=r"seed must be a valid integer\. Got \[\['x', 'x'"):
         params.load()
 
 
-def test_a_folder_in_place_of_the_file_is_refused(project):
+def test_a_folder_named_params_yaml_is_refused(project):
     (project / "params.yaml").unlink()
     (project / "params.yaml").mkdir()
     with pytest.raises(PipelineError, match=r"params\.yaml: must be a file\. Got a folder"):
         params.load()
 
 
-def test_images_may_lie_elsewhere_by_a_full_path_and_below(edit):
+def test_the_folder_of_images_may_be_an_absolute_path_or_inside_the_repository(edit):
     edit("folder: data/folder", "folder: /photos/../others")
     assert params.load().folder == "/photos/../others"
     edit("folder: /photos/../others", "folder: data/../photos")
     assert params.load().folder == "data/../photos"
 
 
-def test_pretrained_networks_want_pixels_that_are_not_standardized(edit):
+def test_pretrained_networks_refuse_standardized_pixels(edit):
     edit("architecture: batchnorm", "architecture: pretrained")
     params.load()
     edit("normalize: unit", "normalize: standardize")
@@ -245,18 +245,18 @@ def test_pretrained_networks_want_pixels_that_are_not_standardized(edit):
         params.load()
 
 
-def test_knobs_go_to_any_network_and_own_settings_to_their_architecture(edit):
+def test_build_settings_are_split_into_arguments_of_the_architecture_and_overrides(edit):
     edit("dropout: 0.0", "dropout: 0.25")
     edit("padding:", "padding: valid")
-    own, knobs = signature.split_build(params.load().models["baseline"])
-    assert own == {"dropout": 0.25}
-    assert knobs.model_dump(exclude_none=True) == {"padding": "valid"}
+    arguments, overrides = signature.split_build(params.load().models["baseline"])
+    assert arguments == {"dropout": 0.25}
+    assert overrides.model_dump(exclude_none=True) == {"padding": "valid"}
 
 
-def test_a_model_that_starts_from_a_file_hands_it_to_its_architecture(edit):
+def test_from_model_is_passed_to_the_architecture(edit):
     edit("finetune: {}", "finetune: {x: {architecture: transfer, from_model: kept.keras}}")
-    own, _ = signature.split_build(params.load().finetune["x"])
-    assert own == {"from_model": "kept.keras"}
+    arguments, _ = signature.split_build(params.load().finetune["x"])
+    assert arguments == {"from_model": "kept.keras"}
 
 
 def test_empty_and_missing_files_are_refused(project):
@@ -279,14 +279,14 @@ SPELLINGS = """
 """
 
 
-def as_dvc_reads(text: str) -> Any:
+def parse_with_dvc(text: str) -> Any:
     try:
         return parse_yaml(text, "params.yaml")
     except YAMLFileCorruptedError:
         return "refused"
 
 
-def as_read_here(text: str) -> Any:
+def parse_with_pipeline(text: str) -> Any:
     try:
         return yaml_reader.parse(text)
     except (PipelineError, yaml.YAMLError):
@@ -305,10 +305,10 @@ def as_read_here(text: str) -> Any:
     "<<: [{a: 1}, {a: 2}]\n",
 ])  # fmt: skip
 def test_yaml_is_read_as_dvc_reads_it(text):
-    assert repr(as_read_here(text)) == repr(as_dvc_reads(text))
+    assert repr(parse_with_pipeline(text)) == repr(parse_with_dvc(text))
 
 
-def test_a_seed_with_a_leading_zero_is_decimal_and_yes_is_text(edit):
+def test_a_seed_with_a_leading_zero_is_decimal_and_yes_is_a_string(edit):
     edit("seed: 0", "seed: 0123")
     assert params.load().seed == 123
     edit("mirror: false", "mirror: yes")
@@ -316,29 +316,29 @@ def test_a_seed_with_a_leading_zero_is_decimal_and_yes_is_text(edit):
         params.load()
 
 
-def test_class_weights_set_with_dvc_keep_the_names_of_the_classes(project):
+def test_class_weights_that_dvc_writes_keep_the_names_of_the_classes(project):
     apply_overrides("params.yaml", ["train.class_weights={yes: 2.0, no: 1.0, 01: 3.0}"])
     assert params.load().train.class_weights == {"yes": 2.0, "no": 1.0, "01": 3.0}
 
 
-def test_pictures_are_of_both_models_or_of_the_reference_and_the_last(edit):
-    every = ["layers", "feature_maps", "grad_cam", "flow", "kernels", "filters"]
+def test_pictures_are_drawn_of_two_models_or_of_the_reference_and_the_last_of_more(edit):
+    pictures = ["layers", "feature_maps", "grad_cam", "flow", "kernels", "filters"]
     two = params.load()
-    assert [two.pictures_of(name) for name in two.all_models] == [every, every]
+    assert [two.pictures_of(name) for name in two.all_models] == [pictures, pictures]
     edit("finetune: {}", "finetune: {tuned: {architecture: transfer, from_model: x.keras}}")
     three = params.load()
     drawn = {name: three.pictures_of(name) for name in three.all_models}
-    assert drawn == {"baseline": every, "batchnorm": [], "tuned": every}
+    assert drawn == {"baseline": pictures, "batchnorm": [], "tuned": pictures}
 
 
-def test_pictures_are_of_the_models_and_kinds_that_are_named(edit):
+def test_analyze_selects_the_models_and_the_pictures(edit):
     edit("  models:\n  # Any", "  models: [batchnorm]\n  # Any")
     edit("pictures: [layers, feature_maps, grad_cam, flow, kernels, filters]", "pictures: [flow]")
     loaded = params.load()
     assert (loaded.pictures_of("baseline"), loaded.pictures_of("batchnorm")) == ([], ["flow"])
 
 
-def test_a_model_overrides_training(edit):
+def test_a_model_overrides_common_training_settings(edit):
     edit("train: {batch_size: 32}", "train: {batch_size: 128}")
     loaded = params.load()
     assert loaded.train_of("batchnorm").batch_size == 128
@@ -355,7 +355,7 @@ def test_a_model_overrides_one_augmentation_and_keeps_the_others(edit):
 
 
 @pytest.mark.slow
-def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
+def test_every_stage_refuses_invalid_params_before_it_writes_anything(project, stage, edit):
     edit("seed: 0", "seed: zero")
     options = {
         "versions": ["--lock", "uv.lock", "--versions", "versions", "--analysis", "analysis"],
@@ -377,9 +377,9 @@ def test_every_stage_refuses_before_it_does_anything(project, stage, edit):
         "report": [f"--{x}=x" for x in (*report.INPUTS, "report", "libraries")],
     }
     graph = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
-    # export reads no params
-    others = {"finetune", "evaluate_finetuned", "analyze_finetuned", "export"}
-    assert set(options) | others == set(graph["stages"])
+    # export reads no params, and the others run scripts that are run here
+    not_run = {"finetune", "evaluate_finetuned", "analyze_finetuned", "export"}
+    assert set(options) | not_run == set(graph["stages"])
     for name, argv in options.items():
         done = stage(f"pipeline.{name}", *argv)
         assert (done.returncode, done.stdout) == (1, "")
@@ -414,21 +414,23 @@ def test_anchors_and_merge_keys_are_read(edit):
     ("def build(shape, classes, *, x: keras.Layer = 1): pass", "NameError.*keras"),
     ("def build(shape, classes, *, x: float = 1 / 255): pass", "ValueError: malformed"),
 ])  # fmt: skip
-def test_a_mistake_in_an_architecture_file_is_one_line(tmp_path, monkeypatch, source, message):
+def test_an_invalid_architecture_file_is_an_error_of_one_line(
+    tmp_path, monkeypatch, source, message
+):
     (tmp_path / "mine.py").write_text(source)
     monkeypatch.setattr(signature, "ARCHITECTURES", tmp_path)
     with pytest.raises(PipelineError, match=rf"mine\.py: must be Python with.*{message}"):
         signature.build_settings("mine")
 
 
-def test_all_that_is_wrong_is_said_at_once(edit):
+def test_all_invalid_settings_are_reported_at_once(edit):
     edit("seed: 0", "seed: zero")
     edit("epochs: 20", "epochs: 0")
     with pytest.raises(PipelineError, match=r"seed must be .* Got 'zero'; train\.epochs must be"):
         params.load()
 
 
-def test_all_that_does_not_fit_together_is_said_at_once(edit):
+def test_all_inconsistent_settings_are_reported_at_once(edit):
     edit("dataset: digits", "dataset: cifar11")
     edit("champion: auto", "champion: vgg")
     edit("dropout: 0.0", "droput: 0.0")
@@ -441,7 +443,7 @@ def test_all_that_does_not_fit_together_is_said_at_once(edit):
         params.load()
 
 
-def test_setting_a_value_with_dvc_changes_its_line_alone(project):
+def test_dvc_changes_only_the_line_of_the_setting_that_it_sets(project):
     before = Path("params.yaml").read_text("utf-8").splitlines()
     with modify_yaml("params.yaml") as written:  # what `dvc exp run -S` calls
         written["train"]["learning_rate"] = 0.1
@@ -450,29 +452,29 @@ def test_setting_a_value_with_dvc_changes_its_line_alone(project):
     assert changed == [("  learning_rate: 0.001", "  learning_rate: 0.1")]
 
 
-def test_schema_is_current():
+def test_the_committed_schema_is_current():
     committed = (REPOSITORY / "params.schema.json").read_text()
     assert committed == params.schema(), "run `make schema`"
     assert json.loads(committed)["additionalProperties"] is False
 
 
-def test_editors_get_a_description_of_every_setting():
+def test_the_schema_describes_every_setting():
     schema = json.loads(params.schema())
-    places = {"params.yaml": schema, **schema["$defs"]}
-    places |= {
+    sections = {"params.yaml": schema, **schema["$defs"]}
+    sections |= {
         f"{n}.build": schema["$defs"][n]["properties"]["build"] for n in ("Model", "Finetuned")
     }
-    assert {"Model", "Finetuned", "Train", "PartialTrain", "PartialAugment"} <= set(places)
-    without = [
-        f"{place}: {name}"
-        for place, section in places.items()
+    assert {"Model", "Finetuned", "Train", "PartialTrain", "PartialAugment"} <= set(sections)
+    undescribed = [
+        f"{title}: {name}"
+        for title, section in sections.items()
         for name, setting in section["properties"].items()
         if not setting.get("description")
     ]
-    assert without == []
+    assert undescribed == []
 
 
-def test_params_yaml_names_its_schema_and_explains_every_key():
+def test_params_yaml_names_its_schema_and_has_a_comment_on_every_setting():
     lines = (REPOSITORY / "params.yaml").read_text().splitlines()
     assert lines[0] == "# yaml-language-server: $schema=params.schema.json"
     for before, line in zip(lines, lines[1:], strict=False):
@@ -485,13 +487,13 @@ def test_params_yaml_names_its_schema_and_explains_every_key():
             assert before.lstrip().startswith("#"), f"{key} has no comment"
 
 
-def test_a_folder_that_is_not_there_is_refused_with_the_way_out(project):
+def test_a_missing_folder_is_refused(project):
     with pytest.raises(PipelineError, match=r"params\.yaml: folder must be an existing folder: an "
                        r"absolute path.*\. Got 'img'"):  # fmt: skip
         params.check_folder("img")
 
 
-def test_images_that_an_experiment_would_commit_are_refused_until_one_of_three_ways_is_taken(
+def test_a_folder_that_an_experiment_would_commit_is_refused(
     project,
 ):
     (project / "photos/train/cat").mkdir(parents=True)
@@ -509,7 +511,7 @@ def test_images_that_an_experiment_would_commit_are_refused_until_one_of_three_w
     (project / ".gitignore").write_text("/photos\n")  # as `dvc add` does
     params.check_folder("photos")
     (project / ".gitignore").unlink()
-    subprocess.run(["git", "add", "photos"], check=True)  # on purpose
+    subprocess.run(["git", "add", "photos"], check=True)  # as a user may want
     params.check_folder("photos")
 
 
@@ -518,7 +520,7 @@ def test_images_that_an_experiment_would_commit_are_refused_until_one_of_three_w
     ("pipeline.versions", "--lock=uv.lock", "--versions=versions", "--analysis=analysis"),
     ("pipeline.download", "--raw", "raw"),
 ])  # fmt: skip
-def test_the_folder_is_checked_in_the_first_stage_and_wherever_it_is_read(
+def test_a_missing_folder_is_refused_in_the_first_stage_and_where_it_is_read(
     project, edit, stage, argv
 ):
     edit("dataset: digits", "dataset: folder")

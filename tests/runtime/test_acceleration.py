@@ -1,4 +1,4 @@
-"""Speed: faster than plain Keras, and the same model."""
+"""Acceleration: training and prediction give the same models as plain Keras."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +21,8 @@ IMAGES = np.random.default_rng(0).normal(3, 2, (16, 4, 4, 3)).astype(np.float32)
 LABELS = np.arange(16) % 2
 
 
-def small() -> keras.Model:
-    """Batch normalization after a convolution and after a dense layer."""
+def small_model() -> keras.Model:
+    """Return a model with batch normalization after a convolution and after a dense layer."""
     inputs = keras.Input((4, 4, 3))
     x = layers.BatchNormalization(momentum=0.9)(layers.Conv2D(4, 3, activation="relu")(inputs))
     x = layers.BatchNormalization()(layers.Dense(5)(layers.Flatten()(x)))
@@ -38,19 +38,19 @@ def train(model: keras.Model, steps: int = 3) -> list[np.ndarray]:
 
 def test_fused_batch_normalization_trains_to_the_same_weights():
     keras.utils.set_random_seed(1)
-    model = small()
-    twin = acceleration.accelerate(model, "float32")
-    assert twin is not model
-    for fused, stock in zip(train(twin), train(model), strict=True):
+    model = small_model()
+    accelerated = acceleration.accelerate(model, "float32")
+    assert accelerated is not model
+    for fused, stock in zip(train(accelerated), train(model), strict=True):
         assert np.allclose(fused, stock, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 3), (3,)])
-def test_training_uses_the_kernel_that_repeats(shape):
-    twin = acceleration.accelerate(
+def test_training_uses_the_deterministic_kernel(shape):
+    accelerated = acceleration.accelerate(
         keras.Sequential([keras.Input(shape), layers.BatchNormalization()]), "float32"
     )
-    step = tf.function(lambda x: twin(x, training=True))
+    step = tf.function(lambda x: accelerated(x, training=True))
     graph = step.get_concrete_function(tf.TensorSpec((8, *shape), tf.float32)).graph
     operations = {operation.type for operation in graph.get_operations()}
     assert "FusedBatchNormV3" in operations
@@ -63,32 +63,37 @@ def test_batch_normalization_inside_a_nested_model_is_fused_too():
     )
     inputs = keras.Input((4, 4, 3))
     model = keras.Model(inputs, layers.Flatten()(inner(inputs)))
-    twin = acceleration.accelerate(model, "float32")
-    kinds = {type(layer).__name__ for layer in twin._flatten_layers()}
-    assert "FusedBatchNormalization" in kinds
-    assert "BatchNormalization" not in kinds
-    assert np.allclose(twin(IMAGES), model(IMAGES), atol=1e-6)
+    accelerated = acceleration.accelerate(model, "float32")
+    layer_types = {type(layer).__name__ for layer in accelerated._flatten_layers()}
+    assert "FusedBatchNormalization" in layer_types
+    assert "BatchNormalization" not in layer_types
+    assert np.allclose(accelerated(IMAGES), model(IMAGES), atol=1e-6)
 
 
-def test_moving_statistics_are_those_of_keras():
+def test_moving_statistics_equal_those_of_keras():
     norm = layers.BatchNormalization(momentum=0.0)
-    twin = acceleration.accelerate(keras.Sequential([keras.Input((4, 4, 3)), norm]), "float32")
-    twin(IMAGES, training=True)
-    moving_mean, moving_variance = twin.layers[-1].moving_mean, twin.layers[-1].moving_variance
+    accelerated = acceleration.accelerate(
+        keras.Sequential([keras.Input((4, 4, 3)), norm]), "float32"
+    )
+    accelerated(IMAGES, training=True)
+    moving_mean, moving_variance = (
+        accelerated.layers[-1].moving_mean,
+        accelerated.layers[-1].moving_variance,
+    )
     assert np.allclose(moving_mean, IMAGES.mean((0, 1, 2)), rtol=1e-5)
     assert np.allclose(moving_variance, IMAGES.var((0, 1, 2)), rtol=1e-4)  # biased: divided by n
 
 
 def test_inference_and_frozen_layers_use_the_moving_statistics():
-    model = small()
-    twin = acceleration.accelerate(model, "float32")
-    assert np.allclose(twin(IMAGES), model(IMAGES), atol=1e-6)
-    for layer in twin.layers:
+    model = small_model()
+    accelerated = acceleration.accelerate(model, "float32")
+    assert np.allclose(accelerated(IMAGES), model(IMAGES), atol=1e-6)
+    for layer in accelerated.layers:
         layer.trainable = False
-    assert np.allclose(twin(IMAGES, training=True), model(IMAGES), atol=1e-6)
+    assert np.allclose(accelerated(IMAGES, training=True), model(IMAGES), atol=1e-6)
 
 
-def test_a_model_without_batch_normalization_is_left_alone():
+def test_a_model_without_batch_normalization_is_returned_unchanged():
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
     assert acceleration.accelerate(model, "float32") is model
 
@@ -98,12 +103,12 @@ HAS_BFLOAT16 = not {"avx512_bf16", "amx_bf16"}.isdisjoint(
 )
 
 
-def test_float32_is_float32_everywhere():
+def test_float32_is_available_on_every_processor():
     assert acceleration.resolve_precision("float32") == "float32"
 
 
 @pytest.mark.skipif(not HAS_BFLOAT16, reason="needs a processor with bfloat16")
-def test_auto_is_bfloat16_where_the_processor_has_it():
+def test_auto_is_bfloat16_on_processors_that_support_it():
     assert (
         acceleration.resolve_precision("auto")
         == acceleration.resolve_precision("bfloat16")
@@ -112,14 +117,14 @@ def test_auto_is_bfloat16_where_the_processor_has_it():
 
 
 @pytest.mark.skipif(HAS_BFLOAT16, reason="needs a processor without bfloat16")
-def test_bfloat16_is_refused_where_it_would_be_emulated():
+def test_bfloat16_is_refused_on_processors_that_would_emulate_it():
     assert acceleration.resolve_precision("auto") == "float32"
     with pytest.raises(PipelineError, match=r"precision: bfloat16 needs .* Got neither"):
         acceleration.resolve_precision("bfloat16")
 
 
-def learn(precision: str, **own: Any) -> tuple[keras.Model, list[dict]]:
-    """Train batchnorm on bright and dark images, 64 of 8 × 8 pixels."""
+def train_batchnorm(precision: str, **overrides: Any) -> tuple[keras.Model, list[dict]]:
+    """Train batchnorm on 64 dark and bright images of 8×8 pixels; return model and history."""
     labels = np.arange(80) % 2
     noise = np.random.default_rng(0).random((80, 8, 8, 1), dtype=np.float32)
     images = noise * 0.8 + labels[:, None, None, None].astype(np.float32) * 0.2
@@ -128,17 +133,22 @@ def learn(precision: str, **own: Any) -> tuple[keras.Model, list[dict]]:
         Subset(images, labels, np.arange(64, 80)),
     )
     model = building.build(Model(architecture="batchnorm"), (8, 8, 1), 2, seed=0)
-    given = settings(precision=precision, **{"batch_size": 16} | own)
-    names = ["dark", "bright"]
-    return model, loop.fit(model, train, validation, given, names, seed=0, verbose=False).rows
+    overridden = settings(precision=precision, **{"batch_size": 16} | overrides)
+    history = loop.fit(
+        model, train, validation, overridden, ["dark", "bright"], seed=0, verbose=False
+    )
+    return model, history.rows
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_BFLOAT16, reason="needs a processor with bfloat16")
 def test_bfloat16_is_used_and_repeats_to_the_bit():
-    step = {"optimizer": "sgd", "epochs": 1, "batch_size": 64}
-    (one, first), (two, second) = learn("bfloat16", **step), learn("bfloat16", **step)
-    exact, other = learn("float32", **step)
+    one_step = {"optimizer": "sgd", "epochs": 1, "batch_size": 64}
+    (one, first), (two, second) = (
+        train_batchnorm("bfloat16", **one_step),
+        train_batchnorm("bfloat16", **one_step),
+    )
+    exact, other = train_batchnorm("float32", **one_step)
     assert first == second
     for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
         assert np.array_equal(a, b)
@@ -148,40 +158,40 @@ def test_bfloat16_is_used_and_repeats_to_the_bit():
 
 
 @pytest.mark.slow
-def test_images_looked_up_and_images_read_train_the_same_model(monkeypatch):
-    looked_up, first = learn("float32", augment=PLAIN | {"flip": "horizontal"})
+def test_images_in_memory_and_images_read_from_disk_train_the_same_model(monkeypatch):
+    in_memory, first = train_batchnorm("float32", augment=PLAIN | {"flip": "horizontal"})
     monkeypatch.setattr(acceleration, "MAX_MEMORY_SHARE", 0.0)
-    read, second = learn("float32", augment=PLAIN | {"flip": "horizontal"})
+    from_disk, second = train_batchnorm("float32", augment=PLAIN | {"flip": "horizontal"})
     assert first == second
-    for a, b in zip(looked_up.get_weights(), read.get_weights(), strict=True):
+    for a, b in zip(in_memory.get_weights(), from_disk.get_weights(), strict=True):
         assert np.array_equal(a, b)
 
 
-def test_lookup_gives_the_images_of_the_rows():
+def test_lookup_returns_the_images_of_the_rows():
     rows = np.array([3, 0, 3], np.int32)
     assert np.array_equal(acceleration.Lookup(IMAGES)(rows), IMAGES[[3, 0, 3]])
 
 
-def test_fed_batches_are_the_same_epoch_after_epoch_and_nothing_tunes_them():
-    part = Subset(IMAGES, LABELS, np.arange(16))
+def test_the_dataset_yields_the_batches_of_every_epoch_without_autotuning():
+    subset = Subset(IMAGES, LABELS, np.arange(16))
 
     def batches() -> Batches:
-        return Batches(part, 2, batch_size=5, shuffle=7, mirror=True)
+        return Batches(subset, 2, batch_size=5, shuffle=7, mirror=True)
 
-    fed, read = acceleration.as_dataset(batches()), batches()
+    dataset, expected = acceleration.as_dataset(batches()), batches()
     for _ in range(3):
-        found = list(fed.as_numpy_iterator())
-        assert len(found) == int(fed.cardinality()) == 4  # 5 + 5 + 5 + 1 images
-        for index, ((images, mirrored), labels) in enumerate(found):
-            (own, chosen), wanted = read[index]
-            assert np.array_equal(images, own)
-            assert np.array_equal(mirrored, chosen)
-            assert np.array_equal(labels, wanted)
-        read.on_epoch_end()
-    assert fed.options().autotune.enabled is False
+        epoch = list(dataset.as_numpy_iterator())
+        assert len(epoch) == int(dataset.cardinality()) == 4  # 5 + 5 + 5 + 1 images
+        for index, ((images, mirrored), labels) in enumerate(epoch):
+            (expected_images, expected_mirrored), expected_labels = expected[index]
+            assert np.array_equal(images, expected_images)
+            assert np.array_equal(mirrored, expected_mirrored)
+            assert np.array_equal(labels, expected_labels)
+        expected.on_epoch_end()
+    assert dataset.options().autotune.enabled is False
 
 
-def test_images_that_take_more_than_their_share_of_memory_are_read_from_disk(monkeypatch):
+def test_images_fit_in_memory_up_to_their_share_of_the_free_memory(monkeypatch):
     free = 4 * IMAGES.size / acceleration.MAX_MEMORY_SHARE
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
     assert acceleration.fits_in_memory(IMAGES)

@@ -1,4 +1,4 @@
-"""Backend: the same numbers and bytes twice, in models that plain Keras loads."""
+"""Backend: model files are reproducible, load in plain Keras, and run no code when loaded."""
 
 import subprocess
 import sys
@@ -17,8 +17,8 @@ IMAGES = np.random.default_rng(0).normal(3, 2, (16, 4, 4, 3)).astype(np.float32)
 LABELS = np.arange(16) % 2
 
 
-def small() -> keras.Model:
-    """Batch normalization after a convolution and after a dense layer."""
+def small_model() -> keras.Model:
+    """Return a model with batch normalization after a convolution and after a dense layer."""
     inputs = keras.Input((4, 4, 3))
     x = layers.BatchNormalization(momentum=0.9)(layers.Conv2D(4, 3, activation="relu")(inputs))
     x = layers.BatchNormalization()(layers.Dense(5)(layers.Flatten()(x)))
@@ -32,16 +32,16 @@ def train(model: keras.Model, steps: int = 3) -> list[np.ndarray]:
     return model.get_weights()
 
 
-def test_repeatable_kernels_are_asked_for():
+def test_deterministic_kernels_are_enabled():
     backend.make_deterministic(0)
     assert config.is_op_determinism_enabled()
 
 
 def test_equal_weights_give_equal_bytes(tmp_path):
-    weights = small().get_weights()
+    weights = small_model().get_weights()
     for name in ("one", "two"):
         keras.backend.clear_session()
-        model = small()
+        model = small_model()
         model.set_weights(weights)
         backend.save(model, tmp_path / f"{name}.keras")
     assert (tmp_path / "one.keras").read_bytes() == (tmp_path / "two.keras").read_bytes()
@@ -50,9 +50,9 @@ def test_equal_weights_give_equal_bytes(tmp_path):
 
 @pytest.mark.slow
 def test_a_trained_model_loads_in_plain_keras(tmp_path):
-    model = small()
-    trained = acceleration.accelerate(model, "float32")
-    model.set_weights(train(trained))
+    model = small_model()
+    accelerated = acceleration.accelerate(model, "float32")
+    model.set_weights(train(accelerated))
     backend.save(model, tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", IMAGES)
     code = """if True:
@@ -65,55 +65,57 @@ def test_a_trained_model_loads_in_plain_keras(tmp_path):
     assert np.allclose(np.load(tmp_path / "logits.npy"), model(IMAGES), atol=1e-5)
 
 
-def test_a_model_with_code_in_it_is_refused(tmp_path):
+def test_a_model_with_a_lambda_layer_is_refused(tmp_path):
     keras.Sequential([keras.Input((2,)), layers.Lambda(lambda x: x)]).save(tmp_path / "m.keras")
     with pytest.raises(PipelineError, match=r"m\.keras: cannot be loaded: .*[Ll]ambda"):
         backend.load(tmp_path / "m.keras")
 
 
-def test_a_damaged_model_is_refused(tmp_path):
-    backend.save(small(), tmp_path / "m.keras")
-    whole = (tmp_path / "m.keras").read_bytes()
-    (tmp_path / "m.keras").write_bytes(whole[: len(whole) // 2])
+def test_a_truncated_model_is_refused(tmp_path):
+    backend.save(small_model(), tmp_path / "m.keras")
+    intact = (tmp_path / "m.keras").read_bytes()
+    (tmp_path / "m.keras").write_bytes(intact[: len(intact) // 2])
     with pytest.raises(PipelineError, match=r"m\.keras: cannot be loaded"):
         backend.load(tmp_path / "m.keras")
 
 
 class Custom(layers.Layer):
-    """Code of somebody else, which a file only names."""
+    """A layer that is not of Keras; a model file contains only its name."""
 
     def call(self, x):
         return x
 
 
-def test_a_model_with_a_custom_object_in_it_is_refused(tmp_path):
+def test_a_model_with_a_custom_layer_is_refused(tmp_path):
     keras.Sequential([keras.Input((2,)), Custom()]).save(tmp_path / "m.keras")
-    # a module that may be imported here, and must not be for a file's sake
+    # this module could be imported, but a model file must not cause an import
     with pytest.raises(PipelineError, match=r"m\.keras: cannot be loaded: .*Custom"):
         backend.load(tmp_path / "m.keras")
 
 
-def test_a_model_that_is_damaged_anywhere_is_refused_or_what_it_was(tmp_path):
-    backend.save(small(), tmp_path / "m.keras")
-    whole = (tmp_path / "m.keras").read_bytes()
+def test_a_model_with_any_damaged_byte_is_refused_or_loads_unchanged(tmp_path):
+    backend.save(small_model(), tmp_path / "m.keras")
+    intact = (tmp_path / "m.keras").read_bytes()
     expected = backend.load(tmp_path / "m.keras").get_weights()
     rng = np.random.default_rng(0)
     refused = 0
-    for at in rng.choice(len(whole), 40, replace=False):
-        (tmp_path / "m.keras").write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+    for position in rng.choice(len(intact), 40, replace=False):
+        damaged = bytearray(intact)
+        damaged[position] ^= 255
+        (tmp_path / "m.keras").write_bytes(damaged)
         try:
-            found = backend.load(tmp_path / "m.keras").get_weights()
+            weights = backend.load(tmp_path / "m.keras").get_weights()
         except PipelineError:
             refused += 1
-        else:  # a byte that says nothing, as of a date
-            assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+        else:  # the byte has no meaning, such as one of a date
+            assert all(np.array_equal(a, b) for a, b in zip(weights, expected, strict=True))
     assert refused > 20
 
 
-def test_a_model_with_files_in_it_that_lead_outside_writes_none(tmp_path):
+def test_a_model_file_writes_no_files_outside_of_its_folder(tmp_path):
     (tmp_path / "inside").mkdir()
     path = tmp_path / "inside/m.keras"
-    backend.save(small(), path)
+    backend.save(small_model(), path)
     with zipfile.ZipFile(path, "a") as archive:
         for name in ("../evil", str(tmp_path / "evil"), "assets/../../evil"):
             archive.writestr(name, "evil")
@@ -123,8 +125,8 @@ def test_a_model_with_files_in_it_that_lead_outside_writes_none(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_description_names_versions_and_device():
-    described = backend.describe()
-    assert described["keras"] == keras.__version__
-    assert described["backend"].startswith(keras.backend.backend())
-    assert described["device"]
+def test_description_contains_versions_and_device():
+    description = backend.describe()
+    assert description["keras"] == keras.__version__
+    assert description["backend"].startswith(keras.backend.backend())
+    assert description["device"]

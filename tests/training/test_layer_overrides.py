@@ -1,4 +1,4 @@
-"""Layer overrides: each does what it says, on any architecture, and none is silently ignored."""
+"""Layer overrides: each has its documented effect on any architecture, or is refused."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.runtime import backend
 from pipeline.training import building
 
 SHAPE = (32, 32, 3)
-# every architecture that is built layer by layer from scratch, at its smallest
+# every architecture without a pretrained base, with its smallest image size
 SCRATCH = {
     "baseline": 8, "batchnorm": 8, "tutorial": 18, "vgg16": 32, "plain": 8,
     "wide_bn": 17, "deep_bn": 128, "logistic_bn": 8, "airnet": 9,
@@ -25,7 +25,7 @@ def make(name: str = "baseline", size: int = 32, **build: Any) -> keras.Model:
     return building.build(model, (size, size, 3), 10, seed=0)
 
 
-def of_type(model: keras.Model, *kinds: type) -> list[keras.Layer]:
+def layers_of(model: keras.Model, *kinds: type) -> list[keras.Layer]:
     return [layer for layer in model.layers if isinstance(layer, kinds)]
 
 
@@ -33,62 +33,62 @@ def kernels(model: keras.Model) -> list[np.ndarray]:
     return [w.numpy() for w in model.weights if w.path.endswith("kernel")]
 
 
-def test_padding():
-    # 32-2=30, 15, 13, 6, 4, 2: 2*2*64 features in place of 4*4*64
-    (flatten,) = of_type(make(padding="valid"), layers.Flatten)
+def test_padding_changes_the_convolutions():
+    # valid: sides of 30, 15, 13, 6, 4 and 2, so 2 * 2 * 64 features instead of 4 * 4 * 64
+    (flatten,) = layers_of(make(padding="valid"), layers.Flatten)
     assert flatten.output.shape == (None, 256)
-    (flatten,) = of_type(make("tutorial", padding="same"), layers.Flatten)
+    (flatten,) = layers_of(make("tutorial", padding="same"), layers.Flatten)
     assert flatten.output.shape == (None, 8 * 8 * 64)
 
 
-def test_pooling():
-    assert len(of_type(make(), layers.MaxPooling2D)) == 3
+def test_pooling_changes_the_kind_and_keeps_the_pool_size():
+    assert len(layers_of(make(), layers.MaxPooling2D)) == 3
     average = make(pooling="average")
-    assert len(of_type(average, layers.AveragePooling2D)) == 3
-    assert not of_type(average, layers.MaxPooling2D)
-    assert of_type(make("wide_bn", pooling="average"), layers.AveragePooling2D)[0].pool_size == (
+    assert len(layers_of(average, layers.AveragePooling2D)) == 3
+    assert not layers_of(average, layers.MaxPooling2D)
+    assert layers_of(make("wide_bn", pooling="average"), layers.AveragePooling2D)[0].pool_size == (
         16,
         16,
     )
 
 
-def test_activation_of_hidden_layers_only():
-    *hidden, logits = of_type(make(activation="tanh"), layers.Conv2D, layers.Dense)
+def test_activation_changes_hidden_layers_but_not_the_logits():
+    *hidden, logits = layers_of(make(activation="tanh"), layers.Conv2D, layers.Dense)
     assert [layer.activation for layer in hidden] == [keras.activations.tanh] * 4
     assert logits.activation is keras.activations.linear
 
 
 @pytest.mark.parametrize(("name", "std"), [
-    # of the hidden dense layer: 1,024 in, 128 out
+    # for the hidden dense layer of 1,024 inputs and 128 outputs
     ("glorot_uniform", np.sqrt(2 / (1024 + 128))), ("glorot_normal", np.sqrt(2 / (1024 + 128))),
     ("he_normal", np.sqrt(2 / 1024)), ("he_uniform", np.sqrt(2 / 1024)),
     ("lecun_normal", np.sqrt(1 / 1024)), ("lecun_uniform", np.sqrt(1 / 1024)),
     ("random_normal", 0.05), ("random_uniform", 0.1 / np.sqrt(12)),
     ("orthogonal", np.sqrt(1 / 1024)), ("zeros", 0.0), ("ones", 0.0),
 ])  # fmt: skip
-def test_kernel_initializer(name, std):
+def test_kernel_initializer_gives_weights_of_its_standard_deviation(name, std):
     kernel = kernels(make(kernel_initializer=name))[3]
     assert kernel.shape == (1024, 128)
     assert kernel.std() == pytest.approx(std, rel=0.02)
     assert kernel.mean() == pytest.approx(float(name == "ones"), abs=0.001)
 
 
-def test_dirac_convolutions_pass_channels_on():
-    plain, dirac = make("airnet"), make("airnet", kernel_initializer="dirac")
+def test_dirac_convolutions_copy_channels():
+    default, dirac = make("airnet"), make("airnet", kernel_initializer="dirac")
     patches, first, second, *_, logits = kernels(dirac)
     image = np.random.default_rng(0).random((1, 9, 9, 24), np.float32)
-    passed = keras.ops.convert_to_numpy(keras.ops.conv(image, first, padding="same"))
-    assert np.array_equal(passed[..., :24], image)
-    # 64 filters of 24 channels: the rest have their initial values, as all of a dense layer
-    assert np.array_equal(first[..., 24:], kernels(plain)[1][..., 24:])
-    assert np.array_equal(logits, kernels(plain)[-1])
-    # 24 filters of 3 channels, 2 × 2: the first pixel is the middle
+    output = keras.ops.convert_to_numpy(keras.ops.conv(image, first, padding="same"))
+    assert np.array_equal(output[..., :24], image)
+    # of 64 filters on 24 channels the other 40 keep their initial values, as dense layers do
+    assert np.array_equal(first[..., 24:], kernels(default)[1][..., 24:])
+    assert np.array_equal(logits, kernels(default)[-1])
+    # in 2 × 2 pixels the first counts as the center
     assert patches[0, 0, :, :3].tolist() == np.eye(3).tolist()
     assert np.abs(patches[..., :3]).sum() == 3
     assert np.array_equal(second.sum((0, 1)), np.eye(64))
 
 
-def test_dirac_is_saved_as_stock_keras_and_needs_a_convolution(tmp_path):
+def test_a_dirac_model_loads_in_stock_keras_and_dirac_needs_a_convolution(tmp_path):
     backend.save(make(kernel_initializer="dirac"), tmp_path / "model.keras")
     first = kernels(keras.saving.load_model(tmp_path / "model.keras"))[0]
     assert np.array_equal(first, kernels(make(kernel_initializer="dirac"))[0])
@@ -96,12 +96,12 @@ def test_dirac_is_saved_as_stock_keras_and_needs_a_convolution(tmp_path):
         make("logistic_bn", kernel_initializer="dirac")
 
 
-def test_kernel_stddev():
+def test_kernel_stddev_sets_the_standard_deviation_of_the_weights():
     kernel = kernels(make(kernel_initializer="random_normal", kernel_stddev=1.0))[3]
     assert kernel.std() == pytest.approx(1.0, rel=0.02)
 
 
-def test_bias_initializer():
+def test_bias_initializer_sets_every_bias():
     model = make(bias_initializer="ones")
     biases = [w.numpy() for w in model.weights if w.path.endswith("bias")]
     assert len(biases) == 5
@@ -109,7 +109,7 @@ def test_bias_initializer():
 
 
 @pytest.mark.parametrize(("kind", "penalty"), [
-    # of ones: 432 + 4,608 + 18,432 + 131,072 + 1,280 = 155,824 weights
+    # all weights are 1, and there are 432 + 4,608 + 18,432 + 131,072 + 1,280 = 155,824
     ("l1", 0.5 * 155_824), ("l2", 0.5 * 155_824), ("l1_l2", 2 * 0.5 * 155_824),
 ])  # fmt: skip
 def test_kernel_regularizer_adds_its_penalty_to_the_loss(kind, penalty):
@@ -119,12 +119,12 @@ def test_kernel_regularizer_adds_its_penalty_to_the_loss(kind, penalty):
 
 
 @pytest.mark.parametrize(("kind", "factor"), [("l1", 0.01), ("l2", 0.01), ("l1_l2", 0.02)])
-def test_kernel_regularizer_has_the_factor_of_keras_unless_told(kind, factor):
+def test_kernel_regularizer_has_the_factor_of_keras_by_default(kind, factor):
     model = make(kernel_initializer="ones", kernel_regularizer=kind)
     assert float(sum(model.losses)) == pytest.approx(factor * 155_824, rel=1e-4)
 
 
-def test_max_norm_limits_the_weights_into_each_filter_and_unit():
+def test_max_norm_limits_the_weights_of_each_filter_and_unit():
     model = make(size=8, max_norm=0.5)
     model.compile(keras.optimizers.SGD(1.0), "mse")
     model.train_on_batch(np.ones((4, 8, 8, 3), np.float32), np.ones((4, 10), np.float32))
@@ -133,31 +133,31 @@ def test_max_norm_limits_the_weights_into_each_filter_and_unit():
         assert norms.max() <= 0.5 + 1e-5
 
 
-def test_batch_norm_on_before_the_activation():
+def test_batch_norm_is_added_before_each_hidden_activation():
     names = [type(layer).__name__ for layer in make(batch_norm=True).layers]
     assert names[1:5] == ["Conv2D", "BatchNormalization", "Activation", "MaxPooling2D"]
     assert names[-4:] == ["Dense", "BatchNormalization", "Activation", "Dense"]
     assert names.count("BatchNormalization") == 4
 
 
-def test_batch_norm_after_the_activation():
+def test_batch_norm_can_be_added_after_each_hidden_activation():
     model = make(batch_norm=True, batch_norm_position="after")
     names = [type(layer).__name__ for layer in model.layers]
     assert names[1:4] == ["Conv2D", "BatchNormalization", "MaxPooling2D"]
-    assert of_type(model, layers.Conv2D)[0].activation is keras.activations.relu
+    assert layers_of(model, layers.Conv2D)[0].activation is keras.activations.relu
     assert names.count("BatchNormalization") == 4
 
 
-def test_batch_norm_off():
-    assert len(of_type(make("batchnorm"), layers.BatchNormalization)) == 7
+def test_batch_norm_false_removes_every_batch_normalization():
+    assert len(layers_of(make("batchnorm"), layers.BatchNormalization)) == 7
     without = make("batchnorm", batch_norm=False)
-    assert not of_type(without, layers.BatchNormalization)
-    # two trained and two moving numbers for each of 2*64 + 4*128 + 256 features
+    assert not layers_of(without, layers.BatchNormalization)
+    # two trainable and two moving values for each of 2 * 64 + 4 * 128 + 256 = 896 features
     assert without.count_params() == 1_517_450 - 4 * 896
-    assert make(batch_norm=False).count_params() == 156_074  # as it was
+    assert make(batch_norm=False).count_params() == 156_074  # has none
 
 
-def test_batch_norm_takes_the_place_of_what_the_file_has():
+def test_batch_norm_true_replaces_the_layers_of_the_architecture():
     model = make("batchnorm", batch_norm=True, batch_norm_position="before")
     names = [type(layer).__name__ for layer in model.layers]
     assert names[1:4] == ["Conv2D", "BatchNormalization", "Activation"]
@@ -165,7 +165,7 @@ def test_batch_norm_takes_the_place_of_what_the_file_has():
 
 
 @pytest.mark.parametrize("build", [{"batch_norm": True}, {}])
-def test_settings_of_batch_norm_reach_new_layers_and_those_of_the_file(build):
+def test_batch_norm_settings_apply_to_new_layers_and_to_those_of_the_architecture(build):
     model = make(
         "batchnorm",
         **build,
@@ -174,14 +174,14 @@ def test_settings_of_batch_norm_reach_new_layers_and_those_of_the_file(build):
         batch_norm_beta_initializer="ones",
         batch_norm_gamma_initializer="zeros",
     )
-    found = of_type(model, layers.BatchNormalization)
-    assert {(layer.momentum, layer.epsilon) for layer in found} == {(0.9, 0.1)}
-    assert all((layer.beta.numpy() == 1).all() for layer in found)
-    assert all((layer.gamma.numpy() == 0).all() for layer in found)
+    normalizations = layers_of(model, layers.BatchNormalization)
+    assert {(layer.momentum, layer.epsilon) for layer in normalizations} == {(0.9, 0.1)}
+    assert all((layer.beta.numpy() == 1).all() for layer in normalizations)
+    assert all((layer.gamma.numpy() == 0).all() for layer in normalizations)
 
 
 @pytest.mark.parametrize("name", SCRATCH)
-def test_every_architecture_takes_the_knobs(name, tmp_path):
+def test_every_architecture_takes_the_overrides(name, tmp_path):
     build: dict[str, Any] = {
         "kernel_initializer": "he_normal", "kernel_regularizer": "l2", "max_norm": 3.0,
         "bias_initializer": "ones",
@@ -192,28 +192,30 @@ def test_every_architecture_takes_the_knobs(name, tmp_path):
     last = model.layers[-1]
     assert isinstance(last.kernel_initializer, keras.initializers.HeNormal)
     assert (last.bias.numpy() == 1).all()
-    assert len(model.losses) == len(of_type(model, layers.Conv2D, layers.Dense))
-    # what is saved is plain Keras
+    assert len(model.losses) == len(layers_of(model, layers.Conv2D, layers.Dense))
     backend.save(model, tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     pixels = np.random.default_rng(0).random((2, *model.input_shape[1:]), dtype=np.float32)
-    assert np.array_equal(model(pixels), again(pixels))
+    assert np.array_equal(model(pixels), loaded(pixels))
 
 
-def test_a_knob_leaves_the_other_initial_weights_alone():
-    plain, turned = make(), make(kernel_initializer="glorot_uniform", pooling="average")
-    assert all(np.array_equal(a, b) for a, b in zip(kernels(plain), kernels(turned), strict=True))
-
-
-def test_a_pretrained_base_keeps_its_weights_and_the_head_takes_the_knobs():
-    build: dict[str, Any] = {"base": "mobilenet_v2", "weights": None}
-    plain, turned = make("pretrained", **build), make("pretrained", **build, max_norm=2.0)
-    body = [
-        next(m for m in whole.layers if isinstance(m, keras.Model)) for whole in (plain, turned)
-    ]
-    for one, other in zip(body[0].weights, body[1].weights, strict=True):
+def test_an_override_keeps_the_other_initial_weights():
+    default = make()
+    overridden = make(kernel_initializer="glorot_uniform", pooling="average")
+    for one, other in zip(kernels(default), kernels(overridden), strict=True):
         assert np.array_equal(one, other)
-    assert turned.layers[-1].kernel_constraint.max_value == 2.0
+
+
+def test_overrides_change_the_head_and_not_the_pretrained_base():
+    build: dict[str, Any] = {"base": "mobilenet_v2", "weights": None}
+    default, overridden = make("pretrained", **build), make("pretrained", **build, max_norm=2.0)
+    bases = [
+        next(layer for layer in model.layers if isinstance(layer, keras.Model))
+        for model in (default, overridden)
+    ]
+    for one, other in zip(bases[0].weights, bases[1].weights, strict=True):
+        assert np.array_equal(one, other)
+    assert overridden.layers[-1].kernel_constraint.max_value == 2.0
 
 
 @pytest.mark.parametrize(("name", "build", "setting"), [
@@ -229,12 +231,14 @@ def test_an_override_that_matches_nothing_is_refused(name, build, setting):
         make(name, **build)
 
 
-def test_a_sequential_model_takes_knobs_too():
+def test_a_sequential_model_takes_overrides_too():
     from pipeline.training.layer_overrides import apply_overrides
 
     model = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(4, 3, activation="relu"),
                               layers.Flatten(), layers.Dense(2)])  # fmt: skip
-    turned = apply_overrides(model, LayerOverrides(batch_norm=True, batch_norm_position="after"))
-    assert [type(layer).__name__ for layer in turned.layers] == [
+    overridden = apply_overrides(
+        model, LayerOverrides(batch_norm=True, batch_norm_position="after")
+    )
+    assert [type(layer).__name__ for layer in overridden.layers] == [
         "InputLayer", "Conv2D", "BatchNormalization", "Flatten", "Dense",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Fitting: what fit returns, which weights are kept, and that every setting has its effect."""
+"""Training loop: what fit returns, which weights it keeps, and the effect of every setting."""
 
 import contextlib
 import fcntl
@@ -27,24 +27,24 @@ CLASSES = ["dark", "bright"]
 
 
 def task(count: int = 64) -> Subset:
-    """Dark images of class 0 and bright ones of class 1."""
+    """Return dark images of class 0 and bright images of class 1."""
     labels = np.arange(count) % 2
     noise = np.random.default_rng(0).random((count, 8, 8, 1), dtype=np.float32)
     images = noise * 0.2 + labels[:, None, None, None].astype(np.float32) * 0.8
     return Subset(images, labels, np.arange(count))
 
 
-def build(name: str = "baseline", **own: Any) -> keras.Model:
-    return building.build(Model(architecture=name, build=own), (8, 8, 1), 2, seed=0)
+def build(architecture: str = "baseline", **arguments: Any) -> keras.Model:
+    return building.build(Model(architecture=architecture, build=arguments), (8, 8, 1), 2, seed=0)
 
 
-def fit(model: keras.Model, validation: Subset | None = None, **own: Any) -> list[dict]:
+def fit(model: keras.Model, validation: Subset | None = None, **overrides: Any) -> list[dict]:
     return loop.fit(
-        model, task(), validation or task(16), settings(**own), CLASSES, seed=0, verbose=False
+        model, task(), validation or task(16), settings(**overrides), CLASSES, seed=0, verbose=False
     ).rows
 
 
-def test_learns_what_can_be_learned():
+def test_training_learns_an_easy_task_and_returns_a_row_per_epoch():
     history = fit(build())
     assert list(history[0]) == [
         "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate",
@@ -53,7 +53,7 @@ def test_learns_what_can_be_learned():
     assert history[-1]["val_accuracy"] == 1.0
 
 
-def test_one_line_an_epoch_where_there_is_no_terminal(capsys):
+def test_each_epoch_prints_one_line_without_a_terminal(capsys):
     loop.fit(build(), task(), task(16), settings(), CLASSES, seed=0)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
@@ -64,61 +64,61 @@ import sys
 from pipeline.core.errors import run
 from tests.training.test_loop import CLASSES, build, loop, settings, task
 
-own = {"optimizer": "sgd", "learning_rate": float(sys.argv[1]), "batch_size": 2}
-run(lambda: loop.fit(build(), task(71), task(16), settings(**own), CLASSES, seed=0))
+overrides = {"optimizer": "sgd", "learning_rate": float(sys.argv[1]), "batch_size": 2}
+run(lambda: loop.fit(build(), task(71), task(16), settings(**overrides), CLASSES, seed=0))
 """
 
 
 def frames(learning_rate: float) -> list[str]:
-    """Train on a terminal of 80 columns, and return each state of each of its lines."""
+    """Train in a terminal of 80 columns, and return every state of its lines."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     argv = [sys.executable, "-c", ON_A_TERMINAL, str(learning_rate)]
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"}
     with subprocess.Popen(argv, stdout=follower, stderr=follower, env=env):
         os.close(follower)
-        shown = b""
-        with contextlib.suppress(OSError):  # so Linux says that the other end is closed
-            while read := os.read(leader, 4096):
-                shown += read
+        output = b""
+        with contextlib.suppress(OSError):  # raised on Linux when the other end is closed
+            while chunk := os.read(leader, 4096):
+                output += chunk
     os.close(leader)
-    return [frame for frame in re.split(r"[\r\n]+", shown.decode()) if frame.strip()]
+    return [frame for frame in re.split(r"[\r\n]+", output.decode()) if frame.strip()]
 
 
 @pytest.mark.slow
-def test_the_bar_of_a_terminal_counts_every_step_and_no_more():
-    # 71 images, 2 a step: 36 steps, of which the last has one image; executions of 32 and of 4
+def test_the_progress_bar_of_a_terminal_counts_exactly_the_steps_of_an_epoch():
+    # 71 images at 2 per step are 36 steps, in executions of 32 and 4 steps
     shown = frames(0.01)
     counts = re.findall(r"epoch (\d)/3: .* (\d+)/36 \[", "\n".join(shown))
     assert {int(count) for _, count in counts} <= {0, 32, 36}
     assert {epoch for epoch, count in counts if count == "36"} == {"1", "2", "3"}
     assert not [frame for frame in shown if frame.startswith("epoch") and len(frame) > 80]
     assert not [frame for frame in shown if re.search(r"<-|-\d+s", frame)]
-    done = [frame for frame in shown if re.match(r"epoch \d/3: loss", frame)]
-    assert [frame.split(":")[0] for frame in done] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    finished = [frame for frame in shown if re.match(r"epoch \d/3: loss", frame)]
+    assert [frame.split(":")[0] for frame in finished] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
 
 
 @pytest.mark.slow
-def test_an_error_has_a_line_of_its_own_on_a_terminal():
+def test_an_error_starts_on_its_own_line_in_a_terminal():
     shown = frames(1e30)
     assert [frame for frame in shown if frame.startswith("error: baseline: epoch 1, batch ")]
 
 
-def test_early_stopping_keeps_the_best_epoch():
-    # validation labels are wrong, so that learning makes it worse from the first epoch on
+def test_early_stopping_restores_the_weights_of_the_best_epoch():
+    # the validation labels are wrong, so validation gets worse as training proceeds
     images, labels, rows = task(16)
-    wrong = Subset(images, 1 - labels, rows)
+    mislabeled = Subset(images, 1 - labels, rows)
     model = build()
-    history = fit(model, wrong, epochs=20, early_stopping=2)
+    history = fit(model, mislabeled, epochs=20, early_stopping=2)
     assert len(history) < 20
     best = max(history, key=itemgetter("val_accuracy"))
     assert len(history) == best["epoch"] + 2
-    right = model.predict(images, verbose=0).argmax(axis=1) == wrong.labels
-    assert right.mean() == pytest.approx(best["val_accuracy"])
+    correct = model.predict(images, verbose=0).argmax(axis=1) == mislabeled.labels
+    assert correct.mean() == pytest.approx(best["val_accuracy"])
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_batch():
-    # the first step ends in weights of 1e30, the second in logits that are none
+    # the first step gives weights of about 1e30, so the logits of the second are not finite
     with pytest.raises(
         PipelineError,
         match=r"baseline: epoch 1, batch 2 of 8: loss must be finite\. Got nan at learning rate 1e",
@@ -126,149 +126,154 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch():
         fit(build(), optimizer="sgd", learning_rate=1e30)
 
 
-def test_batches_hold_every_image_once_in_an_order_of_their_own_each_epoch():
+def test_batches_contain_every_image_once_in_another_order_each_epoch():
     images, labels, _ = task(10)
-    part = Subset(images, labels, np.array([1, 2, 3, 5, 7, 8]))
-    batches = Batches(part, 2, batch_size=4, shuffle=0)
+    subset = Subset(images, labels, np.array([1, 2, 3, 5, 7, 8]))
+    batches = Batches(subset, 2, batch_size=4, shuffle=0)
     orders = []
     for _ in range(2):
-        found = [batches[i] for i in range(len(batches))]
-        assert [len(x) for x, _ in found] == [4, 2]
-        pixels = np.concatenate([x for x, _ in found])
+        epoch = [batches[i] for i in range(len(batches))]
+        assert [len(x) for x, _ in epoch] == [4, 2]
+        pixels = np.concatenate([x for x, _ in epoch])
         rows = [int((images == image).all(axis=(1, 2, 3)).argmax()) for image in pixels]
         assert sorted(rows) == [1, 2, 3, 5, 7, 8]
-        one_hot = np.concatenate([y for _, y in found])
+        one_hot = np.concatenate([y for _, y in epoch])
         assert one_hot.argmax(axis=1).tolist() == labels[rows].tolist()
         assert one_hot.sum(axis=1).tolist() == [1.0] * 6
         orders.append(rows)
         batches.on_epoch_end()
     assert orders[0] != orders[1]
-    again = Batches(part, 2, batch_size=6, shuffle=0)
-    assert np.array_equal(again[0][0], images[orders[0]])
-    assert np.array_equal(Batches(part, 2, batch_size=6)[0][0], images[part.rows])
+    same_seed = Batches(subset, 2, batch_size=6, shuffle=0)
+    assert np.array_equal(same_seed[0][0], images[orders[0]])
+    assert np.array_equal(Batches(subset, 2, batch_size=6)[0][0], images[subset.rows])
 
 
-def test_alternating_mirrors_each_image_in_every_other_epoch():
+def test_alternating_flips_mark_each_image_in_every_other_epoch():
     images, labels, _ = task(64)
-    part = Subset(images, labels, np.arange(0, 64, 2))
-    batches = Batches(part, 2, batch_size=5, shuffle=0, mirror=True)
-    plain = Batches(part, 2, batch_size=5)
+    subset = Subset(images, labels, np.arange(0, 64, 2))
+    batches = Batches(subset, 2, batch_size=5, shuffle=0, mirror=True)
+    unmarked = Batches(subset, 2, batch_size=5)
     epochs = []
     for _ in range(3):
-        chosen = np.concatenate([batches[i][0][1] for i in range(len(batches))])
+        mirrored = np.concatenate([batches[i][0][1] for i in range(len(batches))])
         pixels = np.concatenate([batches[i][0][0] for i in range(len(batches))])
         rows = [int((images == image).all(axis=(1, 2, 3)).argmax()) for image in pixels]
-        epochs.append(dict(zip(rows, chosen.tolist(), strict=True)))
+        epochs.append(dict(zip(rows, mirrored.tolist(), strict=True)))
         batches.on_epoch_end()
-    assert epochs[0] == epochs[2] == {row: not chosen for row, chosen in epochs[1].items()}
+    assert epochs[0] == epochs[2] == {row: not mirrored for row, mirrored in epochs[1].items()}
     assert 8 < sum(epochs[0].values()) < 24  # of 32
-    assert np.array_equal(plain[0][0], images[[0, 2, 4, 6, 8]])
-    assert not Batches(part, 2, batch_size=32, mirror=True)[0][0][1].any()
+    assert np.array_equal(unmarked[0][0], images[[0, 2, 4, 6, 8]])
+    assert not Batches(subset, 2, batch_size=32, mirror=True)[0][0][1].any()
 
 
-def test_alternating_reaches_the_training_and_no_validation():
-    """Bright on the left: mirrored, the label is wrong in every other epoch."""
+def test_alternating_flips_apply_to_training_and_not_to_validation():
+    # the bright half is the class, so every mirrored image has the wrong label
     images = np.zeros((64, 8, 8, 1), np.float32)
     labels = np.arange(64) % 2
     images[labels == 0, :, :4] = images[labels == 1, :, 4:] = 1.0
-    part = Subset(images, labels, np.arange(64))
-    own = settings(epochs=4, augment={**PLAIN, "flip": "alternating"})
+    subset = Subset(images, labels, np.arange(64))
+    overridden = settings(epochs=4, augment={**PLAIN, "flip": "alternating"})
     model = build()
-    history = loop.fit(model, part, part, own, CLASSES, seed=0, verbose=False).rows
+    history = loop.fit(model, subset, subset, overridden, CLASSES, seed=0, verbose=False).rows
     assert history[-1]["accuracy"] < 0.8
-    seen = model.predict(images, verbose=0).argmax(axis=1) == labels
-    assert seen.mean() == history[-1]["val_accuracy"]
+    correct = model.predict(images, verbose=0).argmax(axis=1) == labels
+    assert correct.mean() == history[-1]["val_accuracy"]
 
 
-class Weights(keras.callbacks.Callback):
-    """Keep the weights, and their moving average, after each step."""
+class WeightAverage(keras.callbacks.Callback):
+    """Compute the moving average of the weights after each step, with momentum 0.75."""
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self.average = [w.numpy() for w in self.model.trainable_variables]
         self.steps = 0
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        share = 0.75 if self.steps else 0.0  # the first average is the first weights
+        momentum = 0.75 if self.steps else 0.0  # the first average is the weights themselves
         self.average = [
-            share * old + (1 - share) * w.numpy()
+            momentum * old + (1 - momentum) * w.numpy()
             for old, w in zip(self.average, self.model.trainable_variables, strict=True)
         ]
         self.steps += 1
 
 
-def test_the_moving_average_of_the_weights_is_validated_and_kept(monkeypatch):
-    monkeypatch.setattr(acceleration, "STEPS_PER_EXECUTION", 1)  # so that Weights sees each
-    watch, model = Weights(), build()
-    own = settings(ema_momentum=0.75)
+def test_the_moving_average_of_the_weights_is_validated_and_saved(monkeypatch):
+    monkeypatch.setattr(acceleration, "STEPS_PER_EXECUTION", 1)  # WeightAverage runs at each step
+    watch, model = WeightAverage(), build()
     history = loop.fit(
-        model, task(), task(16), own, CLASSES, seed=0, verbose=False, watch=[watch]
+        model,
+        task(),
+        task(16),
+        settings(ema_momentum=0.75),
+        CLASSES,
+        seed=0,
+        verbose=False,
+        watch=[watch],
     ).rows
-    # validation between the epochs changes nothing of the training
     assert watch.steps == 24
-    for kept, average in zip(model.get_weights(), watch.average, strict=True):
-        assert np.allclose(kept, average, rtol=1e-4, atol=1e-6)
+    # validation between the epochs does not change training
+    for saved, average in zip(model.get_weights(), watch.average, strict=True):
+        assert np.allclose(saved, average, rtol=1e-4, atol=1e-6)
     model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
     images, labels, _ = task(16)
     loss = model.evaluate(images, np.eye(2)[labels], verbose=0)
     assert loss == pytest.approx(history[-1]["val_loss"], rel=1e-5)
 
 
-def test_early_stopping_restores_the_average_that_was_best():
+def test_early_stopping_restores_the_best_moving_average():
     images, labels, rows = task(16)
-    wrong = Subset(images, 1 - labels, rows)
+    mislabeled = Subset(images, 1 - labels, rows)
     model = build()
-    history = fit(model, wrong, epochs=20, early_stopping=2, ema_momentum=0.5)
+    history = fit(model, mislabeled, epochs=20, early_stopping=2, ema_momentum=0.5)
     assert len(history) < 20
-    right = model.predict(images, verbose=0).argmax(axis=1) == wrong.labels
-    assert right.mean() == pytest.approx(max(epoch["val_accuracy"] for epoch in history))
+    correct = model.predict(images, verbose=0).argmax(axis=1) == mislabeled.labels
+    assert correct.mean() == pytest.approx(max(epoch["val_accuracy"] for epoch in history))
 
 
-def test_a_whitened_layer_stays_as_it_is_in_training():
+def test_training_does_not_change_a_whitened_layer():
     noise = np.random.default_rng(0).random((16, 8, 8, 1), dtype=np.float32)
-    part = Subset(noise, np.arange(16) % 2, np.arange(16))
+    subset = Subset(noise, np.arange(16) % 2, np.arange(16))
     model = build("airnet", widths=[4])
-    loop.fit(model, part, part, settings(whiten=True), CLASSES, seed=0, verbose=False)
+    loop.fit(model, subset, subset, settings(whiten=True), CLASSES, seed=0, verbose=False)
     kernel, _ = model.layers[1].get_weights()
-    again = build("airnet", widths=[4])
-    whitening.whiten(again, part)
-    assert np.array_equal(kernel, again.layers[1].get_weights()[0])
+    untrained = build("airnet", widths=[4])
+    whitening.whiten(untrained, subset)
+    assert np.array_equal(kernel, untrained.layers[1].get_weights()[0])
     assert not model.layers[1].trainable
 
 
-def test_the_schedule_reaches_the_optimizer_and_the_history():
+def test_the_history_records_the_learning_rate_of_the_schedule():
+    # decays to 0 over 3 epochs of 8 steps
     history = fit(build(), schedule="cosine", learning_rate=0.01)
-    # 8 steps an epoch; after 7, 15 and 23 of 24 or more
     rates = [epoch["learning_rate"] for epoch in history]
     assert rates == sorted(rates, reverse=True)
     assert history[-1]["learning_rate"] < 0.0005
 
 
-def test_class_weights_reach_the_loss():
-    """A class that weighs nothing to speak of is not learned."""
+def test_a_class_of_almost_no_weight_is_not_learned():
     history = fit(build(), class_weights={"dark": 1.0, "bright": 1e-6}, epochs=5)
     assert history[-1]["val_accuracy"] == 0.5
 
 
-def test_augmentation_is_for_training_images_only_and_is_not_saved():
-    """Bright left or bright right: mirrored at random, nothing can be learned of it."""
+def test_augmentation_changes_training_images_only_and_is_not_saved():
+    # the bright half is the class, so nothing can be learned from randomly mirrored images
     images = np.zeros((64, 8, 8, 1), np.float32)
     labels = np.arange(64) % 2
     images[labels == 0, :, :4] = images[labels == 1, :, 4:] = 1.0
-    part = Subset(images, labels, np.arange(64))
+    subset = Subset(images, labels, np.arange(64))
     accuracies = {}
     for flip in (None, "horizontal"):
         model = build()
-        own = settings(epochs=5, augment={**PLAIN, "flip": flip})
-        history = loop.fit(model, part, part, own, CLASSES, seed=0, verbose=False).rows
-        seen = model.predict(images, verbose=0).argmax(axis=1) == labels
-        assert seen.mean() == history[-1]["val_accuracy"]
+        overridden = settings(epochs=5, augment={**PLAIN, "flip": flip})
+        history = loop.fit(model, subset, subset, overridden, CLASSES, seed=0, verbose=False).rows
+        correct = model.predict(images, verbose=0).argmax(axis=1) == labels
+        assert correct.mean() == history[-1]["val_accuracy"]
         accuracies[flip] = history[-1]["accuracy"]
         assert "RandomFlip" not in [type(layer).__name__ for layer in model.layers]
     assert accuracies[None] == 1.0
     assert accuracies["horizontal"] < 0.8
 
 
-@pytest.mark.parametrize(("name", "inside", "own"), [
+@pytest.mark.parametrize(("architecture", "arguments", "overrides"), [
     ("plain", {"depth": 2, "filters": 8, "dropout": 0.3, "batch_norm": True},
      {"augment": {"flip": "both", "shift": 0.1, "crop": 1, "crop_fill": "zeros",
                   "rotation": 10.0, "cutout": 0.1}}),
@@ -277,56 +282,57 @@ def test_augmentation_is_for_training_images_only_and_is_not_saved():
       "whiten": True, "ema_momentum": 0.9, "schedule": "triangular",
       "optimizer": "sgd", "momentum": 0.9, "nesterov": True}),
 ])  # fmt: skip
-def test_augmented_training_repeats_to_the_bit(name, inside, own):
+def test_augmented_training_repeats_to_the_bit(architecture, arguments, overrides):
     runs = []
     for _ in range(2):
-        model = build(name, **inside)
-        runs.append((fit(model, epochs=2, **own), model.get_weights()))
-    assert runs[0][0] == runs[1][0]
-    assert all(np.array_equal(a, b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
+        model = build(architecture, **arguments)
+        runs.append((fit(model, epochs=2, **overrides), model.get_weights()))
+    (history, weights), (repeated_history, repeated_weights) = runs
+    assert history == repeated_history
+    assert all(np.array_equal(a, b) for a, b in zip(weights, repeated_weights, strict=True))
 
 
-class Compiled(keras.callbacks.Callback):
-    """Keep what a network was compiled with."""
+class CompileArguments(keras.callbacks.Callback):
+    """Record the optimizer and the loss of the training model."""
 
     def on_train_end(self, logs: dict | None = None) -> None:
         self.optimizer, self.loss = self.model.optimizer, self.model.loss
 
 
-def compiled(**own: Any) -> Compiled:
-    seen = Compiled()
-    data = task(16)
+def compile_arguments(**overrides: Any) -> CompileArguments:
+    recorder = CompileArguments()
+    subset = task(16)
     loop.fit(
-        build(), data, data, settings(**{"epochs": 1, **own}), CLASSES, 0, verbose=False,
-        watch=[seen],
+        build(), subset, subset, settings(**{"epochs": 1, **overrides}), CLASSES, 0, verbose=False,
+        watch=[recorder],
     )  # fmt: skip
-    return seen
+    return recorder
 
 
-def test_every_setting_of_the_optimizer_and_the_loss_reaches_the_training():
-    seen = compiled(
+def test_training_uses_every_setting_of_the_optimizer_and_the_loss():
+    compiled = compile_arguments(
         optimizer="rmsprop", learning_rate=0.002, momentum=0.5, weight_decay=0.1,
         gradient_clip="global_norm", gradient_clip_at=2.0, loss="focal", label_smoothing=0.1,
     )  # fmt: skip
-    assert isinstance(seen.optimizer, keras.optimizers.RMSprop)
-    config = seen.optimizer.get_config()
+    assert isinstance(compiled.optimizer, keras.optimizers.RMSprop)
+    config = compiled.optimizer.get_config()
     assert config["learning_rate"] == pytest.approx(0.002)
-    wanted = {"momentum": 0.5, "weight_decay": 0.1, "global_clipnorm": 2.0}
-    assert {key: config[key] for key in wanted} == wanted
-    assert isinstance(seen.loss, keras.losses.CategoricalFocalCrossentropy)
-    assert seen.loss.get_config()["label_smoothing"] == 0.1
-    # 16 images, 8 a step, 3 epochs
-    assert int(compiled(batch_size=8, epochs=3).optimizer.iterations) == 6
-    assert isinstance(compiled(optimizer="sgd").optimizer, keras.optimizers.SGD)
+    expected = {"momentum": 0.5, "weight_decay": 0.1, "global_clipnorm": 2.0}
+    assert {key: config[key] for key in expected} == expected
+    assert isinstance(compiled.loss, keras.losses.CategoricalFocalCrossentropy)
+    assert compiled.loss.get_config()["label_smoothing"] == 0.1
+    # 3 epochs of 16 images, 8 per step
+    assert int(compile_arguments(batch_size=8, epochs=3).optimizer.iterations) == 6
+    assert isinstance(compile_arguments(optimizer="sgd").optimizer, keras.optimizers.SGD)
 
 
-def test_nothing_of_training_stays_with_the_model():
+def test_the_trained_model_stays_uncompiled():
     model = build()
     fit(model, epochs=1)
     assert not model.compiled
 
 
-def test_regularizers_reach_the_loss_of_training():
+def test_training_adds_the_regularization_penalty_to_the_loss():
     with_penalty = fit(build(kernel_regularizer="l2"), epochs=1)
     without = fit(build(), epochs=1)
     assert with_penalty[0]["val_loss"] > without[0]["val_loss"] + 0.5
@@ -340,20 +346,19 @@ from pipeline.config.schema import Model
 from tests.conftest import PLAIN, settings
 
 images = np.random.default_rng(0).random((16, 9, 9, 3), dtype=np.float32)
-part = Subset(images, np.arange(16) % 2, np.arange(16))
+subset = Subset(images, np.arange(16) % 2, np.arange(16))
 model = building.build(Model(architecture="airnet", build={"widths": [4, 4]}), (9, 9, 3), 2, 0)
-own = settings(
+overridden = settings(
     whiten=True, ema_momentum=0.9, schedule="triangular",
     augment={**PLAIN, "flip": "alternating", "crop": 1, "crop_fill": "reflect"},
 )
-history = loop.fit(model, part, part, own, ["a", "b"], seed=0, verbose=False).rows
+history = loop.fit(model, subset, subset, overridden, ["a", "b"], seed=0, verbose=False).rows
 print(len(history), all(np.isfinite(list(epoch.values())).all() for epoch in history))
 """
 
 
 @pytest.mark.slow
-def test_what_works_on_the_graph_works_on_jax():
-    """Whitening, the average of the weights, mirroring and shifting, for three epochs."""
+def test_whitening_averaged_weights_alternating_flips_and_crops_work_with_jax():
     done = subprocess.run(
         [sys.executable, "-c", ON_JAX],
         cwd=REPOSITORY, env={**os.environ, "KERAS_BACKEND": "jax"},
