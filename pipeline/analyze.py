@@ -1,13 +1,13 @@
-"""Analyze: what one trained network is made of, responds to, looks at, and where it learns.
+"""Analyze: tabulate the layers of one trained model, and draw what they compute and learn.
 
 Reads   models/MODEL.keras, data/arrays/…, data/split.npz, plots/predictions/MODEL.csv,
-        data/analysis/MODEL.json     which pictures to draw; without any, there is layers.csv alone
+        data/analysis/MODEL.json     which pictures to draw; if none, only layers.csv is written
 Writes  plots/analysis/MODEL/        layers.csv, flow.csv, pictures, and analysis.json, which lists
                                     the pictures with their titles and descriptions
 Params  models.MODEL or finetune.MODEL, train, seed, backend
 
-`python -m pipeline.analyze models/MODEL.keras --table` shows the layers of any model that is
-trained here, and writes nothing.
+`python -m pipeline.analyze models/MODEL.keras --table` prints the layers of any model trained by
+this pipeline and writes nothing.
 """
 
 import argparse
@@ -25,31 +25,36 @@ from pipeline.core.batching import batch_size
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, write_json
-from pipeline.data import arrays, preprocessor, tables
+from pipeline.data import arrays, tables
+from pipeline.data.preprocessor import read as read_preprocessor
 from pipeline.runtime import select_backend
 
 if TYPE_CHECKING:
     from pipeline.analysis.layer_table import Row
 
-# Images that gradients, responses and statistics are taken from; fewer where they are large, since
-# all feature maps are kept at once.
+# Size of the batch from which gradients, responses and statistics are computed. Large images get a
+# smaller batch, since all feature maps are in memory at once.
 BATCH = 256
 BATCH_VALUES = 2**20
-LOOKED_AT = 4  # test images each that it got right and wrong, the surest of them
+EXAMPLES = 4  # correct test images to show, and as many misclassified ones
 
 
-def surest(predictions: pd.DataFrame) -> np.ndarray:
-    """Return the rows of the surest right answers, then of the surest mistakes."""
-    right = predictions["actual"] == predictions["predicted"]
-    order = predictions["confidence"].sort_values(ascending=False, kind="stable").index
-    ranked = predictions.loc[order]
-    return np.concatenate(
-        [ranked.index[right[order]][:LOOKED_AT], ranked.index[~right[order]][:LOOKED_AT]]
-    )
+def most_confident(predictions: pd.DataFrame) -> np.ndarray:
+    """Return the rows of the most confident correct predictions, then of the misclassified images.
+
+    Args:
+        predictions: One row per test image: actual, predicted and confidence.
+
+    Returns:
+        Up to 2 * EXAMPLES row numbers, int. Each half is sorted by confidence, highest first.
+    """
+    ranked = predictions.sort_values("confidence", ascending=False, kind="stable")
+    correct = ranked["actual"] == ranked["predicted"]
+    return np.concatenate([ranked.index[correct][:EXAMPLES], ranked.index[~correct][:EXAMPLES]])
 
 
-def show(rows: "list[Row]", name: str) -> None:
-    """Print the layers as a table."""
+def print_layers(rows: "list[Row]", name: str) -> None:
+    """Print the layers of a model as a table."""
     from pipeline.analysis.layer_table import total
 
     columns = (
@@ -67,42 +72,48 @@ def show(rows: "list[Row]", name: str) -> None:
     for row in rows:
         counts = [f"{n:,}" if n else "" for n in (row.parameters, row.trainable, row.macs)]
         output = "×".join(map(str, row.output_shape))
-        tail = (row.receptive_field, row.stride, f"{row.activation_bytes:,}")
-        cells.append([row.name, row.type, output, *counts, *tail])
+        size = f"{row.activation_bytes:,}"
+        cells.append([row.name, row.type, output, *counts, row.receptive_field, row.stride, size])
     sums = {key: f"{value:,}" for key, value in total(rows).items()}
     counts = [sums[key] for key in ("parameters", "trainable", "macs")]
     last = ["total", "", "", *counts, "", "", sums["activation_bytes"]]
     print_table(columns, cells, f"{name}: one image", last)
 
 
-def sample(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return rows for one batch of images of a shape, evenly spaced."""
+def sample_rows(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return evenly spaced rows for one batch of images.
+
+    Args:
+        rows: `(m,)` int, row numbers of the training images.
+        shape: `(h, w, c)` of an image. Larger images give fewer rows.
+    """
     count = batch_size(shape, BATCH_VALUES, BATCH)
     return rows[np.unique(np.linspace(0, len(rows) - 1, count).astype(int))]
 
 
-def told(name: str, parts: Iterable[str]) -> Iterator[str]:
-    """Yield what is drawn, and say so: by a bar on a terminal, elsewhere by a line each."""
-    bar = tqdm(parts, f"analyze: {name}", unit="picture", leave=False, disable=None)
-    for part in bar:
-        words = part.replace("_", " ")
-        bar.set_postfix_str(words)
+def with_progress(name: str, pictures: Iterable[str]) -> Iterator[str]:
+    """Yield the pictures and report progress: a bar on a terminal, otherwise a line for each."""
+    bar = tqdm(pictures, f"analyze: {name}", unit="picture", leave=False, disable=None)
+    for picture in bar:
+        label = picture.replace("_", " ")
+        bar.set_postfix_str(label)
         if bar.disable:
-            print(f"analyze: {name}: {words} …", flush=True)
-        yield part
+            print(f"analyze: {name}: {label} …", flush=True)
+        yield picture
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line; without --table, all paths are required."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="models/MODEL.keras")
-    parser.add_argument("--table", action="store_true", help="show the layers, and write nothing")
+    parser.add_argument("--table", action="store_true", help="print the layers and write nothing")
     for path in ("arrays", "split", "predictions", "pictures", "out"):
         parser.add_argument(f"--{path}", type=Path)
     args = parser.parse_args(argv)
-    needed = (args.arrays, args.split, args.predictions, args.pictures, args.out)
-    if not args.table and not all(needed):
+    required = (args.arrays, args.split, args.predictions, args.pictures, args.out)
+    if not args.table and not all(required):
         parser.error(
-            "--arrays, --split, --predictions, --pictures and --out are needed, or --table"
+            "--arrays, --split, --predictions, --pictures and --out are required without --table"
         )
     return args
 
@@ -110,29 +121,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     if args.table:
-        preprocessor.read(args.model)  # says what is wrong with a file, before Keras is imported
+        read_preprocessor(args.model)  # reports a missing or damaged file before Keras is imported
         select_backend.use_default()
         from pipeline.analysis import layer_table
         from pipeline.analysis.network import unnested
         from pipeline.runtime import backend
 
-        show(layer_table.table(unnested(backend.load(args.model))), args.model.stem)
+        print_layers(layer_table.table(unnested(backend.load(args.model))), args.model.stem)
         return
     analyze(args)
 
 
 def analyze(args: argparse.Namespace) -> None:
+    """Write the layer table and the chosen pictures of one trained model."""
     params, name = load(), args.model.stem
-    kept = preprocessor.read(args.model)
+    preprocessor = read_preprocessor(args.model)
     if name not in params.all_models:
         raise PipelineError(
             f"analyze: {name} must be one of {', '.join(params.all_models)} in params.yaml"
         )
-    wanted = read_json(args.pictures)
+    chosen = read_json(args.pictures)
     predictions = tables.read(args.predictions)
     images, labels = arrays.load(args.arrays / "train")
     train, _ = arrays.read_split(args.split, len(labels))
-    tested, _ = arrays.load(args.arrays / "test")
+    test_images, _ = arrays.load(args.arrays / "test")
 
     select_backend.use(params.backend)
     from pipeline.analysis import gallery, gradient_flow, layer_table
@@ -142,41 +154,43 @@ def analyze(args: argparse.Namespace) -> None:
     from pipeline.training import building, optim, whitening
 
     settings = params.train_of(name)
-    shape = tuple(kept.image_shape)
+    shape, classes = tuple(preprocessor.image_shape), preprocessor.classes
     model = backend.load(args.model)
-    flat = unnested(model)
-    rows = layer_table.table(flat)
-    sampled = Subset(images, labels, sample(train, shape))
-    batch, one_hot = Batches(sampled, len(kept.classes), BATCH)[0]
-    chosen = surest(predictions)
-    looked_at = tested[chosen], predictions.iloc[chosen]
+    flat_model = unnested(model)
+    rows = layer_table.table(flat_model)
+    sample = Subset(images, labels, sample_rows(train, shape))
+    batch, one_hot = Batches(sample, len(classes), BATCH)[0]
+    examples = most_confident(predictions)
+    example_images, example_predictions = test_images[examples], predictions.iloc[examples]
 
-    def gradients() -> pd.DataFrame:
-        start = building.build(params.all_models[name], shape, len(kept.classes), params.seed)
+    def gradient_flow_table() -> pd.DataFrame:
+        initial_model = building.build(params.all_models[name], shape, len(classes), params.seed)
         if settings.whiten:
-            whitening.whiten(start, Subset(images, labels, train))
+            whitening.whiten(initial_model, Subset(images, labels, train))
         backend.make_deterministic(params.seed)  # dropout
-        return gradient_flow.table(model, start, batch, one_hot, optim.loss(settings))
+        return gradient_flow.table(model, initial_model, batch, one_hot, optim.loss(settings))
 
     with atomic_path(args.out) as folder:
         folder.mkdir()
-        pictures = gallery.Pictures(folder, name)
+        pictures = gallery.Pictures(folder, name, preprocessor)
         drawing: dict[str, Callable[[], None]] = {
             "layers": lambda: pictures.layers(rows),
-            "feature_maps": lambda: pictures.feature_maps(flat, *looked_at, kept),
-            "grad_cam": lambda: pictures.grad_cam(flat, *looked_at, kept),
-            "flow": lambda: pictures.flow(gradients()),
-            "kernels": lambda: pictures.kernels(flat),
-            "filters": lambda: pictures.filters(flat, kept, batch, params.seed),
+            "feature_maps": lambda: pictures.feature_maps(
+                flat_model, example_images, example_predictions
+            ),
+            "grad_cam": lambda: pictures.grad_cam(flat_model, example_images, example_predictions),
+            "flow": lambda: pictures.flow(gradient_flow_table()),
+            "kernels": lambda: pictures.kernels(flat_model),
+            "filters": lambda: pictures.filters(flat_model, batch, params.seed),
         }
-        for part in told(name, [part for part in drawing if part in wanted]):
-            drawing[part]()
-        listed = pd.DataFrame([dataclasses.asdict(row) for row in rows])
-        listed["output_shape"] = ["×".join(map(str, row.output_shape)) for row in rows]
-        listed.to_csv(folder / "layers.csv", index=False)
-        found = {"pictures": pictures.listed, "total": layer_table.total(rows)}
-        write_json(folder / "analysis.json", found)
-    print(f"analyze: {name}: {len(rows)} layers, {len(pictures.listed)} pictures -> {args.out}")
+        for picture in with_progress(name, [key for key in drawing if key in chosen]):
+            drawing[picture]()
+        table = pd.DataFrame([dataclasses.asdict(row) for row in rows])
+        table["output_shape"] = ["×".join(map(str, row.output_shape)) for row in rows]
+        table.to_csv(folder / "layers.csv", index=False)
+        analysis = {"pictures": pictures.contents, "total": layer_table.total(rows)}
+        write_json(folder / "analysis.json", analysis)
+    print(f"analyze: {name}: {len(rows)} layers, {len(pictures.contents)} pictures -> {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Study: one question, answered by training each of its models with several seeds.
+"""Study: answer a question by training several models with several seeds each.
 
 Reads   studies/STUDY.yaml, data/arrays/train/{images,labels}.npy, data/arrays/info.json,
-        data/split.npz; never the test images, since studies explore
+        data/split.npz; never the test images, so that exploring does not bias the test results
 Writes  studies/STUDY.json    the result in one sentence, all models and all runs
-        studies/STUDY.png     the same as a figure
+        studies/STUDY.png     the result as a figure
 Params  train
 """
 
@@ -28,27 +28,33 @@ from pipeline.trials import figure, summary
 
 
 class Study(Section):
+    """The settings of a study, as in studies/STUDY.yaml."""
+
     question: Annotated[str, Field(min_length=1)]
     models: Annotated[dict[Name, Model], Field(min_length=2)]
-    """As in params.yaml; the others are compared with the first"""
+    """Models as in params.yaml; the first is the reference that others are compared with"""
     train: PartialTrain = PartialTrain()
-    """Training settings that differ from those of params.yaml"""
+    """Overrides of the training settings in params.yaml"""
     seeds: Annotated[int, Field(ge=2)]
-    """Trainings of each model"""
+    """Number of trainings of each model"""
     train_images: Annotated[int, Field(ge=1)] | None = None
-    """Number of training images, a stratified sample; null: all"""
+    """Number of training images, sampled with stratification; null uses all"""
     measure: Literal["gap", "seconds_per_epoch", "gradients"] | None = None
-    """Measure to show next to accuracy"""
+    """Measure to report with accuracy"""
     x: Annotated[str, Field(pattern=r"^(build|train)\.\w+$")] | None = None
-    """A setting that is a number, to draw over. Models whose names agree up to the last _ are
-    a line, and are compared with the first line at the same x"""
+    """Numeric setting on the x axis. Models whose names agree up to the last _ form a line, and
+    are compared with the first line at the same x"""
 
 
-def load(path: Path, common: Params) -> tuple[Study, Params]:
+def load(path: Path, defaults: Params) -> tuple[Study, Params]:
     """Read a study, and validate it like params.yaml.
 
+    Args:
+        path: The study's YAML file.
+        defaults: The settings of params.yaml.
+
     Returns:
-        The study, and the params with its models and training settings.
+        The study, and `defaults` with its models and training settings.
 
     Raises:
         PipelineError: A setting is invalid.
@@ -56,31 +62,45 @@ def load(path: Path, common: Params) -> tuple[Study, Params]:
     with yaml_reader.reading(path):
         study = yaml_reader.read(path, Study)
         try:
-            train = common.train.overridden_by(study.train)
+            train = defaults.train.overridden_by(study.train)
         except pydantic.ValidationError as error:
             raise PipelineError(f"train {error.errors()[0]['ctx']['error']}") from None
-        study_params = common.model_copy(
+        study_params = defaults.model_copy(
             update={"models": study.models, "finetune": {}, "train": train}
         )
         for name in study.models:
             params.check_model(study_params, ("models", name))
             x = line_and_x(study, study_params, name)[1]
             if study.x and (not isinstance(x, int | float) or isinstance(x, bool)):
-                raise PipelineError(f"models.{name}: {study.x}, the x, must be a number. Got {x}")
+                raise PipelineError(
+                    f"models.{name}: {study.x} must be a number, because it is x. Got {x}"
+                )
     return study, study_params
 
 
-def line_and_x(study: Study, own: Params, name: str) -> tuple[str, Any]:
-    """Return the line that a model belongs to, and its x."""
+def line_and_x(study: Study, study_params: Params, name: str) -> tuple[str, Any]:
+    """Return the line that a model belongs to, and its x; without x, a line for each model."""
     if study.x is None:
         return name, None
     section, key = study.x.split(".")
-    settings = own.models[name].build if section == "build" else dict(own.train_of(name))
+    settings = (
+        study_params.models[name].build if section == "build" else dict(study_params.train_of(name))
+    )
     return name.rpartition("_")[0] or name, settings.get(key)
 
 
 def sample_rows(rows: np.ndarray, labels: np.ndarray, count: int | None, seed: int) -> np.ndarray:
-    """Return a stratified sample of the rows `(m,)`, a different one for each seed."""
+    """Return a stratified sample of rows, a different one for each seed.
+
+    Args:
+        rows: Row numbers `(m,)` of the training images.
+        labels: Labels of all images.
+        count: Size of the sample; None returns all rows.
+        seed: Seed of the sample.
+
+    Raises:
+        PipelineError: `count` is at least m, or too small to include every class.
+    """
     if count is None:
         return rows
     try:
@@ -96,7 +116,7 @@ def sample_rows(rows: np.ndarray, labels: np.ndarray, count: int | None, seed: i
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", type=Path, help="a file of studies/")
+    parser.add_argument("study", type=Path, help="studies/STUDY.yaml")
     for path in ("arrays", "split", "table", "picture"):
         parser.add_argument(f"--{path}", type=Path, required=True)
     args = parser.parse_args(argv)
@@ -110,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
             sample_rows(train, labels, study.train_images, seed) for seed in range(study.seeds)
         ]
 
-    # Importing Keras takes seconds, so all inputs are checked first.
+    # importing Keras takes seconds, so all inputs are checked first
     environment = select_backend.environment()
     select_backend.use(study_params.backend)
     from pipeline.runtime import backend
@@ -122,24 +142,24 @@ def main(argv: list[str] | None = None) -> None:
         building.build(model, info["image_shape"], len(info["classes"]), 0)
         optim.class_weights(study_params.train_of(name), labels, info["classes"])
     runs: dict[str, list[dict]] = {name: [] for name in study_params.models}
-    # seed by seed, so that a slowdown of the machine affects all models alike
+    # loop over seeds first, so that a slowdown of the machine affects all models alike
     queue = [(seed, name) for seed in range(study.seeds) for name in study_params.models]
     for seed, name in tqdm(queue, args.study.stem, unit="run", disable=None):
-        parts = Subset(images, labels, train_rows[seed]), Subset(images, labels, validation)
+        subsets = Subset(images, labels, train_rows[seed]), Subset(images, labels, validation)
         runs[name].append(
-            measure(study_params.models[name], *parts, study_params.train_of(name), info, seed)
+            measure(study_params.models[name], *subsets, study_params.train_of(name), info, seed)
         )
 
-    places = {name: line_and_x(study, study_params, name) for name in study_params.models}
+    positions = {name: line_and_x(study, study_params, name) for name in study_params.models}
     epochs = {name: study_params.train_of(name).epochs for name in study_params.models}
-    rows = summary.summarize(places, epochs, runs, len(validation))
-    seen = summary.sentence(rows, study.measure, study.x)
+    rows = summary.summarize(positions, epochs, runs, len(validation))
+    sentence = summary.sentence(rows, study.measure, study.x)
     save(figure.draw(study.question, rows, study.measure, study.x), args.picture)
     write_json(
         args.table,
         {
             "question": study.question,
-            "sentence": seen,
+            "sentence": sentence,
             "seeds": study.seeds,
             "train_images": len(train_rows[0]),
             "validation_images": len(validation),
@@ -147,8 +167,8 @@ def main(argv: list[str] | None = None) -> None:
             "models": rows,
         },
     )
-    summary.show(study.question, rows, study.measure)
-    print(seen)
+    summary.print_summary(study.question, rows, study.measure)
+    print(sentence)
     print(f"study: {len(queue)} runs -> {args.table}, {args.picture}")
 
 

@@ -1,4 +1,4 @@
-"""Inspect: gradients, responses and pictures of one trained network."""
+"""Analyze: gradients, filters and pictures of one trained network."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline import analyze
 from pipeline.analysis import activation_maximization, figures, gradient_flow, layer_table
-from pipeline.analysis.grad_cam import grad_cam, last_map
+from pipeline.analysis.grad_cam import grad_cam, last_feature_map
 from pipeline.analysis.network import unnested
 from pipeline.config.schema import Model
 from pipeline.data import preprocessor
@@ -26,7 +26,7 @@ UNIT = Preprocessor(["dark", "bright"], [8, 8, 1], "unit", [0.5], [0.5])
 
 
 def edges() -> keras.Model:
-    """Two filters, which respond to brightness on the left and on the right half."""
+    """Return a classifier of which half is bright: left for class 0, right for class 1."""
     images = keras.Input((8, 8, 1))
     convolution = L.Conv2D(2, (8, 4), strides=(8, 4), use_bias=False)
     x = convolution(images)  # (n, 1, 2, 2)
@@ -35,68 +35,64 @@ def edges() -> keras.Model:
     kernel = np.zeros((8, 4, 1, 2), np.float32)
     kernel[..., 0] = 1
     convolution.set_weights([kernel])
-    # class 0: brightness on the left; class 1: on the right
     model.layers[-1].set_weights([np.array([[1, 0], [0, 0], [0, 1], [0, 0]], np.float32)])
     return model
 
 
-def heat_of(model: keras.Model, images: np.ndarray, classes: list[int]) -> np.ndarray:
-    heat = grad_cam(model, images, np.array(classes))
-    assert heat is not None
-    return heat
+def heat_maps(model: keras.Model, images: np.ndarray, classes: list[int]) -> np.ndarray:
+    maps = grad_cam(model, images, np.array(classes))
+    assert maps is not None
+    return maps
 
 
-def map_of(model: keras.Model) -> tuple:
-    found = last_map(unnested(model))
-    assert found is not None
-    return found.shape
+def last_feature_map_shape(model: keras.Model) -> tuple:
+    feature_map = last_feature_map(unnested(model))
+    assert feature_map is not None
+    return feature_map.shape
 
 
-def test_grad_cam_finds_the_half_that_speaks_for_a_class():
+def test_grad_cam_finds_the_half_that_supports_a_class():
     model = edges()
-    images = np.ones((2, 8, 8, 1), np.float32)
-    heat = heat_of(model, images, [0, 1])
-    assert heat.shape == (2, 8, 8)
-    # the map is 1×2, and the gradient's mean over it says only which filter: both halves are
-    # bright for a bright image
-    assert heat.max() == 1
-    half = np.ones((1, 8, 8, 1), np.float32)
-    half[:, :, 4:] = 0
-    left = heat_of(model, half, [0])[0]
-    assert left[:, 0] == pytest.approx(np.ones(8))
-    assert left[:, -1] == pytest.approx(np.zeros(8))
+    bright = np.ones((2, 8, 8, 1), np.float32)
+    maps = heat_maps(model, bright, [0, 1])
+    assert maps.shape == (2, 8, 8)
+    assert maps.max() == 1
+    left_bright = np.ones((1, 8, 8, 1), np.float32)
+    left_bright[:, :, 4:] = 0
+    (heat_map,) = heat_maps(model, left_bright, [0])
+    assert heat_map[:, 0] == pytest.approx(np.ones(8))
+    assert heat_map[:, -1] == pytest.approx(np.zeros(8))
 
 
-def test_grad_cam_of_what_speaks_against_a_class_is_empty():
+def test_grad_cam_is_zero_if_nothing_supports_the_class():
     model = edges()
     model.layers[-1].set_weights([-model.layers[-1].get_weights()[0]])
-    heat = heat_of(model, np.ones((1, 8, 8, 1), np.float32), [0])
-    assert heat.max() == 0
+    maps = heat_maps(model, np.ones((1, 8, 8, 1), np.float32), [0])
+    assert maps.max() == 0
 
 
-def test_grad_cam_takes_the_last_map_that_no_branch_goes_round():
+def test_grad_cam_uses_the_last_feature_map_outside_of_branches():
     images = keras.Input((8, 8, 1))
-    whole = L.MaxPooling2D(2)(images)  # (n, 4, 4, 1)
-    inside = L.Conv2D(1, 3, strides=3)(L.ZeroPadding2D(1)(whole))  # by way of 6×6 to 2×2
-    joined = L.Add()([L.MaxPooling2D(1, strides=2)(whole), inside])
-    head = L.Conv2D(1, 2)(joined)  # one place
+    pooled = L.MaxPooling2D(2)(images)  # (n, 4, 4, 1)
+    branch = L.Conv2D(1, 3, strides=3)(L.ZeroPadding2D(1)(pooled))  # 6×6, then 2×2
+    joined = L.Add()([L.MaxPooling2D(1, strides=2)(pooled), branch])
+    head = L.Conv2D(1, 2)(joined)  # 1×1
     model = keras.Model(images, L.Dense(2)(L.Flatten()(head)))
-    assert map_of(model) == (None, 2, 2, 1)  # joined
-    assert heat_of(model, np.ones((1, 8, 8, 1), np.float32), [0]).shape == (1, 8, 8)
-    branch = L.Conv2D(1, 3)(L.ZeroPadding2D(1)(L.MaxPooling2D(4)(whole)))  # by way of 3×3
-    model = keras.Model(
-        images, L.Dense(2)(L.Flatten()(L.Add()([L.MaxPooling2D(4)(whole), branch])))
-    )
-    assert map_of(model) == (None, 4, 4, 1)  # whole
-    assert heat_of(model, np.ones((1, 8, 8, 1), np.float32), [0]).shape == (1, 8, 8)
+    assert last_feature_map_shape(model) == (None, 2, 2, 1)  # joined
+    assert heat_maps(model, np.ones((1, 8, 8, 1), np.float32), [0]).shape == (1, 8, 8)
+    branch = L.Conv2D(1, 3)(L.ZeroPadding2D(1)(L.MaxPooling2D(4)(pooled)))  # 3×3, then 1×1
+    joined = L.Add()([L.MaxPooling2D(4)(pooled), branch])  # 1×1
+    model = keras.Model(images, L.Dense(2)(L.Flatten()(joined)))
+    assert last_feature_map_shape(model) == (None, 4, 4, 1)  # pooled
+    assert heat_maps(model, np.ones((1, 8, 8, 1), np.float32), [0]).shape == (1, 8, 8)
 
 
-def test_grad_cam_needs_a_feature_map():
+def test_grad_cam_of_a_model_without_feature_maps_is_none():
     model = keras.Sequential([keras.Input((8, 8, 1)), L.Flatten(), L.Dense(2)])
     assert grad_cam(model, np.ones((1, 8, 8, 1), np.float32), np.array([0])) is None
 
 
-def test_grad_cam_leaves_the_model_as_it_is():
+def test_grad_cam_does_not_change_the_model():
     model = keras.Sequential(
         [keras.Input((8, 8, 1)), L.Conv2D(2, 3), L.Flatten(), L.BatchNormalization(), L.Dense(2)]
     )
@@ -104,53 +100,52 @@ def test_grad_cam_leaves_the_model_as_it_is():
     grad_cam(model, np.ones((3, 8, 8, 1), np.float32), np.array([0, 1, 1]))
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
     assert not model.compiled
-    assert len(model.trainable_weights) == 6  # none is frozen
+    assert len(model.trainable_weights) == 6  # nothing is frozen
 
 
-def test_what_is_painted_makes_its_filter_respond():
+def test_pictures_make_their_filters_respond():
     backend.make_deterministic(0)
     model = edges()
     images = np.random.default_rng(0).random((16, 8, 8, 1), np.float32)
-    every = activation_maximization.convolutions(model, images)
-    assert [convolution.name for convolution in every] == [model.layers[1].name]
-    assert every[0].strongest.tolist() == [0, 1]  # the second has no weights
-    (pictures,) = activation_maximization.paint(model, every, UNIT, seed=0)
+    convolutions = activation_maximization.select_convolutions(model, images)
+    assert [convolution.name for convolution in convolutions] == [model.layers[1].name]
+    assert convolutions[0].strongest.tolist() == [0, 1]  # all weights of filter 1 are 0
+    (pictures,) = activation_maximization.maximize(model, convolutions, UNIT, seed=0)
     assert pictures.shape == (2, 8, 8, 1)
-    assert pictures[0].mean() > 0.9  # it responds to white
-    assert pictures[1] == pytest.approx(0.5, abs=0.1)  # to nothing: the grey of the start
+    assert pictures[0].mean() > 0.9  # filter 0 responds to white
+    assert pictures[1] == pytest.approx(0.5, abs=0.1)  # filter 1 to nothing: still grey
 
 
-def painted_sizes(model: keras.Model) -> list[tuple]:
+def picture_shapes(model: keras.Model) -> list[tuple]:
     shape = model.input_shape[1:]
     unit = Preprocessor(["dark", "bright"], list(shape), "unit", [0.5], [0.5])
     images = np.random.default_rng(0).random((2, *shape), np.float32)
-    pictures = activation_maximization.paint(
-        model, activation_maximization.convolutions(model, images), unit, seed=0
-    )
+    convolutions = activation_maximization.select_convolutions(model, images)
+    pictures = activation_maximization.maximize(model, convolutions, unit, seed=0)
     return [picture.shape for picture in pictures]
 
 
-def test_pictures_of_large_images_are_no_larger_than_a_filter_needs(monkeypatch):
+def test_pictures_are_small_even_if_images_are_large(monkeypatch):
     monkeypatch.setattr(activation_maximization, "STEPS", 4)
     images = keras.Input((224, 80, 1))
     x = L.Conv2D(2, 3, padding="same")(images)
     flat = L.Flatten()(L.Conv2D(3, 3)(L.MaxPooling2D(2)(x)))
     model = keras.Model(images, L.Dense(2)(flat))
-    assert painted_sizes(model) == [(2, 32, 32, 1), (3, 32, 32, 1)]
+    assert picture_shapes(model) == [(2, 32, 32, 1), (3, 32, 32, 1)]
 
 
-def test_pictures_grow_where_a_network_makes_nothing_of_small_ones(monkeypatch):
+def test_pictures_are_as_large_as_the_network_needs(monkeypatch):
     monkeypatch.setattr(activation_maximization, "STEPS", 4)
     images = keras.Input((100, 40, 1))
-    # without padding 33 pixels are needed; 64 are the next larger size
-    tall = keras.Model(images, L.Flatten()(L.Conv2D(2, 33)(images)))
-    assert painted_sizes(tall) == [(2, 64, 40, 1)]
-    # a layer that takes one size only
-    whole = L.Conv2D(2, 3)(L.Reshape((50, 80, 1))(images))
-    assert painted_sizes(keras.Model(images, L.Flatten()(whole))) == [(2, 100, 40, 1)]
+    # an unpadded kernel of 33 pixels needs 33; 64 is the next size
+    unpadded = keras.Model(images, L.Flatten()(L.Conv2D(2, 33)(images)))
+    assert picture_shapes(unpadded) == [(2, 64, 40, 1)]
+    # Reshape accepts one size only
+    reshaped = L.Conv2D(2, 3)(L.Reshape((50, 80, 1))(images))
+    assert picture_shapes(keras.Model(images, L.Flatten()(reshaped))) == [(2, 100, 40, 1)]
 
 
-def test_a_picture_goes_no_further_than_its_own_filter_and_round_every_branch():
+def test_each_layer_processes_only_the_pictures_that_need_it():
     backend.make_deterministic(0)
     images = keras.Input((8, 8, 1))
     first = L.Conv2D(2, 3, padding="same")(images)
@@ -160,39 +155,37 @@ def test_a_picture_goes_no_further_than_its_own_filter_and_round_every_branch():
     pictures = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
     rows = [(0, 1), (1, 3), (3, 6)]
     prefixes = activation_maximization.Prefixes(model, model.outputs, rows)
-    assert prefixes.wanted[id(first)] == (0, 6)
-    assert prefixes.wanted[id(left)] == (1, 6)
-    assert prefixes.wanted[id(joined)] == (3, 6)
-    whole = model(pictures, training=False)
-    for (start, stop), values, all_values in zip(rows, prefixes(pictures), whole, strict=True):
-        expected = keras.ops.convert_to_numpy(all_values)[start:stop]
+    assert prefixes.needed[id(first)] == (0, 6)
+    assert prefixes.needed[id(left)] == (1, 6)
+    assert prefixes.needed[id(joined)] == (3, 6)
+    outputs = model(pictures, training=False)
+    for (start, stop), values, output in zip(rows, prefixes(pictures), outputs, strict=True):
+        expected = keras.ops.convert_to_numpy(output)[start:stop]
         assert keras.ops.convert_to_numpy(values) == pytest.approx(expected, abs=1e-6)
 
 
-def test_costs_decide_how_many_layers_and_filters_are_painted(monkeypatch):
+def test_the_budget_limits_the_layers_and_filters(monkeypatch):
     monkeypatch.setattr(activation_maximization, "MACS", 100)
-    assert activation_maximization.affordable([1, 2, 3]) == ([0, 1, 2], 16)  # 16 of each: 96
-    assert activation_maximization.affordable([1, 4, 5]) == ([0, 1, 2], 10)
-    assert activation_maximization.affordable([1] * 100)[0][::11] == [
-        0,
-        99,
-    ]  # 12 layers, the last too
-    # all three cost 150, the first and the last 95
-    assert activation_maximization.affordable([15, 55, 80]) == ([0, 2], 1)
-    assert activation_maximization.affordable([200]) == ([0], 1)  # one at least
+    select = activation_maximization.select_within_budget
+    assert select([1, 2, 3]) == ([0, 1, 2], 16)  # 16 filters of each cost 96
+    assert select([1, 4, 5]) == ([0, 1, 2], 10)
+    assert select([1] * 100)[0][::11] == [0, 99]  # 12 layers, the last one included
+    # all three layers cost 150, the first and the last 95
+    assert select([15, 55, 80]) == ([0, 2], 1)
+    assert select([200]) == ([0], 1)  # never fewer than one
 
 
-def test_batches_are_smaller_where_images_are_large():
+def test_the_batch_is_smaller_if_images_are_large():
     rows = np.arange(1000)
-    assert len(analyze.sample(rows, (8, 8, 1))) == 256
-    # 2**20 values: 6 images of 150,528 each
-    assert len(analyze.sample(rows, (224, 224, 3))) == 6
+    assert len(analyze.sample_rows(rows, (8, 8, 1))) == 256
+    # 2**20 values are 6 images of 150,528
+    assert len(analyze.sample_rows(rows, (224, 224, 3))) == 6
 
 
-def test_white_pictures_have_a_frame():
+def test_each_picture_has_a_frame():
     figure = figures.filters(np.ones((2, 4, 4, 1)), np.array([0, 1]), "x")
     (frames,) = figure.axes[0].collections
-    # a gap of one pixel above; across four of the picture, a gap of one, four
+    # a gap of one pixel above; horizontally 4 pixels, a gap of one, 4 pixels
     boxes = [path.get_extents().get_points().ravel().tolist() for path in frames.get_paths()]
     assert boxes == [[-0.5, 0.5, 3.5, 4.5], [4.5, 0.5, 8.5, 4.5]]
     edge = np.asarray(frames.get_edgecolor(), float)[0, :3]
@@ -200,38 +193,36 @@ def test_white_pictures_have_a_frame():
     plt.close(figure)
 
 
-def test_an_activation_does_not_hide_what_a_filter_responds_to():
+def test_filters_are_maximized_before_their_activation():
     backend.make_deterministic(0)
     images = keras.Input((8, 8, 1))
     convolution = L.Conv2D(1, 8, activation="relu")
     model = keras.Model(images, L.Flatten()(convolution(images)))
-    # dark at a grey image, as ReLUs may be: no gradient would lead out of there
+    # after the ReLU, a grey image has response 0 and no gradient: 64 * 0.5 - 60 < 0
     convolution.set_weights([np.ones((8, 8, 1, 1), np.float32), np.array([-60.0], np.float32)])
     white = np.linspace(0, 1, 4, dtype=np.float32)[:, None, None, None] * np.ones((8, 8, 1))
-    (pictures,) = activation_maximization.paint(
-        model, activation_maximization.convolutions(model, white), UNIT, seed=0
-    )
+    convolutions = activation_maximization.select_convolutions(model, white)
+    (pictures,) = activation_maximization.maximize(model, convolutions, UNIT, seed=0)
     assert pictures[0].mean() > 0.9
 
 
-def test_paintings_repeat_for_a_seed_and_differ_for_another():
+def test_pictures_are_reproducible_and_depend_on_the_seed():
     model = edges()
     images = np.random.default_rng(0).random((16, 8, 8, 1), np.float32)
-    every = activation_maximization.convolutions(model, images)
-    painted = [
-        activation_maximization.paint(model, every, UNIT, seed)[0]
-        for seed in (0, 0, 1)
-    ]  # fmt: skip
-    assert np.array_equal(painted[0], painted[1])
-    assert not np.array_equal(painted[0], painted[2])
+    convolutions = activation_maximization.select_convolutions(model, images)
+    first, again, other = (
+        activation_maximization.maximize(model, convolutions, UNIT, seed)[0] for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
 
 
-def test_norms_of_gradients_and_weights():
+def test_norms_of_gradients_and_weights_are_exact():
     model = keras.Sequential([keras.Input((2,)), L.Dense(2, use_bias=False)])
     model.set_weights([np.array([[3, 0], [0, 4]], np.float32)])
     loss = keras.losses.MeanSquaredError()
     (row,) = gradient_flow.norms(model, np.array([[1.0, 0]]), np.array([[0.0, 0]]), loss)
-    # outputs 3 and 0; the loss is (9 + 0) / 2, its slope in the first weight 3
+    # outputs (3, 0); loss (3² + 0²) / 2; its derivative by the first weight is 3
     assert row == {"gradient": pytest.approx(3), "weights": pytest.approx(5)}
 
 
@@ -246,29 +237,28 @@ def test_a_frozen_layer_has_no_gradient():
     assert rows[1]["gradient"]
 
 
-def test_units_that_no_image_makes_positive_are_silent():
+def test_units_that_are_0_for_every_image_are_inactive():
     images = keras.Input((2,))
     dense = L.Dense(4, activation="relu", name="dense")
     model = keras.Model(images, L.LeakyReLU()(dense(images)))
     weights = np.array([[1, -1, 0, 0], [0, 0, 1, -1]], np.float32)
     dense.set_weights([weights, np.array([0, 0, 0, -1], np.float32)])
-    seen = np.array([[1.0, 1], [1, -0.5]], np.float32)
-    # of x, -x, y and -y - 1: the second, and the last at its best is -0.5
-    assert gradient_flow.silent(model, seen) == {"dense": 0.5}
+    inputs = np.array([[1.0, 1], [1, -0.5]], np.float32)
+    # the units compute x, -x, y and -y - 1; -x is at most -1, and -y - 1 at most -0.5
+    assert gradient_flow.inactive_relus(model, inputs) == {"dense": 0.5}
 
 
-def test_moving_averages_against_the_batch():
+def test_moving_averages_are_compared_with_the_batch():
     layer = L.BatchNormalization(epsilon=0.0)
     model = keras.Sequential([keras.Input((1,)), layer])
     layer.set_weights([np.ones(1), np.zeros(1), np.array([2.0]), np.array([16.0])])
-    # mean 5, variance 4: the moving mean is 1.5 σ off, the moving variance 4 times as large
-    rows = gradient_flow.moving_against_batch(unnested(model), np.array([[3.0], [7.0]], np.float32))
-    assert rows == {
-        layer.name: {"mean": pytest.approx(1.5), "variance": pytest.approx(4)}
-    }  # fmt: skip
+    # batch mean 5, variance 4: the moving mean is 1.5 σ away, the moving variance 4 times as large
+    batch = np.array([[3.0], [7.0]], np.float32)
+    rows = gradient_flow.compare_moving_averages(unnested(model), batch)
+    assert rows == {layer.name: {"mean": pytest.approx(1.5), "variance": pytest.approx(4)}}
 
 
-def test_the_surest_are_chosen_right_ones_first():
+def test_examples_are_the_most_confident_correct_images_then_misclassified_ones():
     table = pd.DataFrame(
         {
             "actual": ["a", "a", "b", "b", "a", "a", "a"],
@@ -276,53 +266,53 @@ def test_the_surest_are_chosen_right_ones_first():
             "confidence": [0.9, 0.6, 0.8, 0.7, 0.9, 0.3, 0.5],
         }
     )
-    assert analyze.surest(table).tolist() == [0, 4, 2, 6, 3, 1]
+    assert analyze.most_confident(table).tolist() == [0, 4, 2, 6, 3, 1]
 
 
 @pytest.mark.parametrize(
-    ("field", "seen"),
+    ("field", "region"),
     [("22×22", "the whole image"), ("8×8", "the whole image"), ("8×7", "8×7 pixels of the image")],
 )
-def test_no_layer_sees_more_than_the_image(field, seen):
+def test_a_receptive_field_is_at_most_the_image(field, region):
     rows = [
         layer_table.Row("input", "", (8, 8, 1), 0, 0, 0, "1×1", "1×1", 0),
         layer_table.Row("conv", "", (1, 1, 4), 0, 0, 0, field, "8×8", 0),
     ]
     figure = figures.layers(rows, "mine")
-    assert figure.get_suptitle() == f"mine: layers of one image; conv sees {seen}"
+    assert figure.get_suptitle() == f"mine: layers, for one image; conv sees {region}"
     plt.close(figure)
 
 
 def test_a_confidence_below_1_is_never_shown_as_100_percent():
-    shown = figures.Shown(np.zeros((2, 2, 1)), "a", "a", 0.9997)
-    assert shown.title == "true a\npredicted a, 99.9\N{NO-BREAK SPACE}%"
+    example = figures.Example(np.zeros((2, 2, 1)), "a", "a", 0.9997)
+    assert example.title == "true a\npredicted a, 99.9\N{NO-BREAK SPACE}%"
 
 
-def test_pictures_are_stitched_with_room_between_them():
-    sheet, corners = figures.stitched([np.zeros((4, 4, 1))] * 9)
-    # eight of 4 pixels and a gap of 1 a line, two lines
-    assert sheet.shape == (10, 40, 1)
-    assert (sheet == 0).sum() == 9 * 16
+def test_a_montage_has_gaps_between_its_pictures():
+    montage, corners = figures.montage([np.zeros((4, 4, 1))] * 9)
+    # two lines of eight pictures, each of 4 pixels and a gap of 1
+    assert montage.shape == (10, 40, 1)
+    assert (montage == 0).sum() == 9 * 16
     assert corners[8] == (-0.5, 5.5)
 
 
 @pytest.mark.parametrize(("silent", "moving", "panels"), [(0.5, 1.0, 3), (np.nan, np.nan, 1)])
-def test_only_what_a_network_has_is_drawn(silent, moving, panels):
+def test_gradient_flow_has_no_empty_panels(silent, moving, panels):
     columns = [f"{kind}_{when}" for kind in ("gradient", "weights") for when in ("start", "end")]
     table = pd.DataFrame({column: [1.0, 2.0] for column in columns}, index=["a", "b"])
-    figure = figures.flow(table.assign(silent=silent, mean=moving, variance=moving), "x")
+    figure = figures.gradient_flow(table.assign(silent=silent, mean=moving, variance=moving), "x")
     assert len(figure.axes) == panels
     assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == ["a", "b"]
     plt.close(figure)
 
 
-EVERY = ["layers", "feature_maps", "grad_cam", "flow", "kernels", "filters"]
-TOLD = "".join(f"analyze: baseline: {part.replace('_', ' ')} …\n" for part in EVERY)
+PICTURES = ["layers", "feature_maps", "grad_cam", "flow", "kernels", "filters"]
+PROGRESS = "".join(f"analyze: baseline: {name.replace('_', ' ')} …\n" for name in PICTURES)
 
 
 @pytest.fixture
 def trained(project, edit):
-    """A small trained network, and what the stage reads beside it."""
+    """Write a small model and the other inputs of the stage."""
     images = np.random.default_rng(0).random((40, 8, 8, 1), np.float32)
     labels = np.arange(40) % 2
     for part in ("train", "test"):
@@ -334,7 +324,7 @@ def trained(project, edit):
         {"actual": names[labels], "predicted": "dark", "confidence": np.linspace(0.5, 1, 40)}
     )
     table.to_csv(project / "predictions.csv", index=False)
-    (project / "pictures.json").write_text(json.dumps(EVERY))
+    (project / "pictures.json").write_text(json.dumps(PICTURES))
     edit("  baseline:\n    architecture: baseline", "  baseline:\n    architecture: plain")
     edit("dropout: 0.0", "dropout: 0.5\n      depth: 2")
     edit("batch_norm:", "batch_norm: true")
@@ -352,55 +342,55 @@ ARGUMENTS = (
 ).split()
 
 
-# that it draws the same a second time: `dvc repro -f` in tests/test_graph.py
-def test_stage_draws_and_lists_its_pictures(trained, stage):
+# tests/test_graph.py tests with `dvc repro -f` that the pictures are reproducible
+def test_the_stage_draws_and_lists_its_pictures(trained, stage):
     done = stage("pipeline.analyze", *ARGUMENTS)
-    said = "analyze: baseline: 10 layers, 8 pictures -> out/baseline\n"
-    assert (done.stdout, done.stderr) == (TOLD + said, "")
-    found = json.loads((trained / "out/baseline/analysis.json").read_text())
-    assert [picture["file"] for picture in found["pictures"]][:4] == [
+    last_line = "analyze: baseline: 10 layers, 8 pictures -> out/baseline\n"
+    assert (done.stdout, done.stderr) == (PROGRESS + last_line, "")
+    analysis = json.loads((trained / "out/baseline/analysis.json").read_text())
+    assert [picture["file"] for picture in analysis["pictures"]][:4] == [
         "layers.png", "feature_maps_right.png", "feature_maps_wrong.png", "grad_cam.png",
     ]  # fmt: skip
-    for picture in found["pictures"]:
+    for picture in analysis["pictures"]:
         assert picture["title"]
         assert picture["alt"]
         Image.open(trained / "out/baseline" / picture["file"]).verify()
     rows = pd.read_csv(trained / "out/baseline/layers.csv")
-    assert rows["parameters"].sum() == found["total"]["parameters"]
+    assert rows["parameters"].sum() == analysis["total"]["parameters"]
     norms = pd.read_csv(trained / "out/baseline/flow.csv", index_col="layer")
-    # nothing was trained: the weights are those of the start, and so are the gradients
+    # the model is untrained: weights and gradients are those before training
     assert norms["weights_end"].equals(norms["weights_start"])
     start, end = (norms[f"gradient_{when}"].tolist() for when in ("start", "end"))
     assert end == pytest.approx(start, rel=0.5, nan_ok=True)
 
 
 @pytest.mark.slow
-def test_it_runs_on_jax(trained, edit, stage):
+def test_the_stage_runs_on_jax(trained, edit, stage):
     edit("backend: tensorflow", "backend: jax")
     done = stage("pipeline.analyze", *ARGUMENTS)
-    said = "analyze: baseline: 10 layers, 8 pictures -> out/baseline\n"
-    assert (done.stdout, done.stderr) == (TOLD + said, "")
+    last_line = "analyze: baseline: 10 layers, 8 pictures -> out/baseline\n"
+    assert (done.stdout, done.stderr) == (PROGRESS + last_line, "")
 
 
-def test_only_the_pictures_that_are_asked_for_are_drawn(trained, stage):
+def test_only_the_chosen_pictures_are_drawn(trained, stage):
     (trained / "pictures.json").write_text('["kernels"]')
     done = stage("pipeline.analyze", *ARGUMENTS)
-    said = "analyze: baseline: 10 layers, 1 pictures -> out/baseline\n"
-    assert (done.stdout, done.stderr) == ("analyze: baseline: kernels …\n" + said, "")
+    last_line = "analyze: baseline: 10 layers, 1 pictures -> out/baseline\n"
+    assert (done.stdout, done.stderr) == ("analyze: baseline: kernels …\n" + last_line, "")
     files = {path.name for path in (trained / "out/baseline").iterdir()}
     assert files == {"analysis.json", "layers.csv", "kernels.png"}
 
 
-def test_a_model_that_is_not_chosen_has_its_table_of_layers_alone(trained, stage):
+def test_a_model_without_chosen_pictures_has_only_the_layer_table(trained, stage):
     (trained / "pictures.json").write_text("[]")
     done = stage("pipeline.analyze", *ARGUMENTS)
-    said = "analyze: baseline: 10 layers, 0 pictures -> out/baseline\n"
-    assert (done.stdout, done.stderr) == (said, "")
+    last_line = "analyze: baseline: 10 layers, 0 pictures -> out/baseline\n"
+    assert (done.stdout, done.stderr) == (last_line, "")
     files = {path.name for path in (trained / "out/baseline").iterdir()}
     assert files == {"analysis.json", "layers.csv"}
 
 
-def test_the_table_needs_the_model_alone(trained, stage):
+def test_the_table_needs_only_the_model(trained, stage):
     (trained / "params.yaml").unlink()
     done = stage("pipeline.analyze", "models/baseline.keras", "--table")
     assert done.stderr == ""
@@ -411,23 +401,23 @@ def test_the_table_needs_the_model_alone(trained, stage):
     assert "total" in done.stdout
 
 
-def test_the_table_shows_names_and_does_not_obey_them(capsys):
+def test_the_table_escapes_markup_and_control_characters_in_names(capsys):
     row = layer_table.Row("[/b]\x1b[2J", "[red]Dense", (2,), 6, 6, 4, "8×8", "", 8)
-    analyze.show([row], "[/i]x")
-    said = capsys.readouterr().out
-    assert "[/i]x: one image" in said
-    assert r"[/b]\x1b[2J" in said
-    assert "[red]Dense" in said
+    analyze.print_layers([row], "[/i]x")
+    output = capsys.readouterr().out
+    assert "[/i]x: one image" in output
+    assert r"[/b]\x1b[2J" in output
+    assert "[red]Dense" in output
 
 
-def test_an_engine_that_is_not_installed_is_no_fault_of_params(trained, stage):
+def test_a_keras_backend_that_is_not_installed_is_one_error_line(trained, stage):
     done = stage("pipeline.analyze", "models/baseline.keras", "--table", KERAS_BACKEND="abacus")
     assert done.stderr.startswith("error: KERAS_BACKEND: must be tensorflow or another install")
 
 
-def test_what_is_missing_is_said_in_a_line(trained, stage):
-    done = stage("pipeline.analyze", "models/gone.keras", "--table")
-    expected = "error: models/gone.keras: no such file. Models: models/baseline.keras\n"
+def test_a_missing_file_is_one_error_line(trained, stage):
+    done = stage("pipeline.analyze", "models/missing.keras", "--table")
+    expected = "error: models/missing.keras: no such file. Models: models/baseline.keras\n"
     assert done.stderr == expected
     (trained / "predictions.csv").unlink()
     done = stage("pipeline.analyze", *ARGUMENTS)

@@ -1,4 +1,4 @@
-"""Study: what is measured, how it is compared, and that the sentence follows the numbers."""
+"""Study: measurements, comparisons, and the sentence that reports them."""
 
 import json
 import math
@@ -23,45 +23,46 @@ GRAPH = yaml.safe_load((REPOSITORY / "studies/dvc.yaml").read_text())["stages"][
 NAMES = sorted(GRAPH["foreach"])
 
 
-def test_interval_over_seeds_by_hand():
-    found = paired([0.59, 0.70, 0.81], [0.5, 0.6, 0.7], 10**6)
-    # gains 0.09, 0.10, 0.11: standard error 0.01 / sqrt(3); t of 2 degrees of freedom: 4.3027
-    half = 4.302653 * 0.01 / math.sqrt(3)
-    assert found == {
+def test_the_interval_of_paired_differences_is_that_of_the_t_test():
+    comparison = paired([0.59, 0.70, 0.81], [0.5, 0.6, 0.7], 10**6)
+    # differences 0.09, 0.10, 0.11: standard error 0.01 / sqrt(3); t(0.975, 2) = 4.302653
+    margin = 4.302653 * 0.01 / math.sqrt(3)
+    assert comparison == {
         "difference": pytest.approx(0.1),
-        "difference_low": pytest.approx(0.1 - half),
-        "difference_high": pytest.approx(0.1 + half),
+        "difference_low": pytest.approx(0.1 - margin),
+        "difference_high": pytest.approx(0.1 + margin),
         "verdict": "better",
     }
 
 
 @pytest.mark.parametrize(("values", "verdict"), [
-    ([0.5, 0.6, 0.7], "not distinguishable"),  # no difference at all
-    ([0.5001, 0.6001, 0.7001], "not distinguishable"),  # the same for each seed, and too small
+    ([0.5, 0.6, 0.7], "not distinguishable"),  # no difference
+    ([0.5001, 0.6001, 0.7001], "not distinguishable"),  # equal for all seeds, but too small
     ([0.6, 0.6, 0.8], "not distinguishable"),  # 0.067 ± 0.143
     ([0.41, 0.5, 0.59], "worse"),
 ])  # fmt: skip
-def test_verdict_is_a_matter_of_the_interval(values, verdict):
+def test_the_verdict_follows_from_the_interval(values, verdict):
     assert paired(values, [0.5, 0.6, 0.7], 1000)["verdict"] == verdict
 
 
-@pytest.mark.parametrize(("images", "half"), [(4, 0.462), (360, 0.00766)])
-def test_equal_accuracies_with_every_seed_say_little_where_images_are_few(images, half):
-    # no variance between seeds; of the two pseudo-images 2 / (n + 2)**2: 1.96 * sqrt(2) / (n + 2)
-    found = paired([0.5, 0.75], [0.5, 0.75], images)
-    assert found["difference_high"] == pytest.approx(half, rel=1e-3)
-    assert found["difference_low"] == pytest.approx(-half, rel=1e-3)
+@pytest.mark.parametrize(("images", "margin"), [(4, 0.462), (360, 0.00766)])
+def test_equal_accuracies_have_a_wide_interval_if_images_are_few(images, margin):
+    # No variance between seeds. The two pseudo-images contribute 2 / (n + 2)**2, so the margin is
+    # 1.96 * sqrt(2) / (n + 2).
+    comparison = paired([0.5, 0.75], [0.5, 0.75], images)
+    assert comparison["difference_high"] == pytest.approx(margin, rel=1e-3)
+    assert comparison["difference_low"] == pytest.approx(-margin, rel=1e-3)
 
 
 def test_seeds_and_images_both_widen_the_interval():
-    # gains 0 and 0.02: variance of the mean 0.0001; 98 images: 2 / 100**2 = 0.0002 on top; so
-    # 0.0003 with 1 * (0.0003 / 0.0001)**2 = 9 degrees of freedom, t 2.2622
-    found = paired([0.50, 0.52], [0.5, 0.5], 98)
-    assert found["difference_high"] == pytest.approx(0.01 + 2.262157 * math.sqrt(0.0003))
+    # Differences 0 and 0.02: variance of the mean 0.0001. 98 images add 2 / 100**2 = 0.0002. The
+    # sum 0.0003 has 1 * (0.0003 / 0.0001)**2 = 9 degrees of freedom; t(0.975, 9) = 2.262157.
+    comparison = paired([0.50, 0.52], [0.5, 0.5], 98)
+    assert comparison["difference_high"] == pytest.approx(0.01 + 2.262157 * math.sqrt(0.0003))
 
 
 def network() -> keras.Model:
-    """One layer of two units, whose kernel is 0."""
+    """Return one dense layer of two units whose kernel is 0."""
     backend.make_deterministic(0)
     images = keras.Input((1, 1, 2))
     x = keras.layers.Flatten()(images)
@@ -72,17 +73,17 @@ LOSS = keras.losses.CategoricalCrossentropy(from_logits=True)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-12, 1e-25])
-def test_gradient_norms_by_hand_however_small(scale):
+def test_gradient_norms_are_exact_even_if_tiny(scale):
     model = network()
     images = scale * np.array([[[[3.0, 4.0]]]], np.float32)
-    # p - y = (-0.5, 0.5), so the gradient is (3, 4) times each: sqrt(2 * (1.5² + 2²))
+    # p - y = (-0.5, 0.5); the gradient is its outer product with (3, 4): sqrt(2 * (1.5² + 2²))
     assert gradient_norms(model, images, np.array([[1.0, 0.0]]), LOSS) == [
         pytest.approx(scale * math.sqrt(12.5), rel=1e-5)
     ]
     assert not keras.ops.convert_to_numpy(model.layers[-1].kernel).any()
 
 
-def test_layers_that_are_not_trained_have_no_gradient():
+def test_frozen_layers_have_no_gradient_norm():
     images = keras.Input((2, 2, 1))
     frozen = keras.layers.Conv2D(3, 1, trainable=False)
     x = keras.layers.Flatten()(frozen(images))
@@ -91,14 +92,14 @@ def test_layers_that_are_not_trained_have_no_gradient():
     assert len(norms) == 1
 
 
-def test_fewer_images_keep_the_shares_of_the_classes():
+def test_a_sample_of_the_images_is_stratified():
     labels = np.array([0, 1] * 10 + [0] * 20)
     rows = np.arange(2, 40)  # 9 of class 1
-    drawn = [study.sample_rows(rows, labels, 8, seed) for seed in (0, 0, 1)]
-    assert [labels[each].sum() for each in drawn] == [2, 2, 2]
-    assert set(drawn[0]) <= set(rows)
-    assert (drawn[0] == drawn[1]).all()
-    assert set(drawn[0]) != set(drawn[2])
+    samples = [study.sample_rows(rows, labels, 8, seed) for seed in (0, 0, 1)]
+    assert [labels[sample].sum() for sample in samples] == [2, 2, 2]
+    assert set(samples[0]) <= set(rows)
+    assert (samples[0] == samples[1]).all()
+    assert set(samples[0]) != set(samples[2])
     assert study.sample_rows(rows, labels, None, 0) is rows
     for count in (1, 38):
         with pytest.raises(PipelineError, match=rf"train_images must fit 38 .*Got {count}"):
@@ -113,43 +114,43 @@ def runs(accuracies: list[float | None], seconds: float = 1.0, gradient: float =
     ]  # fmt: skip
 
 
-def rows_of(found: dict[str, list], over_x: bool = False) -> list[dict]:
-    places: dict[str, tuple] = {name: (name, None) for name in found}
+def summary_rows(runs_of: dict[str, list], over_x: bool = False) -> list[dict]:
+    positions: dict[str, tuple] = {name: (name, None) for name in runs_of}
     if over_x:
-        places = {name: (name.split("_")[0], int(name.split("_")[1])) for name in found}
-    return summarize(places, dict.fromkeys(found, 20), found, images=1000)
+        positions = {name: (name.split("_")[0], int(name.split("_")[1])) for name in runs_of}
+    return summarize(positions, dict.fromkeys(runs_of, 20), runs_of, images=1000)
 
 
-def test_sentence_says_what_the_numbers_say():
-    found = {
+def test_the_sentence_agrees_with_the_numbers():
+    runs_of = {
         "none": runs([0.8, 0.9], seconds=2),
         "one": runs([0.7, 0.8], seconds=1),
         "two": runs([0.8, 0.9], seconds=4),
         "three": runs([0.9, 0.8], seconds=3),
     }
-    # one and two, with no variance between seeds: 1.96 * sqrt(2) / 1002 = 0.3 points; three, gains
-    # 0.1 and -0.1: standard error 0.1, t of 1.0004 degrees of freedom: 12.70
-    assert sentence(rows_of(found), "seconds_per_epoch", None) == (
+    # one and two have no variance between seeds: 1.96 * sqrt(2) / 1002 = 0.3 points. Differences
+    # of three are 0.1 and -0.1: standard error 0.1, 1.0004 degrees of freedom, t = 12.70.
+    assert sentence(summary_rows(runs_of), "seconds_per_epoch", None) == (
         "After 20 epochs, over 2 seeds, in validation accuracy "
         "one (75.0 %, -10.0 points [-10.3, -9.7]) is worse than none (85.0 %); "
         "two (85.0 %, +0.0 points [-0.3, +0.3]) and three (85.0 %, +0.0 points [-127.0, +127.0]) "
         "are not distinguishable from none (85.0 %); "
         "an epoch takes between 1.000 s (one) and 4.000 s (two)."
     )
-    found["one"] = runs([0.9, 1.0], seconds=5)
-    said = sentence(rows_of(found), "seconds_per_epoch", None)
-    assert "one (95.0 %, +10.0 points [+9.7, +10.3]) is better than none" in said
-    assert said.endswith("an epoch takes between 2.000 s (none) and 5.000 s (one).")
+    runs_of["one"] = runs([0.9, 1.0], seconds=5)
+    changed = sentence(summary_rows(runs_of), "seconds_per_epoch", None)
+    assert "one (95.0 %, +10.0 points [+9.7, +10.3]) is better than none" in changed
+    assert changed.endswith("an epoch takes between 2.000 s (none) and 5.000 s (one).")
 
 
 def test_lines_are_compared_at_the_same_x():
-    found = {
+    runs_of = {
         "relu_2": runs([0.5, 0.5]),
         "relu_6": runs([0.9, 0.9], gradient=0.1),
         "tanh_2": runs([0.6, 0.6], gradient=1e-9),
         "tanh_6": runs([0.6, 0.6], gradient=3.0),
     }
-    assert sentence(rows_of(found, over_x=True), "gradients", "build.depth") == (
+    assert sentence(summary_rows(runs_of, over_x=True), "gradients", "build.depth") == (
         "After 20 epochs, over 2 seeds, in validation accuracy "
         "tanh is better than relu at depth 2 (+10.0 points); tanh is worse than relu at "
         "depth 6 (-30.0 points); before training, the gradient in the first layer "
@@ -158,8 +159,8 @@ def test_lines_are_compared_at_the_same_x():
 
 
 def test_a_model_that_diverged_is_counted_and_not_compared():
-    found = {"none": runs([0.8, 0.8]), "one": runs([None, 0.9]), "two": runs([None, None])}
-    rows = rows_of(found)
+    runs_of = {"none": runs([0.8, 0.8]), "one": runs([None, 0.9]), "two": runs([None, None])}
+    rows = summary_rows(runs_of)
     assert [row["diverged"] for row in rows] == [0, 1, 2]
     assert [row["val_accuracy"] for row in rows] == [0.8, 0.9, None]
     assert sentence(rows, None, None) == (
@@ -183,7 +184,7 @@ models:
 
 @pytest.fixture
 def prepared(project) -> Path:
-    """A study, and arrays of 64 small images without a test part."""
+    """Write a study, and arrays of 64 small images without a test split."""
     labels = np.arange(64) % 2
     noise = np.random.default_rng(0).random((64, 4, 4, 1), dtype=np.float32)
     images = noise * 0.2 + labels[:, None, None, None].astype(np.float32) * 0.8
@@ -199,19 +200,19 @@ ARGUMENTS = "--arrays arrays --split split.npz --table out/mine.json --picture o
 
 
 @pytest.mark.slow
-def test_a_study_runs_without_test_images_and_outlives_a_divergence(prepared, stage):
+def test_a_study_needs_no_test_images_and_continues_after_a_divergence(prepared, stage):
     done = stage("pipeline.study", "mine.yaml", *ARGUMENTS)
     assert (done.returncode, done.stderr) == (0, "")
-    found = read_json(prepared / "out/mine.json")
-    one, two = found["models"]
+    result = read_json(prepared / "out/mine.json")
+    one, two = result["models"]
     assert [run["seed"] for run in one["runs"]] == [0, 1]
     assert [len(run["gradients"]) for run in one["runs"]] == [2, 2]
     for run in one["runs"]:
         assert run["gap"] == pytest.approx(run["accuracy"] - run["val_accuracy"])
         assert run["seconds_per_epoch"] > 0
     assert (one["diverged"], two["diverged"]) == (0, 2)
-    assert found["sentence"] == ("After 2 epochs, over 2 seeds, 2 of 2 trainings of two diverged.")
-    assert found["sentence"] in done.stdout
+    assert result["sentence"] == "After 2 epochs, over 2 seeds, 2 of 2 trainings of two diverged."
+    assert result["sentence"] in done.stdout
     assert "2 of 2 diverged" in done.stdout
     assert (prepared / "out/mine.png").read_bytes().startswith(b"\x89PNG")
 
@@ -229,7 +230,7 @@ WRONG = [
     ("seeds: 2", "seeds: 2\nx: filters", "x must match pattern '^(build|train)\\.\\w+$'"),
     (
         "seeds: 2", "seeds: 2\nx: build.dropout",
-        "models.one: build.dropout, the x, must be a number. Got None",
+        "models.one: build.dropout must be a number, because it is x. Got None",
     ),
     ("seeds: 2", "seeds: 2\ntrain_images: 48", "train_images must fit 48 training images: "),
     ("architecture: plain", "architecture: vgg", "models.one: no file pipeline/architectures/vgg"),
@@ -237,7 +238,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("old", "new", "message"), WRONG)
-def test_wrong_studies_are_refused_in_one_line(prepared, old, new, message):
+def test_an_invalid_study_is_one_error_line(prepared, old, new, message):
     (prepared / "mine.yaml").write_text(STUDY.replace(old, new, 1))
     with pytest.raises(PipelineError) as refused:
         study.main(["mine.yaml", *ARGUMENTS])
@@ -245,17 +246,17 @@ def test_wrong_studies_are_refused_in_one_line(prepared, old, new, message):
     assert not (prepared / "out").exists()
 
 
-def test_a_study_that_is_not_there_is_one_line(prepared):
+def test_a_missing_study_is_one_error_line(prepared):
     with pytest.raises(PipelineError, match=r"^none\.yaml: no such file in .*Run from the"):
         study.main(["none.yaml", *ARGUMENTS])
 
 
-def test_every_study_is_in_the_graph():
+def test_dvc_yaml_lists_every_study():
     files = {path.stem for path in (REPOSITORY / "studies").glob("*.yaml")} - {"dvc"}
     assert files == set(NAMES)
 
 
-def test_readme_of_the_studies_says_what_the_committed_ones_measured(committed):
+def test_the_readme_quotes_the_sentence_of_every_committed_study(committed):
     studies = committed("studies")
     readme = (studies / "README.md").read_text("utf-8")
     for table in sorted(studies.glob("*.json")):
@@ -265,12 +266,13 @@ def test_readme_of_the_studies_says_what_the_committed_ones_measured(committed):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_study_is_valid_and_depends_on_its_architecture(name, project):
-    asked, own = study.load(REPOSITORY / f"studies/{name}.yaml", params.load())
-    assert asked.seeds >= 4
-    assert {model.architecture for model in own.models.values()} == {GRAPH["foreach"][name]}
+    loaded, study_params = study.load(REPOSITORY / f"studies/{name}.yaml", params.load())
+    assert loaded.seeds >= 4
+    architectures = {model.architecture for model in study_params.models.values()}
+    assert architectures == {GRAPH["foreach"][name]}
 
 
-def test_make_lists_the_studies_for_a_name_that_is_none():
+def test_make_study_with_an_unknown_name_lists_the_studies():
     done = subprocess.run(
         ["make", "-o", ".venv/ready", "study", "NAME=dvc"],
         cwd=REPOSITORY, capture_output=True, text=True,

@@ -1,1 +1,1 @@
-"""What is inside a trained network."""
+"""Analyze a trained network: layers, gradients, feature maps and filters."""

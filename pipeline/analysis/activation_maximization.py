@@ -1,4 +1,4 @@
-"""Activation maximization: images that make a network's filters respond, by gradient ascent.
+"""Activation maximization: generate images that filters respond to, by gradient ascent.
 
 Reference: Erhan et al., "Visualizing Higher-Layer Features of a Deep Network" (2009); Olah,
     Mordvintsev & Schubert, "Feature Visualization" (2017), https://distill.pub/2017/feature-visualization
@@ -12,148 +12,160 @@ import keras
 import numpy as np
 
 from pipeline.analysis.layer_table import macs
-from pipeline.analysis.network import CONVOLUTIONS, nodes, values_of
+from pipeline.analysis.network import CONVOLUTIONS, activations, nodes
 from pipeline.data.preprocessor import Preprocessor
 
-# What bounds the cost, whatever the network and its images
-SIDE = 32  # pixels of a picture; a larger image shows a filter no more
-LAYERS = 12  # evenly spaced, the first and the last among them
-FILTERS = 16  # of each layer: the strongest
-MACS = 6 * 10**9  # multiply-accumulates of a step: fewer filters, then fewer layers, keep it
+# Limits that bound the cost for any network and image size
+SIDE = 32  # pixels of a picture; larger pictures show no more of a filter
+LAYERS = 12  # evenly spaced, including the first and the last
+FILTERS = 16  # per layer, those with the strongest responses
+MACS = 6 * 10**9  # multiply-accumulates per step; to stay below, drop filters, then layers
 
 STEPS = 48
-RATE = 0.2  # of Adam, on a scale where 1 is what takes middle grey to 73 %
-NOISE = 0.1  # standard deviation of the grey that it starts from, on that scale
-# What squared steps between neighbouring pixels cost, against a response in standard deviations:
-# keeps a picture from noise that fools the filter and shows nothing.
+LEARNING_RATE = 0.2  # of Adam, in logits of the pixel value: a step of 1 takes 50 % grey to 73 %
+NOISE = 0.1  # standard deviation of the initial picture around 50 % grey, in logits
+# Weight of the squared differences between neighboring pixels. Without it, the result is
+# high-frequency noise that excites the filter and shows nothing.
 SMOOTHNESS = 6.0
-JITTER = 16  # moved at each step by up to this part of its side, so that no pixel is special
+# Each step shifts the pictures randomly by up to 1 / JITTER of their side, so that no position is
+# special.
+JITTER = 16
 
 
 class Convolution(NamedTuple):
-    """A convolution, and its output before the activation."""
+    """A convolution, its output before the activation, and its strongest filters."""
 
     name: str
     response: keras.KerasTensor
     strongest: np.ndarray
-    """Filters `(k,)` int by their mean rectified response to the images, strongest first"""
+    """Filters `(k,)` int, sorted by their mean rectified response to the images, descending"""
     spread: np.ndarray
-    """Standard deviation of each filter's response, `(k,)`"""
+    """Standard deviation of the response of each of these filters, `(k,)`"""
 
 
-def convolutions(model: keras.Model, images: np.ndarray) -> list[Convolution]:
-    """Return the convolutions to paint of a network of one level, from input to output.
+def select_convolutions(model: keras.Model, images: np.ndarray) -> list[Convolution]:
+    """Select the convolutions and filters to visualize, from input to output.
 
     Args:
-        images: `(n, h, w, c)` as the model takes them, to tell which filters are strong.
+        model: Without nested models.
+        images: `(n, h, w, c)`, preprocessed as for the model; used to rank the filters.
     """
-    found = [
-        (node.operation.name, _unactivated(node.operation, node.input_tensors[0]))
+    responses = [
+        (node.operation.name, _without_activation(node.operation, node.input_tensors[0]))
         for node in nodes(model)
         if isinstance(node.operation, CONVOLUTIONS)
     ]
-    if not found:
+    if not responses:
         return []
-    height, width = canvas_size(model, [tensor for _, tensor in found])
-    part = height * width / math.prod(images.shape[1:3])
-    costs = [part * _macs(keras.Model(model.inputs[0], tensor)) for _, tensor in found]
-    rows, count = affordable(costs)
-    found = [found[row] for row in rows]
-    given = values_of(model, [tensor for _, tensor in found], images)
-    result = []
-    for (name, tensor), values in zip(found, given, strict=True):
+    height, width = picture_size(model, [tensor for _, tensor in responses])
+    share = height * width / math.prod(images.shape[1:3])
+    costs = [share * _macs(keras.Model(model.inputs[0], tensor)) for _, tensor in responses]
+    layers, filters = select_within_budget(costs)
+    responses = [responses[layer] for layer in layers]
+    outputs = activations(model, [tensor for _, tensor in responses], images)
+    selected = []
+    for (name, tensor), values in zip(responses, outputs, strict=True):
         strength = np.maximum(values, 0).mean(axis=(0, 1, 2))  # (filters,)
-        strongest = np.argsort(-strength, kind="stable")[:count]
+        strongest = np.argsort(-strength, kind="stable")[:filters]
         spread = values.std(axis=(0, 1, 2))[strongest] + 1e-6
-        result.append(Convolution(name, tensor, strongest, spread))
-    return result
+        selected.append(Convolution(name, tensor, strongest, spread))
+    return selected
 
 
-def affordable(costs: list[float]) -> tuple[list[int], int]:
-    """Return which layers to paint, and how many filters of each, within MACS a step.
+def select_within_budget(costs: list[float]) -> tuple[list[int], int]:
+    """Return which layers to visualize, and how many filters of each, within MACS per step.
 
     Args:
-        costs: Multiply-accumulates of one picture, layer by layer.
+        costs: Multiply-accumulates of one picture for each layer.
+
+    Returns:
+        The indices of the layers, ascending, and the number of filters, at least 1.
     """
-    rows: list[int] = []
-    for layers in range(min(LAYERS, len(costs)), 0, -1):
-        rows = [int(row) for row in np.linspace(0, len(costs) - 1, layers).round()]
-        if count := int(MACS // sum(costs[row] for row in rows)):
-            return rows, min(count, FILTERS)
-    return rows, 1
+    layers: list[int] = []
+    for count in range(min(LAYERS, len(costs)), 0, -1):
+        layers = [int(layer) for layer in np.linspace(0, len(costs) - 1, count).round()]
+        if filters := int(MACS // sum(costs[layer] for layer in layers)):
+            return layers, min(filters, FILTERS)
+    return layers, 1
 
 
 def _macs(model: keras.Model) -> int:
-    calls = [node for node in nodes(model) if node.input_tensors]
     return sum(
         macs(node.operation, node.input_tensors[0].shape, node.output_tensors[0].shape)
-        for node in calls
+        for node in nodes(model)
+        if node.input_tensors
     )
 
 
-def canvas_size(model: keras.Model, tensors: list[keras.KerasTensor]) -> tuple[int, int]:
-    """Return the smallest height and width, from SIDE on, of which a network makes all of these.
+def picture_size(model: keras.Model, tensors: list[keras.KerasTensor]) -> tuple[int, int]:
+    """Return the smallest height and width, at least SIDE, for which all tensors are not empty.
+
+    It is never larger than the images of the model.
 
     Args:
-        model: Of one level.
-        tensors: Of its inside, `(None, h, w, c)`.
+        model: Without nested models.
+        tensors: Intermediate tensors of `model`, `(None, h, w, c)`.
     """
     height, width, channels = model.input_shape[1:]
     side = SIDE
     while side < max(height, width):
         size = min(side, height), min(side, width)
         picture = keras.KerasTensor((1, *size, channels))
-        network = Prefixes(model, tensors, [(0, 1)] * len(tensors))
-        try:  # small for unpadded convolutions, or a layer may need one size
-            made = network(picture)
+        prefixes = Prefixes(model, tensors, [(0, 1)] * len(tensors))
+        try:  # fails if an unpadded convolution gets too few pixels, or a layer has a fixed size
+            outputs = prefixes(picture)
         except (TypeError, ValueError):
-            made = []
-        if made and all(min(each.shape[1:3]) > 0 for each in made):
+            outputs = []
+        if outputs and all(min(output.shape[1:3]) > 0 for output in outputs):
             return size
         side *= 2
     return height, width
 
 
-def _unactivated(layer: keras.Layer, inputs: keras.KerasTensor) -> keras.KerasTensor:
-    """Return a convolution's output before its activation, where no gradient is cut off."""
-    own = {"activation": "linear", "name": f"{layer.name}_response"}
-    twin = type(layer).from_config(layer.get_config() | own)
-    output = twin(inputs)
-    twin.set_weights(layer.get_weights())
+def _without_activation(layer: keras.Layer, inputs: keras.KerasTensor) -> keras.KerasTensor:
+    """Return a convolution's output before its activation, which could have a zero gradient."""
+    linear = {"activation": "linear", "name": f"{layer.name}_response"}
+    copy = type(layer).from_config(layer.get_config() | linear)
+    output = copy(inputs)
+    copy.set_weights(layer.get_weights())
     return output
 
 
-class Canvas(keras.Layer):
-    """From row numbers `(b,)` int32 to pictures `(b, h, w, c)` as the model takes them."""
+class TrainablePictures(keras.Layer):
+    """Map row numbers `(b,)` int32 to pictures `(b, h, w, c)`, preprocessed as for the model.
 
-    def __init__(self, count: int, size: tuple[int, int], preprocessing: Preprocessor, seed: int):
+    The pictures are weights. Each call shifts them randomly and adds their roughness to the loss.
+    """
+
+    def __init__(self, count: int, size: tuple[int, int], preprocessor: Preprocessor, seed: int):
         super().__init__()
         noise = keras.initializers.RandomNormal(stddev=NOISE, seed=seed)
-        shape = (count, *size, preprocessing.image_shape[2])
-        self.paint = self.add_weight(shape=shape, initializer=noise)
-        self.shift, self.scale = preprocessing.shift_and_scale()
-        self.random = keras.random.SeedGenerator(seed)
+        shape = (count, *size, preprocessor.image_shape[2])
+        self.logits = self.add_weight(shape=shape, initializer=noise)
+        self.shift, self.scale = preprocessor.shift_and_scale()
+        self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def pictures(self):
-        return keras.ops.sigmoid(self.paint)  # in [0, 1], from middle grey
+    def pixels(self):
+        """Return the pictures in [0, 1]."""
+        return keras.ops.sigmoid(self.logits)
 
     def call(self, rows):
-        pictures = keras.ops.take(self.pictures(), rows, axis=0)
-        down, across = pictures[:, 1:] - pictures[:, :-1], pictures[:, :, 1:] - pictures[:, :, :-1]
-        for steps in (down, across):
-            rough = keras.ops.mean(keras.ops.square(steps), axis=(1, 2, 3))
-            self.add_loss(SMOOTHNESS * keras.ops.sum(rough))
+        pixels = keras.ops.take(self.pixels(), rows, axis=0)
+        vertical, horizontal = pixels[:, 1:] - pixels[:, :-1], pixels[:, :, 1:] - pixels[:, :, :-1]
+        for differences in (vertical, horizontal):
+            roughness = keras.ops.mean(keras.ops.square(differences), axis=(1, 2, 3))
+            self.add_loss(SMOOTHNESS * keras.ops.sum(roughness))
         for axis in (1, 2):
-            if reach := pictures.shape[axis] // JITTER:
-                by = keras.random.randint((), -reach, reach + 1, seed=self.random)
-                pictures = keras.ops.roll(pictures, by, axis=axis)
-        return (pictures - self.shift) / self.scale
+            if limit := pixels.shape[axis] // JITTER:
+                shift = keras.random.randint((), -limit, limit + 1, seed=self.seed_generator)
+                pixels = keras.ops.roll(pixels, shift, axis=axis)
+        return (pixels - self.shift) / self.scale
 
 
 class Prefixes(keras.Layer):
-    """Tensors inside of a network in use, of some of the pictures each.
+    """Compute intermediate tensors of a model in inference mode, each for some of the pictures.
 
-    A picture goes no further than its tensor needs.
+    A picture passes only the layers that its tensor depends on.
     """
 
     def __init__(
@@ -162,96 +174,106 @@ class Prefixes(keras.Layer):
         tensors: list[keras.KerasTensor],
         rows: list[tuple[int, int]],
     ):
-        """Args:
-        model: Of one level.
-        tensors: Of its inside.
-        rows: From which picture to which each of them is wanted.
+        """Initialize the layer.
+
+        Args:
+            model: Without nested models.
+            tensors: Intermediate tensors of `model`.
+            rows: For each tensor, the range of pictures `(start, stop)` to compute it for.
         """
         super().__init__()
         self.model = keras.Model(model.inputs[0], tensors)
         self.rows = rows
-        self.wanted = {id(x): own for x, own in zip(self.model.outputs, rows, strict=True)}
+        self.needed = {id(x): needed for x, needed in zip(self.model.outputs, rows, strict=True)}
         for node in reversed(list(nodes(self.model))):
-            own = _union(self.wanted[id(x)] for x in node.output_tensors if id(x) in self.wanted)
+            output_rows = self._output_rows(node)
             for x in node.input_tensors:
-                self.wanted[id(x)] = _union([own, self.wanted.get(id(x), own)])
+                self.needed[id(x)] = _union([output_rows, self.needed.get(id(x), output_rows)])
+
+    def _output_rows(self, node: Any) -> tuple[int, int]:
+        """Return the range of pictures for which a layer call is needed."""
+        return _union(self.needed[id(x)] for x in node.output_tensors if id(x) in self.needed)
 
     def call(self, pictures):
         values = {id(self.model.inputs[0]): pictures}
+
+        def select(tensor: keras.KerasTensor, start: int, stop: int):
+            first = self.needed[id(tensor)][0]
+            return values[id(tensor)][start - first : stop - first]
+
         for node in nodes(self.model):
             if not node.input_tensors:
                 continue
-            start, stop = _union(
-                self.wanted[id(x)] for x in node.output_tensors if id(x) in self.wanted
-            )
-            given = {}
-            for x in node.input_tensors:
-                first = self.wanted[id(x)][0]
-                given[id(x)] = values[id(x)][start - first : stop - first]
-            args, kwargs = node.arguments.fill_in(given)
+            start, stop = self._output_rows(node)
+            inputs = {id(x): select(x, start, stop) for x in node.input_tensors}
+            args, kwargs = node.arguments.fill_in(inputs)
             if getattr(node.operation, "_call_has_training_arg", False):
                 kwargs["training"] = False
-            made = keras.tree.flatten(node.operation(*args, **kwargs))
-            values |= {id(x): value for x, value in zip(node.output_tensors, made, strict=True)}
-        made = []
-        for x, (start, stop) in zip(self.model.outputs, self.rows, strict=True):
-            first = self.wanted[id(x)][0]
-            made.append(values[id(x)][start - first : stop - first])
-        return made
+            outputs = keras.tree.flatten(node.operation(*args, **kwargs))
+            values |= {id(x): value for x, value in zip(node.output_tensors, outputs, strict=True)}
+        return [select(x, *rows) for x, rows in zip(self.model.outputs, self.rows, strict=True)]
 
 
 def _union(ranges: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Return the smallest range that contains all ranges."""
     starts, stops = zip(*ranges, strict=True)
     return min(starts), max(stops)
 
 
 class Response(keras.Layer):
-    """Adds the mean response of each picture's own filter to what training makes large."""
+    """Add the negative mean response of each picture's filter to the loss.
+
+    Responses are in standard deviations, so that all filters count the same.
+    """
 
     def __init__(self, convolution: Convolution, **kwargs: Any):
         super().__init__(**kwargs)
         count = len(convolution.strongest)
-        self.own = np.zeros((count, 1, 1, convolution.response.shape[-1]), np.float32)
-        self.own[np.arange(count), 0, 0, convolution.strongest] = 1 / convolution.spread
+        # picture i is for filter strongest[i]: (k, 1, 1, filters)
+        self.weighting = np.zeros((count, 1, 1, convolution.response.shape[-1]), np.float32)
+        self.weighting[np.arange(count), 0, 0, convolution.strongest] = 1 / convolution.spread
 
     def call(self, responses):
-        own = keras.ops.mean(responses * self.own, axis=(1, 2))  # (k, filters)
-        self.add_loss(-keras.ops.sum(own))
-        return keras.ops.sum(own)
+        means = keras.ops.mean(responses * self.weighting, axis=(1, 2))  # (k, filters)
+        self.add_loss(-keras.ops.sum(means))
+        return keras.ops.sum(means)
 
 
-def paint(
-    model: keras.Model, every: list[Convolution], preprocessing: Preprocessor, seed: int
+def maximize(
+    model: keras.Model, convolutions: list[Convolution], preprocessor: Preprocessor, seed: int
 ) -> list[np.ndarray]:
-    """Return for each convolution pictures `(k, h, w, c)` in [0, 1] that its filters respond to.
+    """Return pictures that the strongest filters of each convolution respond to.
 
     Args:
-        model: Of one level; it is frozen.
-        every: Of `convolutions`.
-        preprocessing: How the model takes its images.
-        seed: Of the noise to start from.
+        model: Without nested models. It is frozen.
+        convolutions: As returned by `select_convolutions`.
+        preprocessor: The preprocessor of the model.
+        seed: Seed of the initial noise and of the random shifts.
+
+    Returns:
+        Pictures `(k, h, w, c)` in [0, 1] for each convolution, one per filter.
     """
-    if not every:
+    if not convolutions:
         return []
     model.trainable = False
-    tensors = [convolution.response for convolution in every]
-    ends = np.cumsum([len(convolution.strongest) for convolution in every]).tolist()
-    starts, count = [0, *ends[:-1]], ends[-1]
-    prefixes = Prefixes(model, tensors, list(zip(starts, ends, strict=True)))
+    tensors = [convolution.response for convolution in convolutions]
+    stops = np.cumsum([len(convolution.strongest) for convolution in convolutions]).tolist()
+    starts, count = [0, *stops[:-1]], stops[-1]
+    prefixes = Prefixes(model, tensors, list(zip(starts, stops, strict=True)))
     prefixes.trainable = False
-    canvas = Canvas(count, canvas_size(model, tensors), preprocessing, seed)
+    pictures = TrainablePictures(count, picture_size(model, tensors), preprocessor, seed)
     rows = keras.Input(batch_shape=(count,), dtype="int32")
     outputs = [
         Response(convolution)(values)
-        for convolution, values in zip(every, prefixes(canvas(rows)), strict=True)
+        for convolution, values in zip(convolutions, prefixes(pictures(rows)), strict=True)
     ]
-    whole = keras.Model(rows, outputs)
-    whole.compile(keras.optimizers.Adam(RATE), steps_per_execution=STEPS // 4)
-    # all steps in one epoch: a pass over the same rows each
-    whole.fit(
+    trainer = keras.Model(rows, outputs)
+    trainer.compile(keras.optimizers.Adam(LEARNING_RATE), steps_per_execution=STEPS // 4)
+    # one epoch of STEPS batches, each with all rows
+    trainer.fit(
         np.tile(np.arange(count, dtype=np.int32), STEPS),
         batch_size=count,
         shuffle=False,
         verbose=0,
     )
-    return np.split(keras.ops.convert_to_numpy(canvas.pictures()), ends[:-1])
+    return np.split(keras.ops.convert_to_numpy(pictures.pixels()), stops[:-1])

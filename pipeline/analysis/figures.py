@@ -1,4 +1,4 @@
-"""Figures: the pictures of what one network has learned."""
+"""Figures: draw the layers, filters, feature maps and gradients of one network."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,76 +11,91 @@ from pipeline.analysis.layer_table import Row
 from pipeline.reporting.chart_style import percent
 from pipeline.reporting.drawing import Axes, Figure, NullFormatter, PatchCollection, Rectangle, plt
 
-COLUMNS = 8  # pictures side by side
-WRONG = "#d62728"
-FRAME = "#9a9a9a"
+COLUMNS = 8  # pictures per line
+MISCLASSIFIED_COLOR = "#d62728"
+FRAME_COLOR = "#9a9a9a"
 
 
-class Shown(NamedTuple):
-    """A test image that is looked at."""
+class Example(NamedTuple):
+    """A test image and its prediction."""
 
     image: np.ndarray
     """`(h, w, c)` in [0, 1]"""
     actual: str
     predicted: str
     confidence: float
+    """Probability of the predicted class"""
 
     @property
     def title(self) -> str:
+        """Two lines: the actual class, then the predicted class with its confidence."""
         return f"true {self.actual}\npredicted {self.predicted}, {percent(self.confidence)}"
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
+        """The title on one line."""
         return self.title.replace("\n", ", ")
 
     @property
+    def is_correct(self) -> bool:
+        return self.actual == self.predicted
+
+    @property
     def color(self) -> str:
-        return "black" if self.actual == self.predicted else WRONG
+        return "black" if self.is_correct else MISCLASSIFIED_COLOR
 
 
-def stitched(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Put pictures `(h, w, c)` in [0, 1] side by side, COLUMNS a line, on white.
+def montage(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """Arrange pictures in lines of COLUMNS on a white background.
 
-    One array and not an axes each, which takes matplotlib seconds.
+    A single array is much faster to draw in matplotlib than one axes per picture.
+
+    Args:
+        pictures: Of equal shape `(h, w, c)`, in [0, 1].
 
     Returns:
-        The array, `(H, W, c)`, and where each picture's upper left corner is: x, y.
+        The montage, `(H, W, c)`, and the upper left corner (x, y) of each picture.
     """
     height, width, channels = pictures[0].shape
     gap = max(1, height // 4)
     lines = math.ceil(len(pictures) / COLUMNS)
-    sheet = np.ones((lines * (height + gap), COLUMNS * (width + gap), channels))
+    image = np.ones((lines * (height + gap), COLUMNS * (width + gap), channels))
     corners = []
     for number, picture in enumerate(pictures):
-        y, x = (
-            number // COLUMNS * (height + gap) + gap,
-            number % COLUMNS * (width + gap),
-        )
-        sheet[y : y + height, x : x + width] = picture
+        line, column = divmod(number, COLUMNS)
+        y, x = line * (height + gap) + gap, column * (width + gap)
+        image[y : y + height, x : x + width] = picture
         corners.append((x - 0.5, y - 0.5))
-    return sheet, corners
+    return image, corners
 
 
-def _sheet(axes: Axes, pictures: Sequence[np.ndarray], labels: Iterable[object] = ()) -> None:
-    sheet, corners = stitched(pictures)
-    # the colour map is for one channel only
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+def _draw_montage(
+    axes: Axes, pictures: Sequence[np.ndarray], labels: Iterable[object] = ()
+) -> None:
+    """Draw pictures in lines, with a frame around each, since some are white at their edges."""
+    image, corners = montage(pictures)
+    # matplotlib ignores the color map for images with three channels
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
     height, width, _ = pictures[0].shape
-    frames = [Rectangle(corner, width, height) for corner in corners]  # white on white is seen
-    axes.add_collection(PatchCollection(frames, facecolor="none", edgecolor=FRAME, linewidth=0.5))
+    frames = [Rectangle(corner, width, height) for corner in corners]
+    axes.add_collection(
+        PatchCollection(frames, facecolor="none", edgecolor=FRAME_COLOR, linewidth=0.5)
+    )
     for (x, y), label in zip(corners, labels, strict=False):
         axes.text(x, y, str(label), fontsize=7, va="bottom")
 
 
-def _figure(lines: float, title: str, color: str = "black") -> tuple[Figure, Axes]:
+def _figure(count: int, title: str) -> tuple[Figure, Axes]:
+    """Return a figure with room for a montage of `count` pictures."""
+    lines = math.ceil(count / COLUMNS)
     figure, axes = plt.subplots(figsize=(8, 0.4 + lines), layout="constrained")
-    figure.suptitle(title, fontsize=10, color=color)
+    figure.suptitle(title, fontsize=10)
     return figure, axes
 
 
 def layers(rows: Sequence[Row], name: str) -> Figure:
-    """Draw what each layer holds, costs and keeps."""
+    """Draw the parameters, multiply-accumulates and activation memory of each layer as bars."""
     figure, panels = plt.subplots(
         1, 3, figsize=(13, 1.6 + 0.3 * len(rows)), sharey=True, layout="constrained"
     )
@@ -104,135 +119,148 @@ def layers(rows: Sequence[Row], name: str) -> Figure:
     last = [row for row in rows if row.stride][-1]
     image = rows[0].output_shape[:2]
     field = tuple(map(int, last.receptive_field.split("×")))
-    whole = all(seen >= side for seen, side in zip(field, image, strict=True))
-    reach = "the whole image" if whole else f"{last.receptive_field} pixels of the image"
-    seen = f"; {last.name} sees {reach}"
-    figure.suptitle(f"{name}: layers of one image{seen if last is not rows[0] else ''}")
+    covers_image = all(pixels >= side for pixels, side in zip(field, image, strict=True))
+    region = "the whole image" if covers_image else f"{last.receptive_field} pixels of the image"
+    receptive_field = f"; {last.name} sees {region}" if last is not rows[0] else ""
+    figure.suptitle(f"{name}: layers, for one image{receptive_field}")
     return figure
 
 
 def kernels(weights: np.ndarray, name: str) -> Figure:
-    """Draw the kernels `(kh, kw, c, k)` of a first layer as they are, c 1 or 3.
+    """Draw the kernels of the first convolution.
 
-    Middle grey is 0; all share one scale.
+    All kernels share one scale, on which 50 % grey is 0.
+
+    Args:
+        weights: `(kh, kw, c, k)`; c is 1 or 3.
+        name: Name of the layer.
     """
     count = weights.shape[-1]
-    reach = np.abs(weights).max() or 1
-    title = f"{name}: {count} kernels, grey is 0, white {reach:.2g}"
-    figure, axes = _figure(math.ceil(count / COLUMNS), title)
-    _sheet(axes, list(0.5 + np.moveaxis(weights, -1, 0) / (2 * reach)))
+    limit = np.abs(weights).max() or 1
+    figure, axes = _figure(count, f"{name}: {count} kernels; grey is 0, white is {limit:.2g}")
+    _draw_montage(axes, list(0.5 + np.moveaxis(weights, -1, 0) / (2 * limit)))
     return figure
 
 
 def filters(pictures: np.ndarray, strongest: np.ndarray, name: str) -> Figure:
-    """Draw what filters respond to, `(k, h, w, c)` in [0, 1], each with its number."""
-    title = f"{name}: what its strongest filters respond to"
-    figure, axes = _figure(math.ceil(len(pictures) / COLUMNS), title)
-    _sheet(axes, list(pictures), strongest)
+    """Draw the pictures that the strongest filters of a layer respond to.
+
+    Args:
+        pictures: `(k, h, w, c)` in [0, 1].
+        strongest: `(k,)` int, number of each filter.
+        name: Name of the layer.
+    """
+    figure, axes = _figure(len(pictures), f"{name}: what its strongest filters respond to")
+    _draw_montage(axes, list(pictures), strongest)
     return figure
 
 
-def feature_maps(shown: Shown, maps: dict[str, np.ndarray]) -> Figure:
-    """Draw one test image and, layer by layer, the channels that respond to it most.
+def feature_maps(example: Example, maps: dict[str, np.ndarray]) -> Figure:
+    """Draw a test image and the strongest feature maps of each layer.
 
     Args:
-        shown: The image.
-        maps: From a layer's name to its output for the image, `(h, w, channels)`.
+        example: The image and its prediction.
+        maps: From layer name to the output for this image, `(h, w, channels)`.
     """
-    lines_count = len(maps) + 1
-    figure, lines = plt.subplots(
-        lines_count, 1, figsize=(9, 0.4 + lines_count), squeeze=False, layout="constrained"
+    lines = len(maps) + 1
+    figure, panels = plt.subplots(
+        lines, 1, figsize=(9, 0.4 + lines), squeeze=False, layout="constrained"
     )
-    figure.suptitle(shown.words, fontsize=10, color=shown.color)
-    _sheet(lines[0, 0], [shown.image])
-    for axes, (name, values) in zip(lines[1:, 0], maps.items(), strict=True):
+    figure.suptitle(example.description, fontsize=10, color=example.color)
+    _draw_montage(panels[0, 0], [example.image])
+    for axes, (name, values) in zip(panels[1:, 0], maps.items(), strict=True):
         order = np.argsort(-np.abs(values).mean(axis=(0, 1)), kind="stable")[:COLUMNS]
-        _sheet(axes, [_brightened(values[..., channel, None]) for channel in order], order)
+        _draw_montage(axes, [_rescale(values[..., channel, None]) for channel in order], order)
         axes.text(0, 0.5, f"{name}  ", ha="right", va="center", transform=axes.transAxes)
     return figure
 
 
-def _brightened(values: np.ndarray) -> np.ndarray:
+def _rescale(values: np.ndarray) -> np.ndarray:
+    """Scale values linearly to [0, 1]; constant values become 0."""
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
-def attention(every: Sequence[Shown], maps: np.ndarray) -> Figure:
-    """Draw test images, and under each where the network looked for what it predicted.
+def heat_maps(examples: Sequence[Example], maps: np.ndarray) -> Figure:
+    """Draw test images, and below each its heat map for the predicted class.
 
     Args:
-        every: n of them.
-        maps: `(n, h, w)` in [0, 1].
+        examples: n images with their predictions.
+        maps: Heat maps, `(n, h, w)` in [0, 1].
     """
     figure, grid = plt.subplots(
-        2, len(every), figsize=(1.6 * len(every), 4), squeeze=False, layout="constrained"
+        2, len(examples), figsize=(1.6 * len(examples), 4), squeeze=False, layout="constrained"
     )
-    for column, (shown, heat) in enumerate(zip(every, maps, strict=True)):
+    for column, (example, heat_map) in enumerate(zip(examples, maps, strict=True)):
         above, below = grid[:, column]
-        above.imshow(shown.image, cmap="gray", vmin=0, vmax=1)
-        above.set_title(shown.title, fontsize=7, color=shown.color)
-        below.imshow(shown.image.mean(axis=-1), cmap="gray", vmin=0, vmax=1)
-        below.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6)
+        above.imshow(example.image, cmap="gray", vmin=0, vmax=1)
+        above.set_title(example.title, fontsize=7, color=example.color)
+        below.imshow(example.image.mean(axis=-1), cmap="gray", vmin=0, vmax=1)
+        below.imshow(heat_map, cmap="inferno", vmin=0, vmax=1, alpha=0.6)
         above.set_axis_off()
         below.set_axis_off()
-    figure.suptitle("Where it looked (Grad-CAM; bright speaks for its answer)", fontsize=10)
+    figure.suptitle("Grad-CAM: bright regions support the predicted class", fontsize=10)
     return figure
 
 
-def flow(table: pd.DataFrame, name: str) -> Figure:
-    """Draw norms, silent ReLUs and batch normalization, layer by layer.
+def gradient_flow(table: pd.DataFrame, name: str) -> Figure:
+    """Draw gradient and weight norms, inactive ReLUs and moving averages of each layer.
 
     Args:
-        table: Indexed by layer: gradient_start, gradient_end, weights_start, weights_end,
-            silent, mean, variance; NaN where a layer has none.
+        table: As returned by `gradient_flow.table`.
+        name: Name of the model.
     """
-    parts = [_norms]
-    parts += [_silent] if table["silent"].notna().any() else []
-    parts += [_moving] if table["mean"].notna().any() else []
+    draw_panels = [_draw_norms]
+    if table["silent"].notna().any():
+        draw_panels.append(_draw_inactive_relus)
+    if table["mean"].notna().any():
+        draw_panels.append(_draw_moving_averages)
+    count = len(draw_panels)
     figure, panels = plt.subplots(
-        len(parts),
+        count,
         1,
-        figsize=(max(7.0, 0.5 * len(table) + 3), 1 + 2.6 * len(parts)),
+        figsize=(max(7.0, 0.5 * len(table) + 3), 1 + 2.6 * count),
         sharex=True,
         squeeze=False,
         layout="constrained",
     )
     x = np.arange(len(table))
-    for axes, part in zip(panels[:, 0], parts, strict=True):
-        part(axes, x, table)
+    for axes, draw in zip(panels[:, 0], draw_panels, strict=True):
+        draw(axes, x, table)
         axes.grid(axis="y", alpha=0.3)
-    figure.suptitle(f"{name}: where it learns")
+    figure.suptitle(f"{name}: gradient flow")
     panels[-1, 0].set_xticks(x, table.index, rotation=60, ha="right", fontsize=8)
     return figure
 
 
-def _norms(axes: Axes, x: np.ndarray, table: pd.DataFrame) -> None:
-    kernels = table["mean"].isna()  # not of batch normalization, whose few weights do another job
+def _draw_norms(axes: Axes, x: np.ndarray, table: pd.DataFrame) -> None:
+    # without batch normalization: the norms of its scales and shifts compare with no kernel's
+    is_kernel = table["mean"].isna()
     for column, style, label in (
-        ("gradient_start", "o:C0", "gradient, at the start"),
-        ("gradient_end", "o-C0", "gradient, at the end"),
-        ("weights_start", "s:C1", "weights, at the start"),
-        ("weights_end", "s-C1", "weights, at the end"),
+        ("gradient_start", "o:C0", "gradient, before training"),
+        ("gradient_end", "o-C0", "gradient, after training"),
+        ("weights_start", "s:C1", "weights, before training"),
+        ("weights_end", "s-C1", "weights, after training"),
     ):
         values = table[column].to_numpy(float)
-        there = np.isfinite(values) & kernels
-        axes.plot(x[there], values[there], style, label=label, markersize=4)
+        visible = np.isfinite(values) & is_kernel
+        axes.plot(x[visible], values[visible], style, label=label, markersize=4)
     axes.set(yscale="log", ylabel="L2 norm", title="Gradients and weights")
-    # plain numbers: with parse_math off, those of a log axis would show as TeX
+    # The default formatter of a log axis writes TeX, which stays as it is while parse_math is off.
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _silent(axes: Axes, x: np.ndarray, table: pd.DataFrame) -> None:
+def _draw_inactive_relus(axes: Axes, x: np.ndarray, table: pd.DataFrame) -> None:
     axes.bar(x, table["silent"].fillna(0), color="C3")
     top = min(max(0.05, 1.15 * table["silent"].max()), 1.05)
-    axes.set(ylim=(0, top), ylabel="share", title="ReLUs that no image makes positive")
+    axes.set(ylim=(0, top), ylabel="share", title="ReLUs that are 0 for every image")
 
 
-def _moving(axes: Axes, x: np.ndarray, table: pd.DataFrame) -> None:
+def _draw_moving_averages(axes: Axes, x: np.ndarray, table: pd.DataFrame) -> None:
     axes.bar(x - 0.2, table["mean"].fillna(0), 0.4, color="C2", label="mean: distance in σ")
     ratio = np.nan_to_num(np.abs(np.log2(table["variance"].to_numpy(float))))
-    axes.bar(x + 0.2, ratio, 0.4, color="C4", label="variance: factors of 2")
-    axes.set(ylabel="moving against batch", title="Batch normalization, 0: as in training")
+    axes.bar(x + 0.2, ratio, 0.4, color="C4", label="variance: |log₂ ratio|")
+    axes.set(ylabel="difference", title="Batch normalization: moving averages against the batch")
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))

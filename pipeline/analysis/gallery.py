@@ -1,6 +1,5 @@
-"""Gallery: which pictures are drawn of one network, and what is said with each."""
+"""Gallery: write the pictures of one network, each with a title and a description."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -8,132 +7,138 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis import activation_maximization, figures
-from pipeline.analysis.figures import Shown
+from pipeline.analysis.figures import Example
 from pipeline.analysis.grad_cam import grad_cam
 from pipeline.analysis.layer_table import Row, total
-from pipeline.analysis.network import CONVOLUTIONS, nodes, values_of
+from pipeline.analysis.network import CONVOLUTIONS, activations, nodes
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting.drawing import Figure, save
 
-COLOURS = (1, 3)  # channels of a kernel that can be drawn
-ANSWER = ["actual", "predicted", "confidence"]
+IMAGE_CHANNELS = (1, 3)  # numbers of channels that can be drawn
+PREDICTION_COLUMNS = ["actual", "predicted", "confidence"]
 
 
 class Pictures:
-    """Writes pictures into a folder, and lists them with what they show in words."""
+    """Write pictures to a folder, and list them in `contents` with a title and a description."""
 
-    def __init__(self, folder: Path, name: str):
-        self.folder, self.name = folder, name
-        self.listed: list[dict[str, str]] = []
+    def __init__(self, folder: Path, name: str, preprocessor: Preprocessor):
+        """Start without pictures.
+
+        Args:
+            folder: Folder to write to.
+            name: Name of the model.
+            preprocessor: The preprocessor of the model.
+        """
+        self.folder, self.name, self.preprocessor = folder, name, preprocessor
+        self.contents: list[dict[str, str]] = []
 
     def _add(self, file: str, figure: Figure, title: str, alt: str) -> None:
         save(figure, self.folder / file, dpi=100)
-        self.listed.append({"file": file, "title": title, "alt": alt})
+        self.contents.append({"file": file, "title": title, "alt": alt})
 
     def layers(self, rows: list[Row]) -> None:
-        """Draw the table of layers."""
+        """Draw the layer table."""
         sums = total(rows)
         alt = f"Bars of {len(rows)} layers: {sums['parameters']:,} parameters, {sums['macs']:,} "
-        alt += "multiply-accumulates. The same numbers stand in the table of layers"
+        alt += "multiply-accumulates. The layer table contains the same numbers"
         self._add("layers.png", figures.layers(rows, self.name), "Layers", alt)
 
     def flow(self, table: pd.DataFrame) -> None:
-        """Draw the table of `flow.table`, and keep it."""
+        """Draw the table returned by `gradient_flow.table`, and write it to flow.csv."""
         table.to_csv(self.folder / "flow.csv", float_format="%.6g")
-        figure = figures.flow(table, self.name)
-        self._add("flow.png", figure, "Gradients and weights", " ".join(_spoken(table)))
+        figure = figures.gradient_flow(table, self.name)
+        self._add("flow.png", figure, "Gradients and weights", _describe_flow(table))
 
     def kernels(self, model: keras.Model) -> None:
-        """Draw the kernels of the first convolution, where its images have colours or grey."""
+        """Draw the kernels of the first convolution if its input has 1 or 3 channels."""
         first = next((layer for layer in model.layers if isinstance(layer, CONVOLUTIONS)), None)
-        if first and (kernel := first.get_weights()[0]).shape[2] in COLOURS:
+        if first and (kernel := first.get_weights()[0]).shape[2] in IMAGE_CHANNELS:
             alt = f"{kernel.shape[-1]} kernels of {kernel.shape[0]} by {kernel.shape[1]} pixels"
             figure = figures.kernels(kernel, first.name)
             self._add("kernels.png", figure, f"{first.name}: kernels", alt)
 
-    def filters(
-        self, model: keras.Model, kept: Preprocessor, images: np.ndarray, seed: int
-    ) -> None:
-        """Draw what the filters of convolutions respond to.
+    def filters(self, model: keras.Model, images: np.ndarray, seed: int) -> None:
+        """Draw what the filters of each convolution respond to.
 
         Args:
-            model: Of one level; it is frozen.
-            kept: How it takes its images.
-            images: `(n, h, w, c)` as it takes them, to tell which filters are strong.
-            seed: Of the noise that pictures start from.
+            model: Without nested models. It is frozen.
+            images: `(n, h, w, c)`, preprocessed as for the model; used to rank the filters.
+            seed: Seed of the initial noise.
         """
-        every = activation_maximization.convolutions(model, images)
-        painted = activation_maximization.paint(model, every, kept, seed)
-        for number, (convolution, found) in enumerate(zip(every, painted, strict=True), 1):
-            own = convolution.name
+        convolutions = activation_maximization.select_convolutions(model, images)
+        pictures = activation_maximization.maximize(model, convolutions, self.preprocessor, seed)
+        for number, convolution in enumerate(convolutions):
+            name, count = convolution.name, len(convolution.strongest)
             self._add(
-                f"filters/{number:02}_{own}.png",
-                figures.filters(found, convolution.strongest, own),
-                f"{own}: what filters respond to",
-                f"{len(found)} pictures painted by gradient ascent, one a filter of {own}",
+                f"filters/{number + 1:02}_{name}.png",
+                figures.filters(pictures[number], convolution.strongest, name),
+                f"{name}: what filters respond to",
+                f"{count} pictures generated by gradient ascent, one for each filter of {name}",
             )
 
     def feature_maps(
-        self, model: keras.Model, images: np.ndarray, answers: pd.DataFrame, kept: Preprocessor
+        self, model: keras.Model, images: np.ndarray, predictions: pd.DataFrame
     ) -> None:
-        """Draw feature maps of the surest right and of the surest wrong answer.
+        """Draw feature maps of the most confident correct and misclassified images.
 
         Args:
-            model: Of one level.
-            images: `(n, h, w, c)` as it takes them, n at least 1.
-            answers: n rows of actual, predicted and confidence, the surest of a kind first.
-            kept: How it takes its images.
+            model: Without nested models.
+            images: `(n, h, w, c)`, n >= 1, preprocessed as for the model.
+            predictions: n rows of actual, predicted and confidence, sorted by confidence among
+                the correct and among the misclassified images, highest first.
         """
-        every = _shown(images, answers, kept)
         calls = [node for node in nodes(model) if isinstance(node.operation, CONVOLUTIONS)]
-        names = [node.operation.name for node in calls]
-        for kind, right in (("right", True), ("wrong", False)):
-            rows = [
-                i for i, shown in enumerate(every) if (shown.actual == shown.predicted) == right
-            ]
-            if rows and calls:
-                shown = every[rows[0]]
-                maps = values_of(
-                    model, [node.output_tensors[0] for node in calls], images[rows[:1]]
-                )
-                own = {name: values[0] for name, values in zip(names, maps, strict=True)}
-                self._add(
-                    f"feature_maps_{kind}.png",
-                    figures.feature_maps(shown, own),
-                    f"Feature maps, surest {kind} answer",
-                    f"The image and eight feature maps of each convolution: {shown.words}",
-                )
-
-    def grad_cam(
-        self, model: keras.Model, images: np.ndarray, answers: pd.DataFrame, kept: Preprocessor
-    ) -> None:
-        """Draw where the network looked in each of some images: arguments of `feature_maps`."""
-        every = _shown(images, answers, kept)
-        heat = grad_cam(model, images, np.array([kept.classes.index(x.predicted) for x in every]))
-        if heat is not None:
-            words = "; ".join(shown.words for shown in every)
+        if not calls:
+            return
+        tensors = [node.output_tensors[0] for node in calls]
+        examples = self._examples(images, predictions)
+        for file, kind, is_correct in (
+            ("feature_maps_right.png", "correct", True),
+            ("feature_maps_wrong.png", "misclassified", False),
+        ):
+            rows = [i for i, example in enumerate(examples) if example.is_correct == is_correct]
+            if not rows:
+                continue
+            example = examples[rows[0]]
+            outputs = activations(model, tensors, images[rows[:1]])
+            maps = {
+                node.operation.name: values[0] for node, values in zip(calls, outputs, strict=True)
+            }
             self._add(
-                "grad_cam.png",
-                figures.attention(every, heat),
-                "Where it looks",
-                f"Test images with a heat map of what spoke for the answer: {words}",
+                file,
+                figures.feature_maps(example, maps),
+                f"Feature maps of the most confident {kind} image",
+                f"The image and eight feature maps of each convolution: {example.description}",
             )
 
+    def grad_cam(self, model: keras.Model, images: np.ndarray, predictions: pd.DataFrame) -> None:
+        """Draw where the network looks in each image; the arguments are as in `feature_maps`."""
+        examples = self._examples(images, predictions)
+        class_names = self.preprocessor.classes
+        classes = np.array([class_names.index(example.predicted) for example in examples])
+        heat_maps = grad_cam(model, images, classes)
+        if heat_maps is not None:
+            descriptions = "; ".join(example.description for example in examples)
+            self._add(
+                "grad_cam.png",
+                figures.heat_maps(examples, heat_maps),
+                "Where the network looks",
+                f"Test images with heat maps of what supports the prediction: {descriptions}",
+            )
 
-def _shown(images: np.ndarray, answers: pd.DataFrame, kept: Preprocessor) -> list[Shown]:
-    visible = kept.visible(images)
-    return [
-        Shown(image, *answer)
-        for image, answer in zip(visible, answers[ANSWER].to_numpy().tolist(), strict=True)
-    ]
+    def _examples(self, images: np.ndarray, predictions: pd.DataFrame) -> list[Example]:
+        rows = predictions[PREDICTION_COLUMNS].to_numpy().tolist()
+        pixels = self.preprocessor.visible(images)
+        return [Example(image, *row) for image, row in zip(pixels, rows, strict=True)]
 
 
-def _spoken(table: pd.DataFrame) -> Iterator[str]:
-    """Yield in words what the picture of the flow shows."""
-    yield "Norms of gradients and weights of each layer, at the start and at the end of training."
-    for column, form in (
-        ("silent", "Most silent ReLUs: {:.1%}, in {}."),
-        ("mean", "Moving mean farthest from the batch's: {:.2g} σ, {}."),
+def _describe_flow(table: pd.DataFrame) -> str:
+    """Describe the figure of the gradient flow in sentences."""
+    sentences = ["Norms of gradients and weights of each layer, before and after training."]
+    for column, template in (
+        ("silent", "Most inactive ReLUs: {:.1%}, in {}."),
+        ("mean", "Moving mean farthest from the batch mean: {:.2g} standard deviations, in {}."),
     ):
         if table[column].notna().any():
-            yield form.format(table[column].max(), table[column].idxmax())
+            sentences.append(template.format(table[column].max(), table[column].idxmax()))
+    return " ".join(sentences)

@@ -1,118 +1,122 @@
-"""Gradient flow: how large gradients and weights are in each layer, and what no longer takes part.
+"""Gradient flow: gradient and weight norms, inactive ReLUs and moving averages of each layer.
 
-Vanishing gradients shrink towards the input, exploding ones grow (Glorot & Bengio, "Understanding
-the difficulty of training deep feedforward neural networks", 2010,
-https://proceedings.mlr.press/v9/glorot10a.html).
+Vanishing gradients shrink towards the input, exploding gradients grow.
+
+Reference: Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural
+    networks" (2010), https://proceedings.mlr.press/v9/glorot10a.html
 """
 
 import keras
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.network import nodes, unnested, values_of
+from pipeline.analysis.network import activations, nodes, unnested
 from pipeline.runtime import acceleration
 from pipeline.training.gradients import gradients
 
 
-def weighted(model: keras.Model) -> list[keras.Layer]:
-    """Return the layers that hold weights of their own, from input to output, each once."""
-    return [layer for layer in model._flatten_layers(include_self=False) if _own(layer)]
+def layers_with_weights(model: keras.Model) -> list[keras.Layer]:
+    """Return the layers that have weights, from input to output, nested layers included."""
+    return [layer for layer in model._flatten_layers(include_self=False) if _direct_weights(layer)]
 
 
-def _own(layer: keras.Layer) -> list[keras.Variable]:
-    inner = {id(weight) for part in layer._layers for weight in part.weights}
-    return [weight for weight in layer.weights if id(weight) not in inner]
+def _direct_weights(layer: keras.Layer) -> list[keras.Variable]:
+    """Return the weights of a layer without those of its sublayers."""
+    nested = {id(weight) for sublayer in layer._layers for weight in sublayer.weights}
+    return [weight for weight in layer.weights if id(weight) not in nested]
 
 
 def norms(
     model: keras.Model, images: np.ndarray, labels: np.ndarray, loss: keras.Loss
 ) -> list[dict[str, float | None]]:
-    """Return the L2 norms of each layer's gradient and weights, from one step that changes none.
+    """Return the L2 norms of each layer's gradient and weights.
 
     Args:
-        model: Uncompiled; compiled here, and moving averages take a step.
-        images: `(b, h, w, c)`, one batch, as training sees it: with dropout, and batch
-            normalization by the batch itself.
+        model: Uncompiled; compiled here. Its weights stay as they are; its moving averages are
+            updated once.
+        images: `(b, h, w, c)`, one batch. As in training, dropout is active and batch
+            normalization uses the statistics of the batch.
         labels: `(b, k)` one-hot.
         loss: Between labels and logits.
 
     Returns:
-        For each of `weighted`: gradient, None where nothing is trained; weights, of all that
-        training may change, of frozen layers of all.
+        For each of `layers_with_weights`: gradient, the norm over its trainable weights, None if
+        it has none; weights, the norm of its trainable weights, or of all if the layer is frozen.
+        A norm that is not finite is None.
     """
     variables = list(model.trainable_variables)
     values = gradients(model, images, labels, loss)
-    trained = {id(weight): value for weight, value in zip(variables, values, strict=True)}
+    gradient_of = {id(weight): value for weight, value in zip(variables, values, strict=True)}
     rows = []
-    for layer in weighted(model):
-        own = _own(layer)
-        moved = [weight for weight in own if id(weight) in trained]
-        gradient = _norm([trained[id(weight)] for weight in moved]) if moved else None
-        rows.append({"gradient": gradient, "weights": _norm(moved or own)})
+    for layer in layers_with_weights(model):
+        weights = _direct_weights(layer)
+        trainable = [weight for weight in weights if id(weight) in gradient_of]
+        gradient = _norm([gradient_of[id(weight)] for weight in trainable]) if trainable else None
+        rows.append({"gradient": gradient, "weights": _norm(trainable or weights)})
     return rows
 
 
 def _norm(arrays: list) -> float | None:
-    # in float64: the square of 1e-25 is none in float32
+    # float64, because the square of 1e-25 underflows to 0 in float32
     values = [keras.ops.convert_to_numpy(array).astype(np.float64).ravel() for array in arrays]
     norm = float(np.linalg.norm(np.concatenate(values)))
     return norm if np.isfinite(norm) else None
 
 
 def _is_relu(layer: keras.Layer) -> bool:
-    named = getattr(layer, "activation", None)
-    # a ReLU that leaks, or rises above 0 elsewhere, does not die
-    leaks = isinstance(layer, keras.layers.ReLU) and float(layer.negative_slope) != 0
-    return (isinstance(layer, keras.layers.ReLU) or named is keras.activations.relu) and not leaks
+    if isinstance(layer, keras.layers.ReLU):
+        return float(layer.negative_slope) == 0  # a leaky ReLU always has a gradient
+    return getattr(layer, "activation", None) is keras.activations.relu
 
 
-def silent(model: keras.Model, images: np.ndarray) -> dict[str, float]:
-    """Return for each layer with ReLUs the share of them that no image makes positive.
+def inactive_relus(model: keras.Model, images: np.ndarray) -> dict[str, float]:
+    """Return the share of ReLUs in each layer that are 0 for every image.
 
     Args:
-        model: Of one level.
-        images: `(n, h, w, c)` as the model takes them.
+        model: Without nested models.
+        images: `(n, h, w, c)`, preprocessed as for the model.
 
     Returns:
-        From a layer's name to a share in [0, 1]: of its channels, at no place positive, or of its
-        units.
+        From layer name to a share in [0, 1] of the layer's units, or of its channels: a channel
+        is inactive if it is 0 at every position of every image.
     """
-    found = [node for node in nodes(model) if _is_relu(node.operation)]
+    relus = [node for node in nodes(model) if _is_relu(node.operation)]
+    outputs = activations(model, [node.output_tensors[0] for node in relus], images)
     shares = {}
-    given = values_of(model, [node.output_tensors[0] for node in found], images)
-    for node, values in zip(found, given, strict=True):
-        alive = (values > 0).reshape(-1, values.shape[-1]).any(axis=0)  # (channels,)
-        shares[node.operation.name] = float(1 - alive.mean())
+    for node, values in zip(relus, outputs, strict=True):
+        active = (values > 0).reshape(-1, values.shape[-1]).any(axis=0)  # (channels,)
+        shares[node.operation.name] = float(1 - active.mean())
     return shares
 
 
-def moving_against_batch(model: keras.Model, images: np.ndarray) -> dict[str, dict[str, float]]:
-    """Compare what batch normalization has kept with what these images give.
+def compare_moving_averages(model: keras.Model, images: np.ndarray) -> dict[str, dict[str, float]]:
+    """Compare the moving averages of batch normalization with the statistics of a batch.
 
-    In training it normalizes by the batch, in use by moving averages: where the two differ, the
-    network in use is not the one that was trained.
+    Training normalizes by the batch, inference by the moving averages. If they differ, the model
+    computes something else in inference than it did in training.
 
     Args:
-        model: Of one level.
-        images: `(n, h, w, c)` as the model takes them.
+        model: Without nested models.
+        images: `(n, h, w, c)`, preprocessed as for the model.
 
     Returns:
-        From a layer's name to means over its channels: mean, the distance of the moving mean in
-        standard deviations of the images; variance, the moving variance as a multiple of the
-        images' (geometric mean).
+        From layer name to averages over the channels: mean, the distance between moving mean and
+        batch mean in standard deviations of the batch; variance, the ratio of moving variance to
+        batch variance (geometric mean).
     """
-    stock = keras.layers.BatchNormalization
-    found = [node for node in nodes(model) if isinstance(node.operation, stock)]
+    normalizations = [
+        node for node in nodes(model) if isinstance(node.operation, keras.layers.BatchNormalization)
+    ]
+    inputs = activations(model, [node.input_tensors[0] for node in normalizations], images)
     rows = {}
-    given = values_of(model, [node.input_tensors[0] for node in found], images)
-    for node, values in zip(found, given, strict=True):
+    for node, values in zip(normalizations, inputs, strict=True):
         layer = node.operation
-        flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
-        variance = flat.var(axis=0) + layer.epsilon
+        channels = values.reshape(-1, values.shape[-1]).astype(np.float64)
+        variance = channels.var(axis=0) + layer.epsilon
         moving_mean, moving_variance = (
             keras.ops.convert_to_numpy(x) for x in (layer.moving_mean, layer.moving_variance)
         )
-        distance = np.abs(moving_mean - flat.mean(axis=0)) / np.sqrt(variance)
+        distance = np.abs(moving_mean - channels.mean(axis=0)) / np.sqrt(variance)
         ratio = np.log((moving_variance + layer.epsilon) / variance)
         rows[layer.name] = {
             "mean": float(distance.mean()),
@@ -123,30 +127,35 @@ def moving_against_batch(model: keras.Model, images: np.ndarray) -> dict[str, di
 
 def table(
     model: keras.Model,
-    start: keras.Model,
+    initial_model: keras.Model,
     images: np.ndarray,
     labels: np.ndarray,
     loss: keras.Loss,
 ) -> pd.DataFrame:
-    """Return a row a layer: norms at the start and at the end, silent ReLUs, moving averages.
+    """Return the norms, inactive ReLUs and moving averages of each layer.
 
     Args:
         model: Trained.
-        start: The same network before its training.
+        initial_model: The same model before training.
         images: `(b, h, w, c)`, one batch.
         labels: `(b, k)` one-hot.
-        loss: As trained with.
+        loss: The loss of the training.
+
+    Returns:
+        One row per layer, indexed by its name: gradient_start, gradient_end, weights_start,
+        weights_end (see `norms`); silent (see `inactive_relus`); mean, variance (see
+        `compare_moving_averages`). NaN where a column does not apply to a layer.
     """
-    flat = unnested(model)
-    others = pd.DataFrame({"silent": pd.Series(silent(flat, images), dtype=float)})
-    moving = pd.DataFrame.from_dict(moving_against_batch(flat, images), orient="index")
+    flat_model = unnested(model)
+    inactive = pd.DataFrame({"silent": pd.Series(inactive_relus(flat_model, images), dtype=float)})
+    moving = pd.DataFrame.from_dict(compare_moving_averages(flat_model, images), orient="index")
     moving = moving.reindex(columns=["mean", "variance"])
-    names = [layer.name for layer in weighted(model)]
+    names = [layer.name for layer in layers_with_weights(model)]
     rows = pd.DataFrame(index=names)
-    for when, network in (("start", start), ("end", model)):
-        # the kernels of training, since Keras's own batch normalization does not repeat to the bit
-        twin = acceleration.accelerate(network, "float32")
-        found = pd.DataFrame(norms(twin, images, labels, loss), index=names)
-        rows[[f"{kind}_{when}" for kind in found]] = found.astype(float)
-    order = [layer.name for layer in flat.layers if layer.name in {*names, *others.index}]
-    return rows.join(others, how="outer").join(moving).loc[order].rename_axis("layer")
+    for when, network in (("start", initial_model), ("end", model)):
+        # the kernels that training uses: Keras's own batch normalization is not deterministic
+        accelerated = acceleration.accelerate(network, "float32")
+        layer_norms = pd.DataFrame(norms(accelerated, images, labels, loss), index=names)
+        rows[[f"{column}_{when}" for column in layer_norms]] = layer_norms.astype(float)
+    order = [layer.name for layer in flat_model.layers if layer.name in {*names, *inactive.index}]
+    return rows.join(inactive, how="outer").join(moving).loc[order].rename_axis("layer")

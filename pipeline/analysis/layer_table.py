@@ -1,76 +1,81 @@
-"""Layer table: what each layer of a network makes, costs and sees.
+"""Layer table: output shape, parameters, cost and receptive field of each layer.
 
 Reference: Araujo, Norris & Sim, "Computing Receptive Fields of Convolutional Neural Networks"
     (2019), https://distill.pub/2019/computing-receptive-fields
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 
 from pipeline.analysis.network import CONVOLUTIONS, nodes
 
 POOLINGS = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
-WHOLE = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
-BYTES = 4  # of a float32
+GLOBAL_POOLINGS = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
+BYTES = 4  # per float32
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer; of one image."""
+    """One layer; all values are per image."""
 
     name: str
     type: str
     output_shape: tuple[int, ...]
     parameters: int
     trainable: int
-    """How many of them are trained"""
+    """Parameters that training changes"""
     macs: int
-    """Multiply-accumulates of convolutions and dense layers; the others cost next to nothing"""
+    """Multiply-accumulates of convolutions and dense layers; other layers count as 0"""
     receptive_field: str
-    """h×w pixels of the image that one number of the output depends on, padding included"""
+    """h×w pixels of the input image that one output value depends on, padding included"""
     stride: str
-    """Pixels of the image from one number to the next, h×w; none once the map is flat"""
+    """h×w pixels of the input image between neighboring output values; empty after flattening"""
     activation_bytes: int
-    """Of the output, as float32"""
+    """Size of the output in float32"""
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What one number of a tensor sees of the image: pixels, and pixels to the next: h and w."""
+class ReceptiveField:
+    """Receptive field of one value of a tensor, in pixels of the input image: height and width."""
 
-    field: tuple[int, int] = (1, 1)
-    step: tuple[int, int] = (1, 1)
+    size: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    """Distance between the receptive fields of neighboring values"""
     flat: bool = False
+    """Whether the tensor has no spatial axes, so that the stride means nothing"""
 
-    def through(self, window: tuple[int, int], stride: tuple[int, int]) -> "Sight":
-        field, step = (
-            tuple(f + (w - 1) * s for f, w, s in zip(self.field, window, self.step, strict=True)),
-            tuple(s * by for s, by in zip(self.step, stride, strict=True)),
+    def after(self, window: tuple[int, int], stride: tuple[int, int]) -> "ReceptiveField":
+        """Return the receptive field after a layer with this window and stride."""
+        (h, w), (down, across) = self.size, self.stride
+        return ReceptiveField(
+            (h + (window[0] - 1) * down, w + (window[1] - 1) * across),
+            (down * stride[0], across * stride[1]),
+            self.flat,
         )
-        return Sight(field, step, self.flat)  # type: ignore[arg-type]
 
 
 def table(model: keras.Model) -> list[Row]:
-    """Return a row for each layer of a network of one level, from input to output.
+    """Return a row for each layer call, from input to output.
 
-    A layer that is called twice is two rows, and its parameters count in the first.
+    A layer that is called twice has two rows; its parameters count in the first one only.
+
+    Args:
+        model: Without nested models.
     """
-    sights: dict[int, Sight] = {}
+    fields: dict[int, ReceptiveField] = {}
     counted: set[int] = set()
     rows = []
     for node in nodes(model):
         layer = node.operation
         output = node.output_tensors[0]
-        shape = tuple(side for side in output.shape[1:])
+        shape = tuple(output.shape[1:])
         inputs = node.input_tensors
-        sight = _sight(layer, [(sights[id(x)], x.shape) for x in inputs], output.shape)
-        sights.update({id(x): sight for x in node.output_tensors})
-        again = id(layer) in counted
+        field = _receptive_field(layer, [(fields[id(x)], x.shape) for x in inputs], output.shape)
+        fields.update({id(x): field for x in node.output_tensors})
+        weights = [] if id(layer) in counted else list(getattr(layer, "weights", []))
         counted.add(id(layer))
-        weights = [] if again else list(getattr(layer, "weights", []))
-        stride = "" if sight.flat else "×".join(map(str, sight.step))
         rows.append(
             Row(
                 name=layer.name,
@@ -79,8 +84,8 @@ def table(model: keras.Model) -> list[Row]:
                 parameters=sum(math.prod(weight.shape) for weight in weights),
                 trainable=sum(math.prod(w.shape) for w in weights if w.trainable),
                 macs=macs(layer, inputs[0].shape, output.shape) if inputs else 0,
-                receptive_field="×".join(map(str, sight.field)),
-                stride=stride,
+                receptive_field="×".join(map(str, field.size)),
+                stride="" if field.flat else "×".join(map(str, field.stride)),
                 activation_bytes=BYTES * math.prod(shape),
             )
         )
@@ -88,36 +93,36 @@ def table(model: keras.Model) -> list[Row]:
 
 
 def total(rows: list[Row]) -> dict[str, int]:
-    """Return the sums of what can be added up."""
+    """Return the sums over all layers of the columns that can be added."""
     names = ("parameters", "trainable", "macs", "activation_bytes")
     return {name: sum(getattr(row, name) for row in rows) for name in names}
 
 
 def macs(layer: keras.Layer, inputs: tuple, outputs: tuple) -> int:
-    """Return the multiply-accumulates of one image.
+    """Return the multiply-accumulates of a layer for one image.
 
     Args:
-        layer: Built.
-        inputs: Shape of its input, `(None, …, c)`.
-        outputs: Shape of its output.
+        layer: Built; 0 for layers other than convolutions and dense layers.
+        inputs: Shape of the input, `(None, …, c)`.
+        outputs: Shape of the output, `(None, …, filters)`.
     """
     match layer:
         case keras.layers.SeparableConv2D():
-            deep = inputs[-1] * layer.depth_multiplier
-            each = math.prod(layer.kernel_size) * deep + deep * layer.filters
-            return math.prod(outputs[1:-1]) * each
+            channels = inputs[-1] * layer.depth_multiplier
+            per_position = (math.prod(layer.kernel_size) + layer.filters) * channels
+            return math.prod(outputs[1:-1]) * per_position
         case keras.layers.DepthwiseConv2D():
             return math.prod(outputs[1:]) * math.prod(layer.kernel_size)
         case keras.layers.Conv2D():
-            window = math.prod(layer.kernel_size) * inputs[-1] // layer.groups
-            return math.prod(outputs[1:]) * window
+            per_value = math.prod(layer.kernel_size) * inputs[-1] // layer.groups
+            return math.prod(outputs[1:]) * per_value
         case keras.layers.Dense():
             return math.prod(outputs[1:]) * inputs[-1]
     return 0
 
 
 def _window(layer: keras.Layer) -> tuple[tuple, tuple, tuple] | None:
-    """Return window, stride and dilation of a layer that moves a window over a map."""
+    """Return window, stride and dilation of a convolution or pooling layer, else None."""
     if isinstance(layer, CONVOLUTIONS):
         return layer.kernel_size, layer.strides, layer.dilation_rate
     if isinstance(layer, POOLINGS):
@@ -125,16 +130,25 @@ def _window(layer: keras.Layer) -> tuple[tuple, tuple, tuple] | None:
     return None
 
 
-def _sight(layer: keras.Layer, inputs: list[tuple[Sight, tuple]], output: tuple) -> Sight:
+def _receptive_field(
+    layer: keras.Layer, inputs: list[tuple[ReceptiveField, tuple]], output: tuple
+) -> ReceptiveField:
+    """Return the receptive field of a layer's output.
+
+    Args:
+        layer: Built.
+        inputs: Receptive field and shape of each input.
+        output: Shape of the output.
+    """
     if not inputs:
-        return Sight()
-    widest = max((sight for sight, _ in inputs), key=lambda sight: sight.field)
+        return ReceptiveField()
+    widest = max((field for field, _ in inputs), key=lambda field: field.size)
     shape = inputs[0][1]
-    if moved := _window(layer):
-        window, stride, dilation = moved
-        span = tuple(d * (w - 1) + 1 for w, d in zip(window, dilation, strict=True))
-        return widest.through(span, stride)
-    if len(shape) == 4 and (len(output) != 4 or isinstance(layer, WHOLE)):  # or flattened
-        every = widest.through(shape[1:3], (1, 1))
-        return Sight(every.field, every.step, flat=True)
+    if parameters := _window(layer):
+        window, stride, dilation = parameters
+        height, width = (d * (w - 1) + 1 for w, d in zip(window, dilation, strict=True))
+        return widest.after((height, width), stride)
+    is_flattened = len(shape) == 4 and len(output) != 4
+    if is_flattened or isinstance(layer, GLOBAL_POOLINGS):
+        return replace(widest.after(shape[1:3], (1, 1)), flat=True)
     return widest

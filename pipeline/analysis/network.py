@@ -1,4 +1,4 @@
-"""Network: one of networks within networks as one level, and the numbers inside of it."""
+"""Network: expand nested models, and read the activations of inner layers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,23 +14,24 @@ CONVOLUTIONS = (
 
 
 def unnested(model: keras.Model) -> keras.Model:
-    """Return the same layers as a network of one level, whose every tensor can be asked for.
+    """Return the same layers as one functional model without nested models.
 
-    One that is of one level comes back as it is.
+    Every intermediate tensor can then be an output of a new `keras.Model`. The weights are shared
+    with `model`. A functional model without nested models is returned as it is.
 
     Args:
-        model: Functional or Sequential, which may hold others of these as layers. The layers of
-            these are called `body.dense` from then on: both networks may have a `dense`.
+        model: Functional or Sequential, possibly with models as layers. Layers of a nested model
+            are renamed, for example `dense` of `body` to `body.dense`, so that names stay unique.
     """
-    nested = any(isinstance(layer, keras.Model) for layer in model.layers)
-    if not nested and not isinstance(model, keras.Sequential):
+    has_nested = any(isinstance(layer, keras.Model) for layer in model.layers)
+    if not has_nested and not isinstance(model, keras.Sequential):
         return model
     images = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype)
     return keras.Model(images, _replay("", model, images), name=model.name)
 
 
 def _replay(prefix: str, operation: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call an operation; of a network, its layers one by one, their names behind the prefix."""
+    """Call an operation; if it is a model, call its layers one by one, with prefixed names."""
     if isinstance(operation, keras.Sequential):
         operation = operation._functional
     if not isinstance(operation, keras.Model):
@@ -46,16 +47,19 @@ def _replay(prefix: str, operation: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def nodes(model: keras.Model) -> Iterator[Any]:
-    """Yield the calls of layers from input to output: operation, input and output tensors."""
+    """Yield the layer calls of a model as Keras nodes, from input to output.
+
+    A node has an `operation`, `input_tensors` and `output_tensors`.
+    """
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from model._nodes_by_depth[depth]
 
 
-class InUse(keras.Layer):
-    """A network as it is used, also where what stands before it is trained.
+class InferenceMode(keras.Layer):
+    """Run a model in inference mode, even while an outer model is trained.
 
-    Without dropout, and with the moving averages of batch normalization. `training=False` in the
-    call of a model would not do: a model that holds it passes its own down.
+    Dropout is off and batch normalization uses its moving averages. Passing `training=False` when
+    the model is called is not enough: the outer model overrides it.
     """
 
     def __init__(self, model: keras.Model):
@@ -66,12 +70,23 @@ class InUse(keras.Layer):
         return self.model(inputs, training=False)
 
 
-def values_of(model: keras.Model, tensors: list, images: np.ndarray) -> list[np.ndarray]:
-    """Return what a network of one level makes of images, in use, at each of some tensors.
+def activations(
+    model: keras.Model, tensors: list[keras.KerasTensor], images: np.ndarray
+) -> list[np.ndarray]:
+    """Return the values of intermediate tensors for a batch of images, in inference mode.
 
-    In one piece and not by `predict`: for one batch the graph would take longer than the numbers.
+    The model is called directly: for a single batch, `predict` would spend more time on compiling
+    the graph than on computing.
+
+    Args:
+        model: Without nested models.
+        tensors: Intermediate tensors of `model`.
+        images: `(n, h, w, c)`, preprocessed as for the model.
+
+    Returns:
+        One array per tensor, the first axis of length n.
     """
     if not tensors:
         return []
-    given = keras.Model(model.inputs[0], tensors)(images, training=False)
-    return [keras.ops.convert_to_numpy(values) for values in keras.tree.flatten(given)]
+    outputs = keras.Model(model.inputs[0], tensors)(images, training=False)
+    return [keras.ops.convert_to_numpy(values) for values in keras.tree.flatten(outputs)]

@@ -1,1 +1,1 @@
-"""One file, one network: `build(image_shape, num_classes, *, …) -> keras.Model`."""
+"""Architectures: one network per file, `build(image_shape, num_classes, *, …) -> keras.Model`."""

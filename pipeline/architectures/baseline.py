@@ -1,4 +1,4 @@
-"""Baseline: three convolutions, each halved by max pooling, and one hidden dense layer."""
+"""Baseline: three convolutions, each followed by max pooling, and one hidden dense layer."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ def build(
     Args:
         image_shape: `(h, w, c)`, at least 8×8 for the three poolings.
         num_classes: Number of outputs.
-        dropout: Share of the last feature map dropped before Flatten; 0 is the reference.
+        dropout: Dropout rate before Flatten; the reference network has none.
 
     Returns:
         Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.

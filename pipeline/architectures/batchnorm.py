@@ -22,13 +22,13 @@ def build(
     ),
     dense_dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.5,
 ) -> keras.Model:
-    """Build the network; 1,517,450 parameters at 32×32×3 and 10 classes, 1,792 not trained.
+    """Build the network; 1,517,450 parameters at 32×32×3 and 10 classes, 1,792 non-trainable.
 
     Args:
         image_shape: `(h, w, c)`, at least 8×8 for the three poolings.
         num_classes: Number of outputs.
-        dropout: Share of the feature map dropped after each of the three blocks.
-        dense_dropout: Share of the hidden dense layer dropped.
+        dropout: Dropout rate after each of the three blocks.
+        dense_dropout: Dropout rate after the hidden dense layer.
 
     Returns:
         Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.

@@ -1,4 +1,4 @@
-"""Deep_bn: seven narrow convolutions, each halved by max pooling.
+"""Deep_bn: seven narrow convolutions, each followed by max pooling.
 
 Reference: Ioffe & Szegedy, "Batch Normalization" (2015), https://arxiv.org/abs/1502.03167
 """
@@ -16,12 +16,12 @@ def build(
     *,
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
 ) -> keras.Model:
-    """Build the network; 10,034 parameters at 224×224×3 and 2 classes, 6 not trained.
+    """Build the network; 10,034 parameters at 224×224×3 and 2 classes, 6 non-trainable.
 
     Args:
         image_shape: `(h, w, c)`, at least 128×128 for the seven poolings.
         num_classes: Number of outputs.
-        dropout: Share of the last feature map dropped before Flatten.
+        dropout: Dropout rate before Flatten.
 
     Returns:
         Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.

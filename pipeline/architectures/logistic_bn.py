@@ -1,4 +1,4 @@
-"""Logistic_bn: logistic regression on normalized pixels; what a network must beat.
+"""Logistic_bn: logistic regression on batch-normalized pixels, the simplest baseline.
 
 Reference: Ioffe & Szegedy, "Batch Normalization" (2015), https://arxiv.org/abs/1502.03167
 """
@@ -16,12 +16,12 @@ def build(
     *,
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
 ) -> keras.Model:
-    """Build the network; 301,070 parameters at 224×224×3 and 2 classes, 6 not trained.
+    """Build the network; 301,070 parameters at 224×224×3 and 2 classes, 6 non-trainable.
 
     Args:
         image_shape: `(h, w, c)`.
         num_classes: Number of outputs.
-        dropout: Share of the pixels dropped.
+        dropout: Dropout rate of the pixels.
 
     Returns:
         Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.

@@ -1,6 +1,6 @@
-"""Plain: one stack of equal 3×3 convolutions, as deep as you like; no pooling, no shortcuts.
+"""Plain: a stack of equal 3×3 convolutions of any depth, without pooling or shortcuts.
 
-What He et al. call a plain network: the one to see gradients vanish in.
+He et al. call this a plain network. It shows how gradients vanish with depth.
 
 Reference: He et al., "Deep Residual Learning" (2016), https://arxiv.org/abs/1512.03385
 """
@@ -26,8 +26,8 @@ def build(
         image_shape: `(h, w, c)`.
         num_classes: Number of outputs.
         depth: Number of convolutions.
-        filters: Filters of each.
-        dropout: Share of the last feature map dropped before Flatten.
+        filters: Number of filters of each convolution.
+        dropout: Dropout rate before Flatten.
 
     Returns:
         Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.

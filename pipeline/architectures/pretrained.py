@@ -1,7 +1,7 @@
-"""Pretrained: any network of keras.applications with a new head, frozen as configured.
+"""Pretrained: a network of keras.applications, optionally frozen, with a new head.
 
-Reference: keras.io/api/applications; K. Chollet, "Transfer learning & fine-tuning",
-https://keras.io/guides/transfer_learning
+Reference: https://keras.io/api/applications; Chollet, "Transfer learning & fine-tuning" (2020),
+    https://keras.io/guides/transfer_learning
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import keras
 from annotated_types import Interval
 from keras import layers
 
-# The networks' own preprocessing starts from pixels in [0, 255], which are [0, 1] times 255.
+# Images in [0, 1]: the network's own preprocessing takes pixels in [0, 255], that is times 255.
 NORMALIZE = "unit"
 
 
@@ -26,54 +26,57 @@ def build(
     freeze: str = "all",
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.2,
 ) -> keras.Model:
-    """Build the network; with VGG16 and 10 classes 14,719,818 parameters, 5,130 trained.
+    """Build the network; for VGG16 and 10 classes 14,719,818 parameters, 5,130 in the head.
 
     Args:
-        image_shape: `(h, w, c)`, at least 32×32 for most; one channel is shown three times.
+        image_shape: `(h, w, c)`, at least 32×32 for most networks. A single channel is repeated
+            three times.
         num_classes: Number of outputs.
         base: A network of keras.applications: vgg16, mobilenet_v2, resnet50, …
-        weights: `imagenet`, fetched once by Keras into ~/.keras; None: random.
-        from_model: A file with the weights of the base, without its head, in place of `weights`.
-        freeze: `all`, `none`, or the last layer of the base that is not trained. Batch
-            normalization in the frozen part keeps its statistics; dropout stays on.
-        dropout: Share of the pooled features dropped.
+        weights: `imagenet`, downloaded once by Keras to ~/.keras; None for random weights.
+        from_model: A file with the weights of the base without its head, instead of `weights`.
+        freeze: `all`, `none`, or the last layer of the base to freeze. Frozen batch normalization
+            keeps its moving averages; dropout stays active.
+        dropout: Dropout rate of the pooled features.
 
     Returns:
         Uncompiled model from images `(n, h, w, c)` in [0, 1] to logits `(n, num_classes)`.
 
     Raises:
-        LookupError: There is no such network, layer or kind of weights.
+        LookupError: The network, layer or kind of weights is unknown.
         OSError: The weights cannot be downloaded or read.
     """
     if weights not in ("imagenet", None):
-        # DVC would not see the file change
+        # DVC would not notice changes of the file
         raise LookupError(
-            "build.weights must be imagenet or null; a file of weights stands under `finetune:`, "
-            f"as from_model: {weights}"
+            "build.weights must be imagenet or null. For a file, put the model under `finetune:` "
+            f"with from_model: {weights}"
         )
-    network = _find(base)
+    application = _find(base)
     height, width, channels = image_shape
     if weights and not from_model:
-        body = _fetch(network, (height, width, 3))
+        body = _download(application, (height, width, 3))
     else:
-        body = network(include_top=False, weights=None, input_shape=(height, width, 3))
+        body = application(include_top=False, weights=None, input_shape=(height, width, 3))
     if from_model:
         _load(body, from_model)
     names = [layer.name for layer in body.layers]
     if freeze not in ("all", "none", *names):
-        near = ", ".join(get_close_matches(str(freeze), names)) or "none"
+        similar = ", ".join(get_close_matches(str(freeze), names)) or "none"
         raise LookupError(
             f"build.freeze must be all, none or one of the {len(names)} layers of {base}, "
-            f"{names[0]} to {names[-1]}. Got {freeze}. Names like it: {near}"
+            f"{names[0]} to {names[-1]}. Got {freeze}. Similar names: {similar}"
         )
-    last = {"all": len(names), "none": 0}.get(freeze)
-    for layer in body.layers[: names.index(freeze) + 1 if last is None else last]:
+    frozen = {"all": len(names), "none": 0}.get(freeze)
+    if frozen is None:
+        frozen = names.index(freeze) + 1
+    for layer in body.layers[:frozen]:
         layer.trainable = False
 
     images = keras.Input(image_shape)
     x = layers.Concatenate()([images] * 3) if channels == 1 else images
     x = layers.Rescaling(255.0)(x)
-    x = _module(network).preprocess_input(x)
+    x = _module(application).preprocess_input(x)
     x = body(x)  # (n, h/32, w/32, features)
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(dropout)(x)
@@ -81,7 +84,7 @@ def build(
 
 
 def _find(base: str) -> Callable[..., keras.Model]:
-    """Return the function of keras.applications with this name, however it is spelled."""
+    """Return the function of keras.applications with this name, in any case, with or without _."""
     known = {name: f for name, f in vars(keras.applications).items() if name[0].isupper()}
     for name, function in known.items():
         if name.lower() == base.lower().replace("_", ""):
@@ -91,8 +94,9 @@ def _find(base: str) -> Callable[..., keras.Model]:
     )
 
 
-def _module(network: Callable[..., keras.Model]) -> Any:
-    return getattr(keras.applications, network.__module__.rsplit(".", 1)[1])
+def _module(application: Callable[..., keras.Model]) -> Any:
+    """Return the module of keras.applications that defines a network."""
+    return getattr(keras.applications, application.__module__.rsplit(".", 1)[1])
 
 
 def _load(body: keras.Model, path: str) -> None:
@@ -106,14 +110,15 @@ def _load(body: keras.Model, path: str) -> None:
         ) from None
 
 
-def _fetch(network: Callable[..., keras.Model], shape: tuple[int, int, int]) -> keras.Model:
+def _download(application: Callable[..., keras.Model], shape: tuple[int, int, int]) -> keras.Model:
+    """Return a network with its ImageNet weights."""
     try:
-        return network(include_top=False, weights="imagenet", input_shape=shape)
-    except ValueError:  # of the shape
+        return application(include_top=False, weights="imagenet", input_shape=shape)
+    except ValueError:  # the shape is invalid
         raise
-    except Exception as error:  # Keras raises nothing narrower for a download that fails
+    except Exception as error:  # Keras raises no narrower class if a download fails
         raise OSError(
-            f"the ImageNet weights cannot be downloaded: {error}. Fetch the file elsewhere, and "
-            "put the model under `finetune:` with from_model: FILE; delete what is damaged in "
+            f"the ImageNet weights cannot be downloaded: {error}. Download the file elsewhere, and "
+            "put the model under `finetune:` with from_model: FILE; delete damaged files in "
             "~/.keras/models; or train from scratch with build: {weights: null, freeze: none}"
         ) from None

@@ -1,4 +1,4 @@
-"""Transfer: a model trained before, without its last layers, with a new head.
+"""Transfer: a trained model whose last layers are replaced by a new head.
 
 Reference: Yosinski et al., "How transferable are features in deep neural networks?" (2014),
     https://arxiv.org/abs/1411.1792
@@ -24,25 +24,26 @@ def build(
     """Build the network.
 
     Args:
-        image_shape: `(h, w, c)`, that of the saved model.
+        image_shape: `(h, w, c)`, equal to that of the saved model.
         num_classes: Number of outputs.
-        from_model: A saved model, as models/NAME.keras.
-        drop_layers: How many of its last layers the new head replaces; 1: only the logits.
-        freeze: `all`, `none`, or the last of its layers that is not trained. Batch
-            normalization in the frozen part keeps its statistics; dropout stays on.
-        dropout: Share of the kept features dropped before the new head.
+        from_model: A saved model, such as models/NAME.keras.
+        drop_layers: Number of its last layers to replace by the new head; 1 replaces only the
+            logits.
+        freeze: `all`, `none`, or the last of its layers to freeze. Frozen batch normalization
+            keeps its moving averages; dropout stays active.
+        dropout: Dropout rate before the new head.
 
     Returns:
         Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.
 
     Raises:
-        LookupError: The model takes other images, or has no such layers.
-        OSError: It cannot be loaded.
+        LookupError: The model expects images of another shape, or lacks the named layers.
+        OSError: The model cannot be loaded.
     """
     try:
         source = keras.saving.load_model(from_model, compile=False, safe_mode=True)
     except (ValueError, TypeError, KeyError) as error:
-        # Keras puts its reason last, behind the whole of the model's description
+        # Keras puts the reason at the end, after the whole configuration of the model
         reason = str(error).split("Exception encountered: ")[-1].strip().split("\n")[0]
         raise OSError(f"{from_model} must be a saved model. {reason}") from None
     if not isinstance(source.input_shape, tuple) or len(source.input_shape) != 4:
@@ -59,29 +60,32 @@ def build(
             f"{from_model} takes {height} × {width} pixels. "
             f"Set preprocess.image_size: [{height}, {width}]"
         )
-    kept, dropped = source.layers[:-drop_layers], source.layers[-drop_layers:]
-    if len(kept) < 2:
+    body_layers, dropped = source.layers[:-drop_layers], source.layers[-drop_layers:]
+    if len(body_layers) < 2:
         raise LookupError(
-            f"build.drop_layers must leave a layer after the input of {len(source.layers)}. "
-            f"Got {drop_layers}"
+            f"build.drop_layers must leave a layer after the input; {from_model} has "
+            f"{len(source.layers)} layers. Got {drop_layers}"
         )
-    names = [layer.name for layer in kept]
+    names = [layer.name for layer in body_layers]
     if freeze not in ("all", "none", *names):
-        near = ", ".join(get_close_matches(str(freeze), names)) or "none"
+        similar = ", ".join(get_close_matches(str(freeze), names)) or "none"
         raise LookupError(
-            f"build.freeze must be all, none or one of the {len(names)} kept layers, {names[0]} to "
-            f"{names[-1]}. Got {freeze}. Names like it: {near}"
+            f"build.freeze must be all, none or one of the {len(names)} remaining layers, "
+            f"{names[0]} to {names[-1]}. Got {freeze}. Similar names: {similar}"
         )
-    last = {"all": len(names), "none": 0}.get(freeze)
-    last = names.index(freeze) + 1 if last is None else last
-    for number, layer in enumerate(kept):
-        # a model among the layers does not hand it on, and may have been saved frozen
+    frozen = {"all": len(names), "none": 0}.get(freeze)
+    if frozen is None:
+        frozen = names.index(freeze) + 1
+    for number, layer in enumerate(body_layers):
+        # a nested model does not pass `trainable` on to its layers, which may be saved frozen
         for inner in layer._flatten_layers():
-            inner.trainable = number >= last
+            inner.trainable = number >= frozen
 
-    # a model inside the model: what is set for new layers leaves it as it was trained
-    nested = isinstance(kept[-1], keras.Model)  # whose output is a tensor of its own graph
-    body = keras.Model(source.input, dropped[0].input if nested else kept[-1].output, name="body")
+    # The output of a nested model is a tensor of its own graph, not of the source's graph.
+    is_nested = isinstance(body_layers[-1], keras.Model)
+    output = dropped[0].input if is_nested else body_layers[-1].output
+    # A nested model, so that overrides for new layers do not change the trained layers.
+    body = keras.Model(source.input, output, name="body")
     images = keras.Input(image_shape)
     x = body(images)
     if len(x.shape) > 2:

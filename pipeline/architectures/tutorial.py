@@ -1,4 +1,4 @@
-"""Tutorial: the convolutional network of TensorFlow's first CIFAR-10 tutorial.
+"""Tutorial: the convolutional network of TensorFlow's CIFAR-10 tutorial.
 
 Reference: TensorFlow, "Convolutional Neural Network (CNN)",
 https://www.tensorflow.org/tutorials/images/cnn
@@ -17,12 +17,14 @@ def build(
     *,
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
 ) -> keras.Model:
-    """Build the network; 122,570 parameters at 32×32×3 and 10 classes, 56,320 before Flatten.
+    """Build the network; 122,570 parameters at 32×32×3 and 10 classes.
+
+    56,320 of them are in the convolutions.
 
     Args:
         image_shape: `(h, w, c)`, at least 18×18 for the valid convolutions.
         num_classes: Number of outputs.
-        dropout: Share of the last feature map dropped before Flatten.
+        dropout: Dropout rate before Flatten.
 
     Returns:
         Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.

@@ -21,15 +21,15 @@ def build(
 ) -> keras.Model:
     """Build the network; 14,982,474 parameters at 32×32×3 and 10 classes.
 
-    14,714,688 of them are the convolutions'. With `dense: [4096, 4096]` it is the published
-    network: 138,357,544 at 224×224×3 and 1,000 classes. Without batch normalization
-    (`batch_norm: true`, in the head too) it needs a careful learning rate to start at all.
+    14,714,688 of them are in the convolutions. With `dense: [4096, 4096]` it is the published
+    network, which has 138,357,544 parameters at 224×224×3 and 1,000 classes. Without batch
+    normalization (`batch_norm: true`), training starts only with a carefully chosen learning rate.
 
     Args:
         image_shape: `(h, w, c)`, at least 32×32 for the five poolings.
         num_classes: Number of outputs.
-        dense: Units of the hidden dense layers.
-        dropout: Share dropped after each of them.
+        dense: Number of units of each hidden dense layer.
+        dropout: Dropout rate after each hidden dense layer.
 
     Returns:
         Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.

@@ -1,4 +1,4 @@
-"""Wide_bn: one layer of many small convolutions, pooled over large patches.
+"""Wide_bn: one wide convolution with a small kernel, then max pooling over large patches.
 
 Reference: Ioffe & Szegedy, "Batch Normalization" (2015), https://arxiv.org/abs/1502.03167
 """
@@ -16,12 +16,12 @@ def build(
     *,
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
 ) -> keras.Model:
-    """Build the network; 35,114 parameters at 224×224×3 and 2 classes, 6 not trained.
+    """Build the network; 35,114 parameters at 224×224×3 and 2 classes, 6 non-trainable.
 
     Args:
         image_shape: `(h, w, c)`, at least 17×17 for the pooling.
         num_classes: Number of outputs.
-        dropout: Share of the pooled feature map dropped before Flatten.
+        dropout: Dropout rate before Flatten.
 
     Returns:
         Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.

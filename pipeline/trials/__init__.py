@@ -1,1 +1,1 @@
-"""What studies add: several seeds, a table, a figure."""
+"""Run the trainings of a study, and summarize them in a sentence, a table and a figure."""

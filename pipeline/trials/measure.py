@@ -1,4 +1,4 @@
-"""Run one training of a study, and measure its initial gradients."""
+"""Measure: run one training of a study, and measure its gradients before training."""
 
 import time
 from operator import itemgetter
@@ -17,23 +17,23 @@ from pipeline.training.gradients import gradients
 def gradient_norms(
     model: keras.Model, images: np.ndarray, labels: np.ndarray, loss: keras.Loss
 ) -> list[float]:
-    """Return the L2 norm of the gradient of the loss in each layer's kernel.
+    """Return the L2 norm of the gradient of each trainable kernel.
 
     Args:
-        model: Uncompiled; compiled here, and its moving averages take a step.
+        model: Uncompiled; compiled here, and its moving averages are updated once.
         images: `(b, h, w, c)`, one batch.
         labels: `(b, k)` one-hot.
         loss: Between labels and logits.
 
     Returns:
-        One number a kernel that is trained, from input to output.
+        One norm per trainable kernel, from input to output.
     """
     pairs = zip(model.trainable_variables, gradients(model, images, labels, loss), strict=True)
     return [float(np.linalg.norm(g)) for weight, g in pairs if weight.name.endswith("kernel")]
 
 
-class Watch(keras.callbacks.Callback):
-    """Time each epoch."""
+class EpochTimer(keras.callbacks.Callback):
+    """Record the duration of each epoch in seconds, including validation."""
 
     def __init__(self):
         super().__init__()
@@ -49,21 +49,21 @@ class Watch(keras.callbacks.Callback):
 def measure(
     model: Model, train: Subset, validation: Subset, settings: Train, info: dict, seed: int
 ) -> dict:
-    """Build and train a model once.
+    """Build and train a model once, and measure it.
 
     Args:
-        model: As in params.yaml.
+        model: Architecture and settings, as in params.yaml.
         train: Training images.
         validation: Validation images.
         settings: Training settings.
-        info: The classes and the image_shape.
-        seed: Seed of initial weights and of the order of the images.
+        info: Metadata of the images: classes and image_shape.
+        seed: Seed of the initial weights and of the order of the images.
 
     Returns:
-        seed; gradients: norms before training, on the first batch; and of the weights that
-        are kept accuracy (on the training images), val_accuracy, gap (their difference) and
-        val_loss; seconds_per_epoch: the median, without the first, which compiles. All but
-        seed and gradients are None where the loss was not finite.
+        seed; gradients: gradient norms on the first batch, before training, None if not finite;
+        of the final weights: accuracy (on the training images), val_accuracy, gap (their
+        difference) and val_loss; seconds_per_epoch: the median without the first epoch, which
+        includes compilation. If the training diverged, all but seed and gradients are None.
     """
     keras.utils.clear_session()
     classes = info["classes"]
@@ -72,29 +72,29 @@ def measure(
     norms = gradient_norms(
         acceleration.accelerate(network, "float32"), *first, optim.loss(settings)
     )
-    # rebuilt, since the step above changed moving averages and the state of dropout's generator
+    # rebuild, since measuring the gradients changed moving averages and dropout's random state
     network = building.build(model, info["image_shape"], len(classes), seed)
-    watch = Watch()
+    timer = EpochTimer()
     run = {"seed": seed, "gradients": [norm if np.isfinite(norm) else None for norm in norms]}
     measures = ("accuracy", "val_accuracy", "gap", "val_loss", "seconds_per_epoch")
     try:
         history = loop.fit(
-            network, train, validation, settings, classes, seed, verbose=False, watch=[watch]
+            network, train, validation, settings, classes, seed, verbose=False, watch=[timer]
         ).rows
     except Diverged:
         return run | dict.fromkeys(measures)
-    # the accuracy in the history is an average over changing weights, with dropout
+    # not the accuracy in the history, which averages over changing weights and includes dropout
     batches = Batches(train, len(classes), settings.batch_size)
     logits = network.predict(acceleration.as_dataset(batches), verbose=0)
     accuracy = float((logits.argmax(axis=1) == train.labels[train.rows]).mean())
     best = max(history, key=itemgetter("val_accuracy"))
-    kept = best if settings.early_stopping else history[-1]
-    seconds = float(np.median(watch.seconds[1:] or watch.seconds))
+    final = best if settings.early_stopping else history[-1]  # the epoch of the final weights
+    seconds = float(np.median(timer.seconds[1:] or timer.seconds))
     values = (
         accuracy,
-        kept["val_accuracy"],
-        accuracy - kept["val_accuracy"],
-        kept["val_loss"],
+        final["val_accuracy"],
+        accuracy - final["val_accuracy"],
+        final["val_loss"],
         seconds,
     )
     return run | {key: float(value) for key, value in zip(measures, values, strict=True)}

@@ -1,4 +1,4 @@
-"""Summarize the runs of a study as rows, one sentence and a table."""
+"""Summary: summarize the runs of a study as rows, one sentence and a table."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,59 +13,66 @@ from pipeline.trials.figure import LABELS
 
 
 def paired(values: Sequence[float], reference: Sequence[float], images: int) -> dict:
-    """Compare two models over the same seeds.
+    """Compare the accuracies of two models that were trained with the same seeds.
+
+    The interval is that of a paired t-test, plus the variance that `PSEUDO_IMAGES` contribute to
+    the mean of n + 2 images. It therefore has a width even if all seeds give the same difference.
 
     Args:
-        values: `(k,)` accuracies, k >= 2.
-        reference: `(k,)` those of the other model, seed by seed.
-        images: n, of which these are the accuracies.
+        values: Accuracies `(k,)`, one per seed, k >= 2.
+        reference: Accuracies `(k,)` of the reference model with the same seeds.
+        images: Number n of images that each accuracy was measured on.
 
     Returns:
-        difference of the means with its interval, and a verdict: `better` or `worse` where the
-        interval excludes 0, else `not distinguishable`. The interval is that of a paired t-test
-        (Student 1908), with the variance that `PSEUDO_IMAGES` have among n + 2 images on top:
-        it has a width where all seeds give the same difference, too. Degrees of freedom:
-        Satterthwaite 1946.
+        difference: the mean difference; difference_low and difference_high: its confidence
+        interval; verdict: `better` or `worse` if the interval excludes 0, else
+        `not distinguishable`.
+
+    Reference: Student, "The probable error of a mean" (1908); degrees of freedom: Satterthwaite,
+        "An approximate distribution of estimates of variance components" (1946).
     """
-    # paired: a seed gives both the same training images in the same order
-    gain = np.subtract(values, reference)
-    mean, of_seeds = gain.mean(), gain.var(ddof=1) / len(gain)
-    variance = of_seeds + np.square(PSEUDO_IMAGES).sum() / (images + len(PSEUDO_IMAGES)) ** 2
-    with np.errstate(divide="ignore"):  # equal differences: infinitely many, a normal interval
-        degrees = (len(gain) - 1) * (variance / of_seeds) ** 2
-    half = t.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(variance)
+    # paired, because a seed gives both models the same training images in the same order
+    differences = np.subtract(values, reference)
+    mean, seed_variance = differences.mean(), differences.var(ddof=1) / len(differences)
+    variance = seed_variance + np.square(PSEUDO_IMAGES).sum() / (images + len(PSEUDO_IMAGES)) ** 2
+    # equal differences give infinite degrees of freedom, for which t is the normal distribution
+    with np.errstate(divide="ignore"):
+        degrees_of_freedom = (len(differences) - 1) * (variance / seed_variance) ** 2
+    margin = t.ppf((1 + LEVEL) / 2, degrees_of_freedom) * np.sqrt(variance)
     return {
         "difference": float(mean),
-        "difference_low": float(mean - half),
-        "difference_high": float(mean + half),
-        "verdict": verdict(mean, abs(mean) > half),
+        "difference_low": float(mean - margin),
+        "difference_high": float(mean + margin),
+        "verdict": verdict(mean, abs(mean) > margin),
     }
 
 
 def summarize(
-    places: dict[str, tuple[str, Any]],
+    positions: dict[str, tuple[str, Any]],
     epochs: dict[str, int],
     runs: dict[str, list],
     images: int,
 ) -> list[dict]:
-    """Average over the seeds, and compare.
+    """Average each model over its seeds, and compare it with its reference model.
 
-    A model with a diverged run is not compared: its remaining runs would be a biased sample.
+    The reference is the first model; in a study of several lines, it is the model of the first
+    line at the same x. A model with a diverged run is not compared: its remaining runs would be a
+    biased sample.
 
     Args:
-        places: Line and x of each model; x is None where the study has none.
-        epochs: Of each model.
-        runs: Of each model, as `measure.measure` returns them, seed by seed.
-        images: That val_accuracy is measured on.
+        positions: Line and x of each model; x is None if the study has no x.
+        epochs: Number of epochs of each model.
+        runs: Runs of each model, one per seed, as returned by `measure.measure`.
+        images: Number of images that val_accuracy is measured on.
 
     Returns:
-        A row for each model.
+        One row per model.
     """
     first = next(iter(runs))
-    several = _several(places.values())
+    has_lines = _has_lines(positions.values())
     rows = []
     for name, model_runs in runs.items():
-        line, x = places[name]
+        line, x = positions[name]
         finished = [run for run in model_runs if run["val_accuracy"] is not None]
         row: dict[str, Any] = {"model": name, "line": line, "x": x}
         row["epochs"] = epochs[name]
@@ -76,37 +83,40 @@ def summarize(
         row["val_accuracy_sd"] = float(np.std(accuracies, ddof=1)) if len(finished) > 1 else None
         by_layer = zip(*(run["gradients"] for run in model_runs), strict=True)
         row["gradients"] = [None if None in norms else float(np.mean(norms)) for norms in by_layer]
-        against = first
-        if several:
-            at_same_x = [other for other, place in places.items() if place == (places[first][0], x)]
-            against = at_same_x[0] if at_same_x else name
-        if against != name:
-            row["against"] = against
-            others = [run["val_accuracy"] for run in runs[against]]
-            if None not in others and not row["diverged"]:
-                row |= paired(accuracies, others, images)
+        reference = first
+        if has_lines:
+            first_line = positions[first][0]
+            reference = next(
+                (other for other in positions if positions[other] == (first_line, x)), name
+            )
+        if reference != name:
+            row["against"] = reference
+            reference_accuracies = [run["val_accuracy"] for run in runs[reference]]
+            if None not in reference_accuracies and not row["diverged"]:
+                row |= paired(accuracies, reference_accuracies, images)
         rows.append({**row, "runs": model_runs})
     return rows
 
 
-def _several(places: Iterable[tuple[str, Any]]) -> bool:
+def _has_lines(positions: Iterable[tuple[str, Any]]) -> bool:
     """Return whether models are compared at the same x instead of with the first model."""
-    places_list = list(places)
-    return len({line for line, _ in places_list}) > 1 and any(x is not None for _, x in places_list)
+    lines, xs = zip(*positions, strict=True)
+    return len(set(lines)) > 1 and any(x is not None for x in xs)
 
 
-def stands_for(row: dict, measure: str) -> float | None:
-    """Return the one number that stands for a measure: of gradients, that of the first layer."""
+def measured_value(row: dict, measure: str) -> float | None:
+    """Return the mean of a measure; for gradients, that of the first layer."""
     return row["gradients"][0] if measure == "gradients" else row[measure]
 
 
-def in_words(measure: str, value: float) -> str:
+def format_value(measure: str, value: float) -> str:
+    """Format the value of a measure with its unit."""
     if measure == "gap":
         return f"{100 * value:.1f} points"
     return f"{value:.3f} s" if measure == "seconds_per_epoch" else f"{value:.2g}"
 
 
-BETWEEN = {
+RANGE_CLAUSES = {
     "gap": "the gap between training and validation accuracy is between",
     "seconds_per_epoch": "an epoch takes between",
     "gradients": "before training, the gradient in the first layer has a norm between",
@@ -114,30 +124,35 @@ BETWEEN = {
 
 
 def sentence(rows: list[dict], measure: str | None, x: str | None) -> str:
-    """Return the result in one sentence, generated from the rows."""
-    several = _several((row["line"], row["x"]) for row in rows)
+    """Return the result of a study in one sentence.
+
+    Args:
+        rows: One row per model, as returned by `summarize`.
+        measure: The measure to report with accuracy, or None.
+        x: The setting on the x axis, for example build.depth, or None.
+    """
+    has_lines = _has_lines((row["line"], row["x"]) for row in rows)
     seeds = len(rows[0]["runs"])
     groups: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if "verdict" not in row:
             continue
         points = f"{100 * row['difference']:+z.1f} points"
-        if several:
+        if has_lines:
             item = f"{row['x']:g} ({points})"
         else:
             interval = f"{100 * row['difference_low']:+.1f}, {100 * row['difference_high']:+.1f}"
             item = f"{_with_accuracy(row)[:-1]}, {points} [{interval}])"
-        groups.setdefault((row["line"] if several else "", row["verdict"]), []).append(item)
+        groups.setdefault((row["line"] if has_lines else "", row["verdict"]), []).append(item)
     clauses = []
     for (line, word), items in groups.items():
-        if several and x:
+        if has_lines and x:
             setting = x.split(".")[1].replace("_", " ")
-            than = f"{rows[0]['line']} at {setting} {_listed(items)}"
-            clauses.append(f"{line} is {THAN[word]} {than}")
+            reference = f"{rows[0]['line']} at {setting} {_enumerate(items)}"
+            clauses.append(f"{line} is {THAN[word]} {reference}")
         else:
-            are = "are" if len(items) > 1 else "is"
-            than = _with_accuracy(rows[0])
-            clauses.append(f"{_listed(items)} {are} {THAN[word]} {than}")
+            verb = "are" if len(items) > 1 else "is"
+            clauses.append(f"{_enumerate(items)} {verb} {THAN[word]} {_with_accuracy(rows[0])}")
     if clauses:
         clauses[0] = f"in validation accuracy {clauses[0]}"
     clauses += [
@@ -146,11 +161,13 @@ def sentence(rows: list[dict], measure: str | None, x: str | None) -> str:
         if row["diverged"]
     ]
     if measure:
-        values = {row["model"]: stands_for(row, measure) for row in rows}
-        known = sorted((value, name) for name, value in values.items() if value is not None)
-        ends = [f"{in_words(measure, value)} ({name})" for value, name in known]
-        if known:
-            clauses.append(f"{BETWEEN[measure]} {ends[0]} and {ends[-1]}")
+        values = [(measured_value(row, measure), row["model"]) for row in rows]
+        if ranked := sorted((value, name) for value, name in values if value is not None):
+            low, high = (
+                f"{format_value(measure, value)} ({name})"
+                for value, name in (ranked[0], ranked[-1])
+            )
+            clauses.append(f"{RANGE_CLAUSES[measure]} {low} and {high}")
     epochs = " or ".join(f"{n}" for n in dict.fromkeys(row["epochs"] for row in rows))
     return f"After {epochs} epochs, over {seeds} seeds, {'; '.join(clauses)}."
 
@@ -159,12 +176,13 @@ def _with_accuracy(row: dict) -> str:
     return f"{row['model']} ({100 * row['val_accuracy']:.1f} %)"
 
 
-def _listed(items: list[str]) -> str:
+def _enumerate(items: list[str]) -> str:
+    """Join items as in a sentence: a, b and c."""
     return ", ".join(items[:-1]) + " and " * (len(items) > 1) + items[-1]
 
 
-def show(question: str, rows: list[dict], measure: str | None) -> None:
-    """Print the rows as a table."""
+def print_summary(question: str, rows: list[dict], measure: str | None) -> None:
+    """Print the rows of a study as a table."""
     seeds = len(rows[0]["runs"])
     columns = [
         Column("model"),
@@ -190,7 +208,7 @@ def show(question: str, rows: list[dict], measure: str | None) -> None:
         if row["diverged"]:
             cells[5] = f"{row['diverged']} of {seeds} diverged"
         if measure:
-            value = stands_for(row, measure)
-            cells.append("" if value is None else in_words(measure, value))
+            value = measured_value(row, measure)
+            cells.append("" if value is None else format_value(measure, value))
         table.append([row["model"], *cells])
     print_table(columns, table, f"{question} ({seeds} seeds, {LEVEL:.0%} intervals)")

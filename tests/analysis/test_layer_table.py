@@ -1,4 +1,4 @@
-"""Layers: the table's numbers, worked out by hand or published."""
+"""Layer table: its numbers, worked out by hand or published."""
 
 import keras
 import numpy as np
@@ -10,19 +10,19 @@ from pipeline.analysis.network import unnested
 from pipeline.architectures import baseline, batchnorm, tutorial
 
 
-def network(shape, *stack):
-    return keras.Sequential([keras.Input(shape), *stack])
+def network(shape, *layers):
+    return keras.Sequential([keras.Input(shape), *layers])
 
 
 def table(model):
     return layer_table.table(unnested(model))
 
 
-def total(*arguments):
-    return layer_table.total(table(network(*arguments)))["parameters"]
+def total_parameters(shape, *layers):
+    return layer_table.total(table(network(shape, *layers)))["parameters"]
 
 
-def test_the_first_layer_of_alexnet():
+def test_the_first_layer_of_alexnet_has_the_published_numbers():
     # Krizhevsky 2012: (227 - 11) / 4 + 1 = 55
     row = table(network((227, 227, 3), L.Conv2D(96, 11, strides=4)))[1]
     assert row.output_shape == (55, 55, 96)
@@ -33,51 +33,53 @@ def test_the_first_layer_of_alexnet():
 
 
 @pytest.mark.parametrize(("padding", "expected"), [("valid", 473_890), ("same", 559_906)])
-def test_a_dense_layer_on_pixels_then_three_convolutions(padding, expected):
-    stack = [L.Dense(16)]
+def test_padding_decides_the_parameters_of_the_last_layer(padding, expected):
+    layers = [L.Dense(16)]
     for filters, side in ((32, 3), (64, 5), (128, 7)):
-        stack.append(L.Conv2D(filters, side, padding=padding))
-    assert total((20, 20, 3), *stack, L.Flatten(), L.Dense(2)) == expected
+        layers.append(L.Conv2D(filters, side, padding=padding))
+    assert total_parameters((20, 20, 3), *layers, L.Flatten(), L.Dense(2)) == expected
 
 
-def test_pooling_leaves_fewer_weights_to_the_last_layer():
-    # 3·16 + 16, 3·3·16·32 + 32, 5·5·32·64 + 64, and of 10×10 places 10·10·64·2 + 2
-    stack = [L.Dense(16), L.Conv2D(32, 3, padding="same"), L.Conv2D(64, 5, padding="same")]
-    stack += [L.MaxPooling2D(2), L.Flatten(), L.Dense(2)]
-    assert total((20, 20, 3), *stack) == 64 + 4_640 + 51_264 + 12_802 == 68_770
+def test_pooling_reduces_the_parameters_of_the_last_layer():
+    # 3·16 + 16; 3·3·16·32 + 32; 5·5·32·64 + 64; for 10×10 positions 10·10·64·2 + 2
+    layers = [L.Dense(16), L.Conv2D(32, 3, padding="same"), L.Conv2D(64, 5, padding="same")]
+    layers += [L.MaxPooling2D(2), L.Flatten(), L.Dense(2)]
+    assert total_parameters((20, 20, 3), *layers) == 64 + 4_640 + 51_264 + 12_802 == 68_770
 
 
-def test_two_small_convolutions():
+def test_parameters_of_two_small_convolutions():
     # 3·3·3·2 + 2, 3·3·2·3 + 3, 20·20·3·2 + 2
-    stack = [L.Conv2D(2, 3, padding="same"), L.Conv2D(3, 3, padding="same")]
-    assert total((20, 20, 3), *stack, L.Flatten(), L.Dense(2)) == 56 + 57 + 2_402 == 2_515
+    layers = [L.Conv2D(2, 3, padding="same"), L.Conv2D(3, 3, padding="same")]
+    assert (
+        total_parameters((20, 20, 3), *layers, L.Flatten(), L.Dense(2)) == 56 + 57 + 2_402 == 2_515
+    )
 
 
 @pytest.mark.parametrize(
     ("architecture", "expected"),
     [(baseline, 156_074), (batchnorm, 1_517_450), (tutorial, 122_570)],
 )
-def test_the_networks_of_published_studies(architecture, expected):
+def test_architectures_have_the_published_parameter_counts(architecture, expected):
     rows = table(architecture.build((32, 32, 3), 10))
     assert layer_table.total(rows)["parameters"] == expected
 
 
-def test_a_receptive_field_grows_by_strides():
-    # 3, then + 1·1, step 2, then + 2·2, then dilated by 2: + 4·2
-    stack = [L.Conv2D(1, 3), L.MaxPooling2D(2), L.Conv2D(1, 3), L.Conv2D(1, 3, dilation_rate=2)]
-    rows = table(network((32, 32, 1), *stack, L.GlobalAveragePooling2D()))
+def test_the_receptive_field_grows_with_strides_and_dilation():
+    # 3; + 1·1, stride 2; + 2·2; dilated by 2: + 4·2; then the whole image
+    layers = [L.Conv2D(1, 3), L.MaxPooling2D(2), L.Conv2D(1, 3), L.Conv2D(1, 3, dilation_rate=2)]
+    rows = table(network((32, 32, 1), *layers, L.GlobalAveragePooling2D()))
     assert [row.receptive_field for row in rows] == ["1×1", "3×3", "4×4", "8×8", "16×16", "32×32"]
     assert [row.stride for row in rows] == ["1×1", "1×1", "2×2", "2×2", "2×2", ""]
 
 
-def test_a_map_pooled_as_a_whole_is_flat_whether_it_keeps_its_axes_or_not():
-    stack = [L.Conv2D(1, 3), L.GlobalMaxPooling2D(keepdims=True), L.Conv2D(4, 1)]
-    rows = table(network((8, 8, 1), *stack))
+def test_a_globally_pooled_map_has_no_stride_even_with_keepdims():
+    layers = [L.Conv2D(1, 3), L.GlobalMaxPooling2D(keepdims=True), L.Conv2D(4, 1)]
+    rows = table(network((8, 8, 1), *layers))
     assert [row.receptive_field for row in rows[1:]] == ["3×3", "8×8", "8×8"]
     assert [row.stride for row in rows[1:]] == ["1×1", "", ""]
 
 
-def test_what_is_added_sees_as_much_as_its_widest_branch():
+def test_a_sum_has_the_receptive_field_of_its_widest_branch():
     images = keras.Input((8, 8, 1))
     narrow, wide = L.Conv2D(1, 1)(images), L.Conv2D(1, 5, padding="same")(images)
     rows = table(keras.Model(images, L.Add()([narrow, wide])))
@@ -98,20 +100,20 @@ def test_what_is_added_sees_as_much_as_its_widest_branch():
         (L.Dense(7), 4 * 7 + 7, 4 * 4 * 7 * 4),
     ],
 )
-def test_parameters_and_multiply_accumulates(layer, parameters, macs):
+def test_parameters_and_multiply_accumulates_of_a_layer(layer, parameters, macs):
     row = table(network((4, 4, 4), layer))[1]
     assert (row.parameters, row.macs) == (parameters, macs)
 
 
-def test_frozen_weights_and_moving_averages_are_not_trained():
+def test_frozen_weights_and_moving_averages_are_not_trainable():
     frozen = L.Conv2D(2, 1, trainable=False)
     rows = table(network((4, 4, 1), frozen, L.BatchNormalization()))
     assert [(row.parameters, row.trainable) for row in rows] == [(0, 0), (4, 0), (8, 4)]
 
 
-def test_a_network_within_a_network_is_shown_layer_by_layer():
-    stack = [keras.Input((8, 8, 1)), L.Dense(2, name="dense"), L.ReLU(name="relu")]
-    body = keras.Sequential(stack, name="body")
+def test_nested_models_are_expanded_into_their_layers():
+    layers = [keras.Input((8, 8, 1)), L.Dense(2, name="dense"), L.ReLU(name="relu")]
+    body = keras.Sequential(layers, name="body")
     images = keras.Input((8, 8, 1), name="images")
     features = L.Flatten(name="flatten")(body(images))
     model = keras.Model(images, L.Dense(3, name="dense")(features))
