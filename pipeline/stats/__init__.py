@@ -1,1 +1,1 @@
-"""Statistics: what the numbers may claim."""
+"""Statistics: what may be concluded from test results."""

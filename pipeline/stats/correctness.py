@@ -1,8 +1,8 @@
 """Correctness: which test images a model classified correctly, small enough to keep in Git.
 
-metrics/test/MODEL.json stores them under `answers`, as a list of one, since `dvc metrics show`
-leaves lists out. So two models, even of two commits, can be compared image by image
-without DVC's cache. 10,000 images take 1.7 KB.
+metrics/test/MODEL.json stores it under `answers`, as a list with one entry, since `dvc metrics
+show` omits lists. Two models, even of two commits, can then be compared image by image without
+DVC's cache. 10,000 images take 1.7 KB.
 """
 
 import base64
@@ -13,14 +13,14 @@ import numpy as np
 
 
 def pack(correct: np.ndarray, actual: np.ndarray) -> dict:
-    """Return what `unpack` and `same_images` read.
+    """Encode which images were classified correctly as JSON-serializable values.
 
     Args:
-        correct: `(n,)` bool, the images classified correctly.
-        actual: `(n,)` str, the class of each.
+        correct: `(n,)` bool, True for images that were classified correctly.
+        actual: `(n,)` str, the class of each image.
 
     Returns:
-        The number of images, a hash of their classes, and a bit for each image, in base64.
+        The number of images, a SHA-256 hash of their classes, and one bit per image, in base64.
     """
     classes = json.dumps(actual.tolist()).encode()
     return {
@@ -30,16 +30,16 @@ def pack(correct: np.ndarray, actual: np.ndarray) -> dict:
     }
 
 
-def unpack(answers: dict) -> np.ndarray:
-    """Return `(n,)` bool, the images classified correctly."""
-    packed = np.frombuffer(base64.b64decode(answers["right"]), np.uint8)  # (ceil(n / 8),)
-    return np.unpackbits(packed, count=answers["images"]).astype(bool)
+def unpack(packed: dict) -> np.ndarray:
+    """Decode the result of `pack`: `(n,)` bool, True for images that were classified correctly."""
+    bits = np.frombuffer(base64.b64decode(packed["right"]), np.uint8)  # (ceil(n / 8),)
+    return np.unpackbits(bits, count=packed["images"]).astype(bool)
 
 
-def same_images(answers: dict, others: dict) -> bool:
-    """Return whether both were measured on the same test images.
+def same_images(packed: dict, other: dict) -> bool:
+    """Return whether two models were evaluated on the same test images.
 
-    Compares number, classes and order of the images. Different images of the same classes in the
-    same order are not told apart; the same images at another size count as the same.
+    Compares the number, classes and order of the images. Different images with the same classes in
+    the same order are not detected. The same images at another size count as the same.
     """
-    return answers["classes_sha256"] == others["classes_sha256"]
+    return packed["classes_sha256"] == other["classes_sha256"]

@@ -1,16 +1,16 @@
-"""Paired comparison of two models by their predictions on the same test images."""
+"""Paired comparison: two models by their predictions for the same test images."""
 
 import numpy as np
 from scipy.stats import binomtest, bootstrap
 
 from pipeline.stats.verdict import verdict
 
-# Resamples of the bootstrap: the interval's ends are then good to about 2 % of its width.
+# With 10,000 resamples, the ends of the interval are accurate to about 2 % of its width.
 RESAMPLES = 10_000
 LEVEL = 0.95
-# Two images more than there are: one that only the model classifies correctly, and one that only
-# the reference does (after Agresti & Min 2005). Without them the interval has no width where all
-# predictions agree, however few the images are.
+# Two additional images: one that only the model classifies correctly, and one that only the
+# reference does (after Agresti & Min 2005). Without them the interval has width zero if all
+# predictions agree, however few images there are.
 PSEUDO_IMAGES = (1.0, -1.0)
 
 
@@ -18,20 +18,20 @@ def paired(correct: np.ndarray, reference: np.ndarray, seed: int) -> dict:
     """Compare two models on the same test images.
 
     Args:
-        correct: `(n,)` bool, the images that the model classified correctly.
-        reference: `(n,)` bool, those that the reference classified correctly.
+        correct: `(n,)` bool, True for images that the model classified correctly.
+        reference: `(n,)` bool, True for images that the reference classified correctly.
         seed: Seed of the bootstrap.
 
     Returns:
-        difference of accuracy with its paired percentile bootstrap interval (Efron 1979),
-        in which `PSEUDO_IMAGES` count too; p of McNemar's exact test (McNemar 1947); and a
-        verdict: `better` or `worse` where the interval excludes 0 and p < 0.05, else
+        The difference in accuracy with its paired percentile bootstrap interval (Efron 1979),
+        which includes `PSEUDO_IMAGES`; p of McNemar's exact test (McNemar 1947); and a verdict:
+        `better` or `worse` if the interval excludes 0 and p < 0.05, otherwise
         `not distinguishable`.
 
     Reference: Agresti & Min, "Simple improved confidence intervals for comparing matched
         proportions" (2005), https://doi.org/10.1002/sim.1781
     """
-    # paired: both predictions of an image are resampled together, so their difference is resampled
+    # paired: resampling the differences keeps both predictions for an image together
     gain = correct.astype(float) - reference.astype(float)
     low, high = bootstrap(
         (np.append(gain, PSEUDO_IMAGES),),

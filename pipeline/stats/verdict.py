@@ -1,4 +1,4 @@
-"""Verdict: the words for a difference between two models."""
+"""Verdict: a difference between two models in words."""
 
 THAN = {
     "better": "better than",
@@ -8,7 +8,7 @@ THAN = {
 
 
 def verdict(difference: float, distinguishable: bool) -> str:
-    """Return the word for a difference to the reference, a key of THAN."""
+    """Return `better`, `worse` or `not distinguishable`, the keys of THAN."""
     if not distinguishable:
         return "not distinguishable"
     return "better" if difference > 0 else "worse"
