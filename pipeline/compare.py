@@ -1,10 +1,10 @@
-"""Compare: all models side by side, and test whether differences to the reference are chance.
+"""Compare: test each model against the reference, and choose the champion.
 
-Reads   metrics/test/MODEL.json, metrics/train/MODEL.json of every model; models/MODEL.keras
+Reads   metrics/test/MODEL.json and metrics/train/MODEL.json of each model; models/MODEL.keras
         of the champion
-Writes  metrics/comparison.json     accuracy difference, its interval, p and verdict
+Writes  metrics/comparison.json     difference in accuracy, its interval, p and verdict
         metrics/champion.json       name and test metrics of the champion
-        models/champion.keras       a copy of its file
+        models/champion.keras       copy of the champion's file
 Params  models, finetune, reference, champion, seed
 """
 
@@ -20,23 +20,23 @@ from pipeline.stats.correctness import same_images, unpack
 from pipeline.stats.paired import LEVEL, paired
 
 
-def choose(champion: str, validation: dict[str, float]) -> str:
-    """Return the champion: as named, or for `auto` the best validation accuracy, first on a tie."""
-    return max(validation, key=lambda name: validation[name]) if champion == "auto" else champion
+def choose_champion(setting: str, validation: dict[str, float]) -> str:
+    """Return the name of the champion.
+
+    Args:
+        setting: `champion` in params.yaml: a model, or `auto` for the best validation accuracy.
+        validation: Validation accuracy of each model. The first of several equal ones wins.
+    """
+    return max(validation, key=lambda name: validation[name]) if setting == "auto" else setting
 
 
-def read(folder: Path, names: list[str], suffix: str) -> dict[str, Path]:
-    """Return the file of each model; the folder may also contain files of removed models."""
-    return {name: require_file(folder / f"{name}{suffix}") for name in names}
-
-
-def show(rows: list[dict], champion: str, reason: str) -> None:
-    """Print the comparison as a table."""
+def print_comparison(rows: list[dict], champion: str, reason: str) -> None:
+    """Print a table with a row for each model; its title names the champion and the reason."""
     cells = []
     for row in rows:
-        against = ["", "", "", "reference"]
+        comparison = ["", "", "", "reference"]
         if "verdict" in row:
-            against = [
+            comparison = [
                 f"{row['difference']:+.4f}",
                 f"[{row['difference_low']:+.4f}, {row['difference_high']:+.4f}]",
                 f"{row['mcnemar_p']:.2g}",
@@ -44,7 +44,7 @@ def show(rows: list[dict], champion: str, reason: str) -> None:
             ]
         interval = f"[{row['accuracy_low']:.4f}, {row['accuracy_high']:.4f}]"
         accuracies = [f"{row['val_accuracy']:.4f}", f"{row['accuracy']:.4f}", interval]
-        cells.append([row["model"], f"{row['parameters']:,}", *accuracies, *against])
+        cells.append([row["model"], f"{row['parameters']:,}", *accuracies, *comparison])
     columns = (
         Column("model"),
         Column("parameters", numeric=True, drop=1),
@@ -68,17 +68,18 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     params = load()
 
-    # DVC does not see the order of a mapping, so the reference has a key of its own
+    # DVC does not detect a new order of keys, so the order of models cannot define the reference
     names = sorted(params.all_models, key=lambda name: name != params.reference)
-    test = {name: read_json(path) for name, path in read(args.test, names, ".json").items()}
-    train = {name: read_json(path) for name, path in read(args.train, names, ".json").items()}
-    answers = {name: metrics["answers"][0] for name, metrics in test.items()}
-    first = answers[names[0]]
+    reference = names[0]
+    # not all files of a folder: it may also contain those of removed models
+    test = {name: read_json(args.test / f"{name}.json") for name in names}
+    train = {name: read_json(args.train / f"{name}.json") for name in names}
+    packed = {name: metrics["answers"][0] for name, metrics in test.items()}
     rows = []
-    for name, correct in answers.items():
-        if not same_images(correct, first):
+    for name in names:
+        if not same_images(packed[name], packed[reference]):
             raise PipelineError(
-                f"{args.test}: {name} and {names[0]} were not measured on the same images. "
+                f"{args.test}: {name} and {reference} were not evaluated on the same images. "
                 "Run `dvc repro`"
             )
         row = {
@@ -87,22 +88,22 @@ def main(argv: list[str] | None = None) -> None:
             "val_accuracy": train[name][train[name]["kept"]]["val_accuracy"],
             **{key: value for key, value in test[name].items() if not isinstance(value, list)},
         }
-        if name != names[0]:
-            row |= paired(unpack(correct), unpack(first), params.seed)
+        if name != reference:
+            row |= paired(unpack(packed[name]), unpack(packed[reference]), params.seed)
         rows.append(row)
 
-    champion = choose(params.champion, {row["model"]: row["val_accuracy"] for row in rows})
-    model = read(args.models, [champion], ".keras")[champion]
+    champion = choose_champion(params.champion, {row["model"]: row["val_accuracy"] for row in rows})
+    model = require_file(args.models / f"{champion}.keras")
     if sha256(model) != test[champion]["model"][0]["sha256"]:
-        raise PipelineError(f"{model}: is not the file that was evaluated. Run `dvc repro`")
+        raise PipelineError(f"{model}: not the file that was evaluated. Run `dvc repro`")
 
-    write_json(args.comparison, {"reference": names[0], "level": LEVEL, "models": rows})
+    write_json(args.comparison, {"reference": reference, "level": LEVEL, "models": rows})
     scalars = {key: value for key, value in test[champion].items() if not isinstance(value, list)}
     write_json(args.champion, {"model": champion, **scalars})
     with atomic_path(args.champion_model) as path:
         shutil.copyfile(model, path)
     reason = "best validation accuracy" if params.champion == "auto" else "named in params.yaml"
-    show(rows, champion, reason)
+    print_comparison(rows, champion, reason)
     print(f"compare: champion {champion} -> {args.champion_model}")
 
 

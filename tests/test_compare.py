@@ -1,4 +1,4 @@
-"""Compare: every model against the reference, and the champion."""
+"""Compare: each model against the reference, and the choice of the champion."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from pipeline.stats import correctness
 
 
 @pytest.mark.parametrize(("champion", "expected"), [("auto", "b"), ("a", "a")])
-def test_auto_takes_the_best_validation_accuracy_and_the_first_of_equals(champion, expected):
-    assert compare.choose(champion, {"a": 0.5, "b": 0.7, "c": 0.7}) == expected
+def test_auto_chooses_the_best_validation_accuracy_and_the_first_in_a_tie(champion, expected):
+    assert compare.choose_champion(champion, {"a": 0.5, "b": 0.7, "c": 0.7}) == expected
 
 
 ARGUMENTS = (
@@ -23,12 +23,15 @@ ARGUMENTS = (
 
 
 @pytest.fixture
-def measured(project):
-    """Two models: batchnorm is better on the test set, baseline on validation."""
+def evaluated(project):
+    """Three models: batchnorm is better than baseline in testing and worse in validation.
+
+    The third is no longer in params.yaml.
+    """
     for name, wrong, validation in (
         ("baseline", 30, 0.9),
         ("batchnorm", 10, 0.8),
-        ("former", 0, 1.0),
+        ("removed", 0, 1.0),
     ):
         for folder in ("test", "train", "models"):
             (project / folder).mkdir(exist_ok=True)
@@ -47,53 +50,53 @@ def measured(project):
     return project
 
 
-def test_stage_compares_the_models_of_params_and_no_former_ones(measured, stage):
+def test_the_stage_compares_only_models_in_params(evaluated, stage):
     done = stage("pipeline.compare", *ARGUMENTS)
     assert done.returncode == 0, done.stderr
-    comparison = json.loads((measured / "comparison.json").read_text())
+    comparison = json.loads((evaluated / "comparison.json").read_text())
     assert [row["model"] for row in comparison["models"]] == ["baseline", "batchnorm"]
     better = comparison["models"][1]
     assert (better["difference"], better["verdict"]) == (pytest.approx(0.2), "better")
     assert "better" in done.stdout
-    # champion by validation, though the other is better on the test set
-    assert (measured / "models/champion.keras").read_bytes() == b"baseline"
-    champion = json.loads((measured / "champion.json").read_text())
+    # chosen by validation accuracy, although the other model is better on the test split
+    assert (evaluated / "models/champion.keras").read_bytes() == b"baseline"
+    champion = json.loads((evaluated / "champion.json").read_text())
     assert (champion["model"], champion["accuracy"]) == ("baseline", 0.7)
 
 
-def test_the_reference_is_the_one_that_params_name(measured, stage, edit):
+def test_params_name_the_reference(evaluated, stage, edit):
     edit("reference: baseline", "reference: batchnorm")
     assert stage("pipeline.compare", *ARGUMENTS).returncode == 0
-    first, second = json.loads((measured / "comparison.json").read_text())["models"]
+    first, second = json.loads((evaluated / "comparison.json").read_text())["models"]
     assert (first["model"], "verdict" in first) == ("batchnorm", False)
     assert (second["difference"], second["verdict"]) == (pytest.approx(-0.2), "worse")
 
 
-def test_a_model_that_was_not_evaluated_is_no_champion(measured, stage):
-    (measured / "models/baseline.keras").write_bytes(b"another")
+def test_a_model_that_has_changed_since_evaluation_is_refused(evaluated, stage):
+    (evaluated / "models/baseline.keras").write_bytes(b"another")
     done = stage("pipeline.compare", *ARGUMENTS)
     assert done.stderr == (
-        "error: models/baseline.keras: is not the file that was evaluated. Run `dvc repro`\n"
+        "error: models/baseline.keras: not the file that was evaluated. Run `dvc repro`\n"
     )
-    assert not (measured / "comparison.json").exists()
+    assert not (evaluated / "comparison.json").exists()
 
 
-def test_a_missing_model_is_named(measured, stage):
-    (measured / "test/batchnorm.json").unlink()
+def test_the_error_names_a_missing_file(evaluated, stage):
+    (evaluated / "test/batchnorm.json").unlink()
     done = stage("pipeline.compare", *ARGUMENTS)
     assert done.stderr == ("error: test/batchnorm.json: no such file. Run `dvc repro`\n")
 
 
-def test_other_test_images_are_refused(measured, stage):
-    path = measured / "test/batchnorm.json"
+def test_models_that_were_evaluated_on_different_images_are_refused(evaluated, stage):
+    path = evaluated / "test/batchnorm.json"
     test = json.loads(path.read_text())
     test["answers"] = [correctness.pack(np.full(100, True), np.array(["7"] * 99 + ["8"]))]
     path.write_text(json.dumps(test))
     done = stage("pipeline.compare", *ARGUMENTS)
-    assert "batchnorm and baseline were not measured on the same images" in done.stderr
+    assert "batchnorm and baseline were not evaluated on the same images" in done.stderr
 
 
-def test_readme_shows_what_the_committed_metrics_say(committed):
+def test_readme_agrees_with_the_committed_metrics(committed):
     readme = committed("README.md").read_text("utf-8")
     comparison = json.loads(committed("metrics/comparison.json").read_text("utf-8"))
     for row in comparison["models"]:
