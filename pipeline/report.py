@@ -1,12 +1,12 @@
-"""Report: one page with all that a run has found, which needs no network.
+"""Report: write the results of a run as one self-contained HTML page.
 
-Reads   metrics/{comparison,champion,export,split}.json, and of every model
+Reads   metrics/{comparison,champion,export,split}.json; for each model
         metrics/test/MODEL.json, plots/history/MODEL.csv, plots/predictions/MODEL.csv and
         plots/analysis/MODEL/…; plots/samples.png, data/arrays/test/…, data/arrays/info.json,
         data/versions/…, pipeline/reporting/report.html.jinja
-Writes  plots/report.html    pictures, data and scripts inlined
-        plots/vega.js        what `dvc plots show` draws with: Vega, Vega-Lite and vega-embed
-Params  all but gate: they are shown
+Writes  plots/report.html    with pictures, data and scripts inlined
+        plots/vega.js        Vega, Vega-Lite and vega-embed, which `dvc plots show` needs too
+Params  all except gate; the report shows them
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 import vl_convert
 import yaml
 from pydantic import BaseModel
@@ -33,21 +34,28 @@ INPUTS = (
 )  # fmt: skip
 
 
-def libraries() -> str:
-    """Return Vega, Vega-Lite and vega-embed as a script that leaves vegaEmbed in the window."""
+def vega_script() -> str:
+    """Return Vega, Vega-Lite and vega-embed as a script that defines `window.vegaEmbed`."""
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return f"(() => {{{bundle}}})();\n"  # in a function, or all that it defines would be global
+    return f"(() => {{{bundle}}})();\n"  # in a function, so that nothing else is global
 
 
-def plain(value: Any) -> Any:
-    """Return settings as params.yaml has them, without what it leaves out."""
+def to_yaml_value(value: Any) -> Any:
+    """Convert settings to plain values, without those that params.yaml does not set."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
-    return {key: plain(own) for key, own in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return {key: to_yaml_value(item) for key, item in value.items()}
+    return value
 
 
 def render(page: dict[str, Any], script: str) -> str:
-    """Fill the template; what is text stays text, whatever is in it."""
+    """Render the template with all values escaped.
+
+    Args:
+        page: The variables of the template.
+        script: Of `vega_script`, inserted without escaping.
+    """
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -58,15 +66,27 @@ def render(page: dict[str, Any], script: str) -> str:
     environment.filters |= {
         "percent": chart_style.percent,
         "points": parts.points,
-        "shortened": chart_style.shortened,
+        "shorten": chart_style.shorten,
     }
     template = environment.from_string(TEMPLATE.read_text("utf-8"))
-    # the template marks it as safe: it is no text of ours, and must only not end its element
-    return template.render(**page, libraries=script.replace("</script", r"<\/script"))
+    # the template does not escape the script, so it must not end its own element
+    return template.render(**page, vega_script=script.replace("</script", r"<\/script"))
 
 
-def drawn(champion: str, classes: list[str], histories: dict, predictions: dict) -> dict[str, Any]:
-    """Return the specification of each chart, and the rows of all."""
+def chart_data(
+    champion: str,
+    classes: list[str],
+    histories: dict[str, pd.DataFrame],
+    predictions: dict[str, pd.DataFrame],
+) -> dict[str, Any]:
+    """Return the Vega-Lite specifications of the charts, and the rows of data they draw.
+
+    Args:
+        champion: The model whose confusion matrix is shown first.
+        classes: k names.
+        histories: Of each model, accuracy and loss of each epoch.
+        predictions: Of each model, actual and predicted class and confidence of each test image.
+    """
     names = list(histories)
     shares = chart_style.class_accuracy(predictions, classes)
     rows = {
@@ -75,18 +95,18 @@ def drawn(champion: str, classes: list[str], histories: dict, predictions: dict)
         "reliability": charts.reliability_rows(predictions),
         "classes": charts.class_rows(shares),
     }
-    made = {
+    specifications = {
         "accuracy": charts.learning_curve(rows["history"], names, "accuracy"),
         "loss": charts.learning_curve(rows["history"], names, "loss"),
         "confusion": charts.confusion(champion, classes),
         "reliability": charts.reliability(names),
         "classes": charts.class_accuracy(shares),
     }
-    return {"rows": rows, "charts": made}
+    return {"rows": rows, "charts": specifications}
 
 
-def shown(params: Params) -> str:
-    """Return the settings that the stages read, as params.yaml has them."""
+def format_settings(params: Params) -> str:
+    """Return the settings that stages read, as YAML."""
     settings = {
         "backend": params.backend,
         "seed": params.seed,
@@ -104,39 +124,43 @@ def shown(params: Params) -> str:
         "champion": params.champion,
         "analyze": params.analyze,
     }
-    return yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(to_yaml_value(settings), sort_keys=False, allow_unicode=True)
 
 
-def gather(args: argparse.Namespace) -> dict[str, Any]:
-    """Read the outputs of the other stages, and return what the template shows of them."""
+def read_page(args: argparse.Namespace) -> dict[str, Any]:
+    """Read the outputs of other stages and return the template's variables."""
     comparison = read_json(args.comparison)
     champion = read_json(args.champion)["model"]
     rows = comparison["models"]
     names = [row["model"] for row in rows]
-    kept = Preprocessor.of(read_json(args.arrays / "info.json"))
+    preprocessor = Preprocessor.of(read_json(args.arrays / "info.json"))
     histories = {name: tables.read(args.history / f"{name}.csv") for name in names}
     predictions = {name: tables.read(args.predictions / f"{name}.csv") for name in names}
     images, _ = arrays.load(args.arrays / "test")
-    most = parts.most_mistakes(len(names))
-    mistakes = [parts.mistakes(name, predictions[name], images, kept, most) for name in names]
-    inspected = {name: parts.inspected(args.analysis / name) for name in names}
+    max_mistakes = parts.mistakes_per_model(len(names))
+    mistakes = [
+        mistake
+        for name in names
+        for mistake in parts.mistakes(name, predictions[name], images, preprocessor, max_mistakes)
+    ]
+    analyses = {name: parts.analysis(args.analysis / name) for name in names}
     return {
         "verdict": parts.verdict(rows, champion, comparison["level"]),
         "level": comparison["level"],
         "champion": champion,
         "models": rows,
         "styles": chart_style.styles(names),
-        "few": charts.FEW,
-        "most_mistakes": most,
-        "class_title": chart_style.class_accuracy_title(kept.classes),
+        "min_images": charts.MIN_IMAGES,
+        "max_mistakes": max_mistakes,
+        "class_title": chart_style.class_accuracy_title(preprocessor.classes),
         "test": {name: read_json(args.test / f"{name}.json") for name in names},
-        "drawn": drawn(champion, kept.classes, histories, predictions),
-        "mistakes": [mistake for own in mistakes for mistake in own],
-        "classes": kept.classes,
+        "chart_data": chart_data(champion, preprocessor.classes, histories, predictions),
+        "mistakes": mistakes,
+        "classes": preprocessor.classes,
         "split": read_json(args.split),
         "samples": parts.picture(args.samples),
-        "inspected": {name: own for name, own in inspected.items() if own["pictures"]},
-        "exported": parts.exported(args.export),
+        "analyses": {name: analysis for name, analysis in analyses.items() if analysis["pictures"]},
+        "exports": parts.exports(args.export),
         "versions": parts.versions(args.versions),
     }
 
@@ -148,13 +172,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     params = load()
 
-    page = gather(args)
+    page = read_page(args)
     page |= {
         "source": parts.source(params.dataset, params.folder),
-        "why_champion": parts.why_champion(params.champion, page["models"], page["champion"]),
-        "params": shown(params),
+        "champion_reason": parts.champion_reason(params.champion, page["models"], page["champion"]),
+        "settings": format_settings(params),
     }
-    script = libraries()
+    script = vega_script()
     with atomic_path(args.report) as path:
         path.write_text(render(page, script), "utf-8")
     with atomic_path(args.libraries) as path:

@@ -1,4 +1,4 @@
-"""Plot: what the pictures are made of, and that they are written."""
+"""Plot: the content of the pictures, and the stage that writes them."""
 
 import json
 
@@ -12,16 +12,16 @@ from pipeline.data.preprocessor import Preprocessor
 from tests.conftest import png, write_arrays
 
 
-def test_samples_take_the_classes_in_turn():
+def test_samples_alternate_between_classes():
     labels = np.array([0, 0, 0, 2, 1, 2])
-    assert plot.pick(labels, 4).tolist() == [0, 4, 3, 1]
+    assert plot.alternate_classes(labels, 4).tolist() == [0, 4, 3, 1]
 
 
-KEPT = Preprocessor(["a", "b"], [4, 4, 1], "unit", [0.5], [0.5])
+PREPROCESSOR = Preprocessor(["a", "b"], [4, 4, 1], "unit", [0.5], [0.5])
 
 
-def test_samples_are_titled_with_their_class():
-    figure = plot.samples(np.zeros((3, 4, 4, 1)), np.array([1, 0, 1]), KEPT)
+def test_samples_have_their_class_as_title():
+    figure = plot.samples(np.zeros((3, 4, 4, 1)), np.array([1, 0, 1]), PREPROCESSOR)
     assert [axes.get_title() for axes in figure.axes if axes.get_title()] == ["a", "b", "b"]
     plt.close(figure)
 
@@ -40,7 +40,7 @@ def test_learning_curves_label_their_axes_with_plain_numbers():
     plt.close(figure)
 
 
-def test_learning_curves_draw_train_and_validation_of_each_model():
+def test_learning_curves_show_training_and_validation_of_each_model():
     history = pd.DataFrame(
         {
             "epoch": [1, 2],
@@ -65,35 +65,35 @@ def test_learning_curves_draw_train_and_validation_of_each_model():
     plt.close(figure)
 
 
-def tables(models: int, classes: list[str]) -> dict[str, pd.DataFrame]:
-    right = pd.DataFrame({"actual": classes, "predicted": classes})
-    return {f"model{number}": right for number in range(models)}
+def perfect_predictions(models: int, classes: list[str]) -> dict[str, pd.DataFrame]:
+    table = pd.DataFrame({"actual": classes, "predicted": classes})
+    return {f"model{number}": table for number in range(models)}
 
 
-def test_models_look_the_same_in_every_picture_and_no_two_alike():
+def test_each_model_has_the_same_unique_style_in_all_pictures():
     history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3, 2, 1], "accuracy": [0.1, 0.2, 0.3]})
     history = history.assign(val_loss=history["loss"], val_accuracy=history["accuracy"])
     names = [f"model{number}" for number in range(12)]
     curves = plot.learning_curves(dict.fromkeys(names, history))
-    classes = plot.class_accuracy(tables(12, ["a", "b"]), ["a", "b"])
-    looks = [
+    classes = plot.class_accuracy(perfect_predictions(12, ["a", "b"]), ["a", "b"])
+    styles = [
         {
             str(line.get_label()).split(",")[0]: (line.get_color(), line.get_marker())
             for line in figure.axes[0].lines
         }
         for figure in (curves, classes)
     ]
-    assert looks[0] == looks[1]
-    assert len({colour for colour, _ in looks[0].values()}) == 12
+    assert styles[0] == styles[1]
+    assert len({colour for colour, _ in styles[0].values()}) == 12
     for figure in (curves, classes):
         figure.canvas.draw()
-        (legend,) = figure.legends  # below the axes, where it covers nothing
-        below = legend.get_window_extent().y1
-        assert all(axes.get_window_extent().y0 > below for axes in figure.axes)
+        (legend,) = figure.legends
+        top = legend.get_window_extent().y1  # below the axes, so that it covers no data
+        assert all(axes.get_window_extent().y0 > top for axes in figure.axes)
         plt.close(figure)
 
 
-def test_epochs_are_whole_numbers_and_losses_say_that_they_are_logarithmic():
+def test_epochs_are_whole_numbers_and_the_axis_label_says_that_losses_are_logarithmic():
     history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [0.9, 0.8, 0.7], "accuracy": [0.5] * 3})
     history = history.assign(val_loss=history["loss"], val_accuracy=history["accuracy"])
     figure = plot.learning_curves({"one": history})
@@ -105,7 +105,7 @@ def test_epochs_are_whole_numbers_and_losses_say_that_they_are_logarithmic():
     plt.close(figure)
 
 
-def test_of_1000_classes_the_lowest_are_drawn_and_the_picture_is_bounded():
+def test_only_the_20_lowest_of_1000_classes_are_drawn():
     classes = [f"{number:04}" for number in range(1000)]
     table = pd.DataFrame({"actual": classes, "predicted": [*classes[:-1], "0000"]})
     figure = plot.class_accuracy({"one": table}, classes)
@@ -117,7 +117,7 @@ def test_of_1000_classes_the_lowest_are_drawn_and_the_picture_is_bounded():
     plt.close(figure)
 
 
-def test_confusion_counts_every_class_also_absent_ones():
+def test_the_confusion_matrix_includes_classes_without_images():
     predictions = pd.DataFrame({"actual": ["a", "a", "b"], "predicted": ["a", "b", "b"]})
     figure = plot.confusion(predictions, ["a", "b", "c"], "model")
     axes = figure.axes[0]
@@ -128,24 +128,24 @@ def test_confusion_counts_every_class_also_absent_ones():
     plt.close(figure)
 
 
-def test_wrong_predictions_are_marked():
+def test_misclassified_images_are_marked():
     predictions = pd.DataFrame({"actual": ["a", "a"], "predicted": ["a", "b"]})
-    figure = plot.examples(np.zeros((2, 4, 4, 1)), predictions, KEPT, "model")
+    figure = plot.examples(np.zeros((2, 4, 4, 1)), predictions, PREPROCESSOR, "model")
     titles = [axes.title for axes in figure.axes if axes.get_title()]
     assert [title.get_text() for title in titles] == [
         "true a\npredicted a",
         "true a\npredicted b ✗",
     ]
-    assert [title.get_color() for title in titles] == ["black", plot.WRONG]
-    assert figure.get_suptitle() == "model: 2 test images, 1 wrong (marked red)"
+    assert [title.get_color() for title in titles] == ["black", plot.ERROR_COLOUR]
+    assert figure.get_suptitle() == "model: 2 test images, 1 misclassified (red)"
     plt.close(figure)
-    right = predictions.assign(predicted="a")
-    figure = plot.examples(np.zeros((2, 4, 4, 1)), right, KEPT, "model")
-    assert figure.get_suptitle() == "model: 2 test images, none wrong"
+    correct = predictions.assign(predicted="a")
+    figure = plot.examples(np.zeros((2, 4, 4, 1)), correct, PREPROCESSOR, "model")
+    assert figure.get_suptitle() == "model: 2 test images, none misclassified"
     plt.close(figure)
 
 
-def test_accuracy_of_each_class_is_drawn_for_each_model():
+def test_class_accuracy_is_drawn_for_each_model():
     one = pd.DataFrame({"actual": ["a", "a", "b"], "predicted": ["a", "b", "b"]})
     two = pd.DataFrame({"actual": ["a", "a", "b"], "predicted": ["a", "a", "a"]})
     figure = plot.class_accuracy({"one": one, "two": two}, ["a", "b"])
@@ -162,11 +162,11 @@ ARGUMENTS = (
 
 
 @pytest.mark.slow
-def test_stage_draws_every_picture_the_same_twice(project, stage):
-    classes = ["a $b$ <i>", "NA"]  # neither TeX, nor HTML, nor missing
-    for part in ("train", "test"):
+def test_the_stage_writes_the_same_bytes_twice(project, stage):
+    classes = ["a $b$ <i>", "NA"]  # not TeX, HTML or a missing value
+    for split in ("train", "test"):
         black = np.zeros((3, 4, 4, 3), np.float32)
-        write_arrays(project / "arrays" / part, black, np.array([0, 1, 1]))
+        write_arrays(project / "arrays" / split, black, np.array([0, 1, 1]))
     info = Preprocessor(classes, [4, 4, 3], "unit", [0] * 3, [1] * 3)
     (project / "arrays/info.json").write_text(json.dumps(vars(info)))
     (project / "history").mkdir()
@@ -191,7 +191,7 @@ def test_stage_draws_every_picture_the_same_twice(project, stage):
     assert done.stderr == "error: history/batchnorm.csv: no such file. Run `dvc repro`\n"
 
 
-def test_class_names_with_spaces_and_letters_of_any_script_reach_the_pictures(project, edit, stage):
+def test_class_names_may_contain_spaces_and_letters_of_any_script(project, edit, stage):
     classes = ["chien à poil", "Ελλάδα", 'Котики, "дома"']
     for number, name in enumerate(sorted(classes)):
         (project / "mes photos" / name).mkdir(parents=True)
@@ -208,7 +208,7 @@ def test_class_names_with_spaces_and_letters_of_any_script_reach_the_pictures(pr
         done = stage(*f"pipeline.{argv}".split())
         assert done.returncode == 0, done.stderr
     table = json.loads((project / "split.json").read_text("utf-8"))["classes"]
-    # 8 of 10 to train with, a fifth of which is 1.6
+    # 2 of 10 images per class are for testing; validation takes a fifth of the other 8, 1.6
     assert {row["class"] for row in table} == set(classes)
     assert {(row["train"] + row["validation"], row["test"]) for row in table} == {(8, 2)}
 

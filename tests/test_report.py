@@ -1,4 +1,4 @@
-"""Report: what the page says, and that it works in a real browser without a network."""
+"""Report: the content of the page, and how it behaves in a real browser without a network."""
 
 import base64
 import io
@@ -33,11 +33,11 @@ from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting import chart_style, charts, parts
 from tests.conftest import REPOSITORY, in_browser, png, write_arrays, write_params
 
-pytestmark = pytest.mark.xdist_group("report")  # one page and one browser for all
+pytestmark = pytest.mark.xdist_group("report")  # all tests share one page and one browser
 
 SCRIPT = "<script>alert(1)</script>"
 CLASSES = [SCRIPT, "NA", '7 "$x$" & co']
-KEPT = Preprocessor(CLASSES, [4, 4, 1], "unit", [0.5], [0.5])
+PREPROCESSOR = Preprocessor(CLASSES, [4, 4, 1], "unit", [0.5], [0.5])
 ACTUAL = [0, 0, 1, 1, 2, 2]
 PREDICTED = {
     "baseline": ([0, 1, 1, 2, 2, 0], [0.9, 0.8, 0.7, 0.95, 0.6, 0.5]),
@@ -53,15 +53,15 @@ ARGUMENTS = (
 ).split()
 
 
-def compared(name: str, accuracy: float, **against: Any) -> dict:
+def model_row(name: str, accuracy: float, **difference: Any) -> dict:
     return {
         "model": name, "parameters": PARAMETERS[name], "val_accuracy": accuracy,
         "accuracy": accuracy, "accuracy_low": accuracy - 0.1, "accuracy_high": accuracy + 0.1,
-        "loss": 0.5, "f1": accuracy, "calibration_error": 0.1, **against,
+        "loss": 0.5, "f1": accuracy, "calibration_error": 0.1, **difference,
     }  # fmt: skip
 
 
-def against(verdict: str, difference: float) -> dict:
+def difference_to_reference(verdict: str, difference: float) -> dict:
     return {
         "difference": difference, "difference_low": difference - 0.01,
         "difference_high": difference + 0.01, "mcnemar_p": 0.04, "verdict": verdict,
@@ -69,14 +69,14 @@ def against(verdict: str, difference: float) -> dict:
 
 
 ROWS = [
-    compared("baseline", 0.5),
-    compared("batchnorm", 0.83, **against("not distinguishable", 0.33)),
-    compared("plain", 0.8, **against("better", 0.3)),
+    model_row("baseline", 0.5),
+    model_row("batchnorm", 0.83, **difference_to_reference("not distinguishable", 0.33)),
+    model_row("plain", 0.8, **difference_to_reference("better", 0.3)),
 ]
 
 
-def write_inspected(folder: Path) -> None:
-    """Write what analyze would: two pictures, the second named first, and two layers."""
+def write_analysis(folder: Path) -> None:
+    """Write the outputs of analyze: two pictures, not in alphabetical order, and two layers."""
     (folder / "filters").mkdir(parents=True)
     pictures = []
     for name, value in (("z", 0), ("a", 255)):
@@ -100,12 +100,12 @@ def predictions(name: str) -> pd.DataFrame:
 
 
 def write_outputs(top: Path) -> None:
-    """Write what the report reads, by hand."""
+    """Write small inputs of the report."""
     write_params(top)
     images = np.arange(6 * 16, dtype=np.float32).reshape(6, 4, 4, 1) / 96
     write_arrays(top / "arrays/test", images, np.array(ACTUAL))
-    write = {
-        "arrays/info.json": vars(KEPT),
+    files = {
+        "arrays/info.json": vars(PREPROCESSOR),
         "comparison.json": {"reference": "baseline", "level": 0.95, "models": ROWS},
         "champion.json": {"model": "batchnorm"},
         "export.json": {
@@ -128,27 +128,27 @@ def write_outputs(top: Path) -> None:
         "versions/report.json": {"numpy": "2.4"},
     }
     for name in PREDICTED:
-        each = [{"class": c, "recall": 0.5, "images": 2} for c in CLASSES]
+        classes = [{"class": c, "recall": 0.5, "images": 2} for c in CLASSES]
         (row,) = (row for row in ROWS if row["model"] == name)
-        write[f"test/{name}.json"] = {**row, "classes": each}
-        write_inspected(top / "analysis" / name)
+        files[f"test/{name}.json"] = {**row, "classes": classes}
+        write_analysis(top / "analysis" / name)
         history = {"epoch": [1, 2], "accuracy": [0.5, 0.75], "loss": [1.0, 0.5]}
         history |= {"val_accuracy": [0.25, 0.5], "val_loss": [2.0, 1.0]}
         for kind, table in (("history", pd.DataFrame(history)), ("predictions", predictions(name))):
             (top / kind).mkdir(exist_ok=True)
             table.to_csv(top / kind / f"{name}.csv", index=False)
-    for path, content in write.items():
+    for path, content in files.items():
         (top / path).parent.mkdir(exist_ok=True)
         (top / path).write_text(json.dumps(content))
     (top / "samples.png").write_bytes(png(np.zeros((4, 4), np.uint8)))
 
 
 def write_many(top: Path, models: int, classes: int, epochs: int = 3, images: int = 400) -> None:
-    """Write what the report and the pictures are made of, of any size; the last name is long."""
-    noise = np.random.default_rng(0)
+    """Write inputs of the report of any size; the last model has a long name."""
+    rng = np.random.default_rng(0)
     names = ["baseline", *(f"model{number}" for number in range(1, models - 1))]
     names = [*names, "a" * 70 + "-" + "b" * 29][:models]
-    kept = Preprocessor(
+    preprocessor = Preprocessor(
         [f"class {n:04}" for n in range(classes)], [8, 8, 3], "unit", [0] * 3, [1] * 3
     )
     shutil.copy(REPOSITORY / "params.yaml", top)
@@ -157,22 +157,22 @@ def write_many(top: Path, models: int, classes: int, epochs: int = 3, images: in
         text[: text.index("\nmodels:")],
         text[text.index("\n# More models to compare") :],
     )
-    own = "".join(f"  {name}:\n    architecture: baseline\n" for name in names)
-    (top / "params.yaml").write_text(f"{before}\nmodels:\n{own}{after}")
+    model_settings = "".join(f"  {name}:\n    architecture: baseline\n" for name in names)
+    (top / "params.yaml").write_text(f"{before}\nmodels:\n{model_settings}{after}")
     labels = np.arange(images) % classes
-    for part in ("train", "test"):
-        pixels = noise.random((images, 8, 8, 3)).astype(np.float32)
-        write_arrays(top / "arrays" / part, pixels, labels)
+    for split in ("train", "test"):
+        pixels = rng.random((images, 8, 8, 3)).astype(np.float32)
+        write_arrays(top / "arrays" / split, pixels, labels)
     rows = []
-    write = {}
+    files = {}
     for number, name in enumerate(names):
-        right = noise.random(images) < 0.95 - 0.05 * number
-        predicted = np.where(right, labels, noise.integers(classes, size=images))
+        correct = rng.random(images) < 0.95 - 0.05 * number
+        predicted = np.where(correct, labels, rng.integers(classes, size=images))
         table = pd.DataFrame(
             {
-                "actual": np.array(kept.classes)[labels],
-                "predicted": np.array(kept.classes)[predicted],
-                "confidence": (1 - noise.random(images) ** 2 * 0.6).round(6),
+                "actual": np.array(preprocessor.classes)[labels],
+                "predicted": np.array(preprocessor.classes)[predicted],
+                "confidence": (1 - rng.random(images) ** 2 * 0.6).round(6),
             }
         )
         accuracy = float((labels == predicted).mean())
@@ -181,31 +181,33 @@ def write_many(top: Path, models: int, classes: int, epochs: int = 3, images: in
             "accuracy": accuracy, "accuracy_low": accuracy - 0.01, "accuracy_high": accuracy + 0.01,
             "loss": 0.5, "f1": accuracy, "calibration_error": 0.1,
         }  # fmt: skip
-        rows.append(row | (against("worse", -0.05 * number) if number else {}))
+        rows.append(row | (difference_to_reference("worse", -0.05 * number) if number else {}))
         recall = (table["actual"] == table["predicted"]).groupby(table["actual"]).mean()
         counts = table["actual"].value_counts()
-        each = [
+        by_class = [
             {"class": c, "recall": float(recall.get(c, 0)), "images": int(counts.get(c, 0))}
-            for c in kept.classes
+            for c in preprocessor.classes
         ]
-        write[f"test/{name}.json"] = {**row, "classes": each}
-        write_inspected(top / "analysis" / name)
-        fall = 2 / np.arange(1, epochs + 1) + 0.02 * number
-        history = {"epoch": np.arange(1, epochs + 1), "loss": fall, "accuracy": 1 - fall / 3}
-        history |= {"val_loss": fall * 1.1, "val_accuracy": 1 - fall * 1.1 / 3}
-        for kind, content in (("history", pd.DataFrame(history)), ("predictions", table)):
+        files[f"test/{name}.json"] = {**row, "classes": by_class}
+        write_analysis(top / "analysis" / name)
+        loss = 2 / np.arange(1, epochs + 1) + 0.02 * number
+        history = {"epoch": np.arange(1, epochs + 1), "loss": loss, "accuracy": 1 - loss / 3}
+        history |= {"val_loss": loss * 1.1, "val_accuracy": 1 - loss * 1.1 / 3}
+        for kind, written in (("history", pd.DataFrame(history)), ("predictions", table)):
             (top / kind).mkdir(exist_ok=True)
-            content.to_csv(top / kind / f"{name}.csv", index=False)
-    none = dict.fromkeys(("train", "validation", "test"), 0)
-    write |= {
-        "arrays/info.json": vars(kept),
+            written.to_csv(top / kind / f"{name}.csv", index=False)
+    zeros = dict.fromkeys(("train", "validation", "test"), 0)
+    files |= {
+        "arrays/info.json": vars(preprocessor),
         "comparison.json": {"reference": "baseline", "level": 0.95, "models": rows},
         "champion.json": {"model": names[-1]},
         "split.json": {
             "rows": {"train": images, "validation": 80, "test": images},
             "skipped": {"train": 0, "test": 0},
-            "duplicates": {"within": none, "across": none, "groups": [], "conflicts": []},
-            "classes": [{"class": c, "train": 3, "validation": 1, "test": 2} for c in kept.classes],
+            "duplicates": {"within": zeros, "across": zeros, "groups": [], "conflicts": []},
+            "classes": [
+                {"class": c, "train": 3, "validation": 1, "test": 2} for c in preprocessor.classes
+            ],
         },
         "versions/report.json": {"numpy": "2.4"},
         "export.json": {
@@ -214,9 +216,9 @@ def write_many(top: Path, models: int, classes: int, epochs: int = 3, images: in
             "litert": {"not_written": ["."]},
         },
     }
-    for path, found in write.items():
+    for path, content in files.items():
         (top / path).parent.mkdir(exist_ok=True)
-        (top / path).write_text(json.dumps(found))
+        (top / path).write_text(json.dumps(content))
     (top / "samples.png").write_bytes(png(np.zeros((4, 4), np.uint8)))
 
 
@@ -230,7 +232,7 @@ def build(top: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with outputs made up, and the report on them."""
+    """A folder with small inputs and the report on them."""
     top = tmp_path_factory.mktemp("report")
     write_outputs(top)
     done = build(top)
@@ -239,56 +241,56 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-def test_verdict_is_on_the_champion_with_its_interval():
-    said = parts.verdict(ROWS, "batchnorm", 0.95).replace("\N{NO-BREAK SPACE}", " ")
-    assert said == (
+def test_the_verdict_compares_the_champion_with_the_reference():
+    sentence = parts.verdict(ROWS, "batchnorm", 0.95).replace("\N{NO-BREAK SPACE}", " ")
+    assert sentence == (
         "batchnorm is not distinguishable from baseline: +33.0 points of test accuracy, "
         "95 % interval +32.0 to +34.0."
     )
 
 
-def test_verdict_on_a_champion_that_is_the_reference_takes_the_best_other_by_validation():
+def test_if_the_champion_is_the_reference_the_verdict_is_about_the_second_best():
     rows = [
-        compared("baseline", 0.9),
-        compared("plain", 0.5, **against("worse", -0.4)),
-        compared("batchnorm", 0.6, **against("worse", -0.3)),
+        model_row("baseline", 0.9),
+        model_row("plain", 0.5, **difference_to_reference("worse", -0.4)),
+        model_row("batchnorm", 0.6, **difference_to_reference("worse", -0.3)),
     ]
-    said = parts.verdict(rows, "baseline", 0.95)
-    assert said.startswith("batchnorm is worse than baseline: −30.0 points of test accuracy")
+    sentence = parts.verdict(rows, "baseline", 0.95)
+    assert sentence.startswith("batchnorm is worse than baseline: −30.0 points of test accuracy")
 
 
-def test_verdict_on_a_single_model_is_its_accuracy():
-    said = parts.verdict(ROWS[:1], "baseline", 0.95).replace("\N{NO-BREAK SPACE}", " ")
-    assert said == (
-        "baseline gets 50.0 % of the test images right (95 % interval 40.0 % to 60.0 %); "
-        "there is no other model to compare it with."
+def test_the_verdict_about_a_single_model_is_its_accuracy():
+    sentence = parts.verdict(ROWS[:1], "baseline", 0.95).replace("\N{NO-BREAK SPACE}", " ")
+    assert sentence == (
+        "baseline classifies 50.0 % of the test images correctly (95 % interval 40.0 % to 60.0 %). "
+        "There is no other model to compare it with."
     )
 
 
-def decoded(uri: str) -> Image.Image:
+def decode(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
 
 
-def test_mistakes_come_surest_first_with_their_image():
+def test_misclassified_images_are_sorted_by_confidence():
     images = np.arange(6, dtype=np.float32)[:, None, None, None] * np.full((4, 4, 1), 0.2)
-    found = parts.mistakes("baseline", predictions("baseline"), images, KEPT, 30)
-    assert [(each["row"], each["confidence"]) for each in found] == [(3, 0.95), (1, 0.8), (5, 0.5)]
-    assert (found[1]["actual"], found[1]["predicted"]) == (SCRIPT, "NA")
-    assert np.unique(np.asarray(decoded(found[1]["picture"]))).tolist() == [51]  # 0.2 of 255
-    assert len(parts.mistakes("baseline", predictions("baseline"), images, KEPT, 2)) == 2
+    mistakes = parts.mistakes("baseline", predictions("baseline"), images, PREPROCESSOR, 30)
+    assert [(row["row"], row["confidence"]) for row in mistakes] == [(3, 0.95), (1, 0.8), (5, 0.5)]
+    assert (mistakes[1]["actual"], mistakes[1]["predicted"]) == (SCRIPT, "NA")
+    assert np.unique(np.asarray(decode(mistakes[1]["picture"]))).tolist() == [51]  # 0.2 of 255
+    assert len(parts.mistakes("baseline", predictions("baseline"), images, PREPROCESSOR, 2)) == 2
 
 
-def test_thumbnails_are_small_and_keep_their_colours():
+def test_thumbnails_are_small_and_have_the_colours_of_the_image():
     red = np.zeros((200, 100, 3), np.uint8)
     red[..., 0] = 255
-    small = decoded(parts.thumbnail(red))
-    assert small.size == (48, 96)
-    assert small.getpixel((20, 20)) == (255, 0, 0)
+    image = decode(parts.thumbnail(red))
+    assert image.size == (48, 96)
+    assert image.getpixel((20, 20)) == (255, 0, 0)
 
 
 def test_bins_of_the_reliability_diagram_are_open_on_the_left():
     table = pd.DataFrame(
-        # (5/15, 6/15] holds 0.4 and no more; (6/15, 7/15] what is just above
+        # (5/15, 6/15] contains 0.4, its upper end; 0.41 is in (6/15, 7/15]
         {"actual": list("aaaa"), "predicted": list("abaa"), "confidence": [0.4, 0.39, 0.41, 1.0]}
     )
     rows = charts.reliability_rows({"one": table})
@@ -297,7 +299,7 @@ def test_bins_of_the_reliability_diagram_are_open_on_the_left():
     assert rows[0]["confidence"] == pytest.approx(0.395)
 
 
-def test_confusion_counts_pairs_and_their_share_of_the_actual_class():
+def test_the_confusion_matrix_counts_images_and_their_share_of_the_actual_class():
     rows = charts.confusion_rows({"baseline": predictions("baseline")})
     assert {(row["actual"], row["predicted"]): (row["images"], row["share"]) for row in rows} == {
         (CLASSES[actual], CLASSES[predicted]): (1, 0.5)
@@ -305,27 +307,27 @@ def test_confusion_counts_pairs_and_their_share_of_the_actual_class():
     }
 
 
-def test_inspected_pictures_keep_the_order_of_their_list(tmp_path):
-    write_inspected(tmp_path)
-    own = parts.inspected(tmp_path)
-    assert [each["title"] for each in own["pictures"]] == ["of z", "of a"]
-    assert np.unique(np.asarray(decoded(own["pictures"][1]["picture"]))).tolist() == [255]
-    assert own["columns"] == ["name", "type", "output shape", "parameters"]
-    assert own["total"] == ["", "", "", "14,480"]
-    assert own["rows"] == [["conv", "Conv2D", "8×8×16", "14,480"], ["NA", "Dense", "10", "0"]]
+def test_pictures_of_an_analysis_have_the_order_of_its_list(tmp_path):
+    write_analysis(tmp_path)
+    analysis = parts.analysis(tmp_path)
+    assert [picture["title"] for picture in analysis["pictures"]] == ["of z", "of a"]
+    assert np.unique(np.asarray(decode(analysis["pictures"][1]["picture"]))).tolist() == [255]
+    assert analysis["columns"] == ["name", "type", "output shape", "parameters"]
+    assert analysis["total"] == ["", "", "", "14,480"]
+    assert analysis["rows"] == [["conv", "Conv2D", "8×8×16", "14,480"], ["NA", "Dense", "10", "0"]]
     (tmp_path / "filters/a.png").unlink()
     with pytest.raises(PipelineError, match=r"filters/a\.png: no such file\. Run `dvc repro`"):
-        parts.inspected(tmp_path)
+        parts.analysis(tmp_path)
 
 
-def test_versions_name_the_stages_that_they_decide(built):
+def test_versions_list_the_stages_that_depend_on_them(built):
     assert parts.versions(built / "versions") == [
         {"package": "matplotlib", "version": "3.10", "stages": "plot"},
         {"package": "numpy", "version": "2.4", "stages": "plot, report"},
     ]
 
 
-def test_page_is_one_small_file_with_the_same_bytes_again(built):
+def test_the_page_is_below_2_mb_and_has_the_same_bytes_in_a_second_run(built):
     page = built / "plots/report.html"
     before = page.read_bytes()
     assert len(before) < 2e6
@@ -334,85 +336,90 @@ def test_page_is_one_small_file_with_the_same_bytes_again(built):
 
 
 @pytest.mark.parametrize(
-    ("share", "said"),
+    ("share", "text"),
     [(1, "100.0 %"), (0.9996, "99.9 %"), (0.997, "99.7 %"), (0.0001, "0.1 %"), (0, "0.0 %")],
 )
-def test_only_all_images_are_100_percent_and_only_none_0(share, said):
-    assert chart_style.percent(share) == said.replace(" ", "\N{NO-BREAK SPACE}")
+def test_only_1_is_100_percent_and_only_0_is_0_percent(share, text):
+    assert chart_style.percent(share) == text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def test_champion_is_told_with_what_decided():
+def test_the_report_says_why_a_model_is_the_champion():
     rows = [{"model": "a", "val_accuracy": 0.5}, {"model": "b", "val_accuracy": 0.75}]
 
-    def said(named: str, rows: list[dict], champion: str) -> str:
-        text = parts.why_champion(named, rows, champion)
+    def reason(setting: str, rows: list[dict], champion: str) -> str:
+        text = parts.champion_reason(setting, rows, champion)
         return text.replace("\N{NO-BREAK SPACE}", " ")
 
-    assert said("a", rows, "a") == "named in params.yaml"
-    assert said("auto", rows, "b") == "best validation accuracy: 75.0 %"
-    assert said("auto", rows[:1], "a") == "the only model"
+    assert reason("a", rows, "a") == "named in params.yaml"
+    assert reason("auto", rows, "b") == "best validation accuracy: 75.0 %"
+    assert reason("auto", rows[:1], "a") == "the only model"
     rows.append({"model": "c", "val_accuracy": 0.75})
-    assert said("auto", rows, "b") == (
-        "best validation accuracy: 75.0 %, as c; of equals, the first in the table is taken"
+    assert reason("auto", rows, "b") == (
+        "best validation accuracy: 75.0 %, tied with c; the first in the table is taken"
     )
     rows.append({"model": "d", "val_accuracy": 0.75})
-    assert "75.0 %, as 2 others; of equals" in said("auto", rows, "b")
+    assert "75.0 %, tied with 2 others; the first" in reason("auto", rows, "b")
 
 
-def test_images_of_a_folder_are_called_by_its_name():
+def test_a_folder_of_images_is_called_by_its_name():
     assert parts.source("folder", "data/photos") == "the folder photos"
     assert parts.source("cifar10", "data/folder") == "cifar10"
 
 
-def test_version_in_use_is_one_of_several_that_are_locked():
-    here = np.__version__
-    assert parts.in_use("numpy", f"0.1, {here}") == here
-    assert parts.in_use("numpy", "0.1, 0.2") == "0.1 or 0.2"
-    assert parts.in_use("no-such-package", "0.1, 0.2") == "0.1 or 0.2"
-    assert parts.in_use("numpy", "0.1") == "0.1"
+def test_the_installed_version_is_chosen_from_several_locked_ones():
+    installed = np.__version__
+    assert parts.installed_version("numpy", f"0.1, {installed}") == installed
+    assert parts.installed_version("numpy", "0.1, 0.2") == "0.1 or 0.2"
+    assert parts.installed_version("no-such-package", "0.1, 0.2") == "0.1 or 0.2"
+    assert parts.installed_version("numpy", "0.1") == "0.1"
 
 
-def test_mistakes_of_many_models_stay_few():
-    assert [parts.most_mistakes(models) for models in (1, 8, 12, 500)] == [30, 30, 20, 1]
+def test_fewer_misclassified_images_per_model_are_shown_of_many_models():
+    assert [parts.mistakes_per_model(models) for models in (1, 8, 12, 500)] == [30, 30, 20, 1]
 
 
-def test_a_missing_input_is_one_line(tmp_path):
+def test_a_missing_input_is_an_error_of_one_line(tmp_path):
     write_outputs(tmp_path)
     (tmp_path / "history/plain.csv").unlink()
     done = build(tmp_path)
     assert done.stderr == "error: history/plain.csv: no such file. Run `dvc repro`\n"
 
 
-def test_layers_of_each_model_end_with_their_total(built):
+def test_the_layer_table_of_each_model_ends_with_a_total(built):
     text = (built / "plots/report.html").read_text("utf-8")
-    ends = re.findall(r"<tfoot>(.*?)</tfoot>", text)
-    assert [re.findall(r">([^<>]+)<", end) for end in ends] == [["total", "14,480"]] * 3
+    footers = re.findall(r"<tfoot>(.*?)</tfoot>", text)
+    assert [re.findall(r">([^<>]+)<", footer) for footer in footers] == [["total", "14,480"]] * 3
 
 
-def test_pairs_of_each_model_are_listed_the_most_frequent_first(built):
+def test_confused_classes_of_each_model_are_listed(built):
     text = (built / "plots/report.html").read_text("utf-8")
-    table = text[text.index("as a table: the 300") : text.index("Accuracy of each class, as a")]
-    # of three wrong answers and of one; plain makes none
+    table = text[
+        text.index("Confused classes as a") : text.index("Test accuracy of each class as a")
+    ]
+    # baseline misclassifies three images, batchnorm one, and plain none
     assert re.findall(r"<tr><td title=\"(\w+)\">", table) == ["baseline"] * 3 + ["batchnorm"]
 
 
-def test_params_of_the_run_are_shown_without_the_gate(built):
+def test_settings_are_shown_without_the_gate(built):
     text = (built / "plots/report.html").read_text("utf-8")
-    params = text[text.index("<pre>") : text.index("</pre>")]
-    assert "\n  epochs: 20\n" in params
-    assert "\n  batchnorm:\n    architecture: batchnorm\n" in params
-    assert "gate" not in params
+    settings = text[text.index("<pre>") : text.index("</pre>")]
+    assert "\n  epochs: 20\n" in settings
+    assert "\n  batchnorm:\n    architecture: batchnorm\n" in settings
+    assert "gate" not in settings
 
 
-def test_images_in_two_classes_are_told_with_their_classes(built):
+def test_contradictory_labels_are_reported(built):
     page = " ".join((built / "plots/report.html").read_text("utf-8").split())
-    assert "1 images stand in two classes, as train 2 (a), test 4 (b): one label is wrong." in page
+    assert (
+        "1 image has copies with different labels, for example train 2 (a), test 4 (b). "
+        "At least one of these labels is wrong."
+    ) in page
 
 
-def test_a_format_that_could_not_be_written_stands_beside_the_other_with_its_reason(built):
+def test_the_report_says_why_a_format_was_not_exported(built):
     text = (built / "plots/report.html").read_text("utf-8")
-    start = text.index("batchnorm for programs without Keras")
-    rows = re.findall(r"<tr>(.*?)</tr>", text[start : text.index("Versions of", start)])
+    start = text.index("Exported formats of batchnorm")
+    rows = re.findall(r"<tr>(.*?)</tr>", text[start : text.index("Package versions", start)])
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows[1:]]
     assert cells == [
         ["onnx", "4,092,119", "1.2e-06", "100.0\N{NO-BREAK SPACE}%", ""],
@@ -428,34 +435,34 @@ Open = Callable[..., Page]
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Open]:
-    """Open a file in a browser without a network, and fail on what it loads or complains of."""
+    """Open a file in a browser without a network; fail on requests, dialogs and errors."""
     contexts: list[BrowserContext] = []
-    faults: list[str] = []
+    problems: list[str] = []
 
-    def note(error: object) -> None:
-        faults.append(str(error))
+    def record(error: object) -> None:
+        problems.append(str(error))
 
-    def refuse(dialog: Dialog) -> None:
-        faults.append(dialog.message)
+    def record_dialog(dialog: Dialog) -> None:
+        problems.append(dialog.message)
         dialog.dismiss()
 
-    def note_error(said: ConsoleMessage) -> None:
-        if said.type == "error":
-            faults.append(said.text)
+    def record_error(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            problems.append(message.text)
 
-    def note_request(request: Request) -> None:
+    def record_request(request: Request) -> None:
         if not request.url.startswith(("file:", "data:", "blob:")):
-            faults.append(request.url)
+            problems.append(request.url)
 
     def visit(path: Path, width: int = 1280, charts: int = 5, **options: Any) -> Page:
         viewport: ViewportSize = {"width": width, "height": 900}
         context = browser.new_context(offline=True, viewport=viewport, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("pageerror", note)
-        page.on("dialog", refuse)
-        page.on("console", note_error)
-        page.on("request", note_request)
+        page.on("pageerror", record)
+        page.on("dialog", record_dialog)
+        page.on("console", record_error)
+        page.on("request", record_request)
         page.goto(path.as_uri())
         if charts:
             page.wait_for_function(
@@ -466,7 +473,7 @@ def visit(browser: Browser) -> Iterator[Open]:
     yield visit
     for context in contexts:
         context.close()
-    assert faults == []
+    assert problems == []
 
 
 @pytest.fixture
@@ -475,9 +482,9 @@ def page(built: Path, visit: Open) -> Page:
 
 
 @in_browser
-def test_page_draws_its_charts_without_a_network(page):
+def test_the_page_draws_its_charts_without_a_network(page):
     assert "batchnorm is not distinguishable from baseline" in page.inner_text("h1")
-    # 2 epochs of 3 models in 2 parts
+    # 2 epochs of 3 models in 2 splits
     assert page.locator("[data-chart=accuracy] .mark-symbol path[aria-label]").count() == 12
     assert page.evaluate("performance.getEntriesByType('resource').length") == 0
 
@@ -485,7 +492,7 @@ def test_page_draws_its_charts_without_a_network(page):
 @in_browser
 def test_every_image_has_an_alternative_text(page):
     alts = page.eval_on_selector_all("img", "images => images.map((image) => image.alt)")
-    # samples, 4 mistakes, 2 pictures of each of 3 models
+    # samples, 4 misclassified images, and 2 pictures of each of 3 models
     assert len(alts) == 11
     assert all(alts)
     assert f"Test image 1: true {SCRIPT}, predicted NA by baseline, 80.0\xa0%" in alts
@@ -496,9 +503,9 @@ def test_a_class_name_with_html_in_it_stays_text(page):
     assert SCRIPT in page.inner_text(".mistakes li:nth-child(2)")
     assert page.locator("[name=actual] option").all_inner_texts() == ["any", *CLASSES]
     labels = page.locator("[data-chart=confusion] .role-axis-label text").all_text_contents()
-    begun = [label.removesuffix("…") for label in labels]  # long ones are cut
-    assert all(any(name.startswith(label) for name in CLASSES) for label in begun)
-    assert len(set(begun)) == len(CLASSES)
+    prefixes = [label.removesuffix("…") for label in labels]  # long names are truncated
+    assert all(any(name.startswith(prefix) for name in CLASSES) for prefix in prefixes)
+    assert len(set(prefixes)) == len(CLASSES)
     page.locator("[data-chart=confusion] .layer_1_marks text").first.hover()  # its tooltip
     page.wait_for_selector("#vg-tooltip-element.visible")
     assert page.locator("script").count() == 2
@@ -509,11 +516,11 @@ def column(page: Page, number: int) -> list[str]:
 
 
 @in_browser
-def test_table_is_sorted_by_number_with_mouse_or_keyboard(page):
+def test_the_table_is_sorted_numerically_by_mouse_and_keyboard(page):
     assert column(page, 10) == ["32,906", "9,000", "100,000"]
     page.get_by_role("button", name="parameters").click()
     assert column(page, 10) == ["9,000", "32,906", "100,000"]
-    page.keyboard.press("Enter")  # on the button, which has the focus
+    page.keyboard.press("Enter")  # the button has the focus
     assert column(page, 10) == ["100,000", "32,906", "9,000"]
     heading = page.locator(".sortable th", has_text="parameters")
     assert heading.get_attribute("aria-sort") == "descending"
@@ -521,7 +528,7 @@ def test_table_is_sorted_by_number_with_mouse_or_keyboard(page):
     difference = page.get_by_role("button", name="difference")
     difference.focus()
     page.keyboard.press("Space")
-    # the reference has none, and comes last either way
+    # the reference has no difference and comes last in both directions
     assert [text.split("\n")[0] for text in column(page, 3)] == ["+30.0", "+33.0", ""]
     page.keyboard.press("Space")
     assert [text.split("\n")[0] for text in column(page, 3)] == ["+33.0", "+30.0", ""]
@@ -530,7 +537,7 @@ def test_table_is_sorted_by_number_with_mouse_or_keyboard(page):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report on 12 models and 100 classes, one with a name of 100 letters."""
+    """The report on 12 models, one with a name of 100 letters, and 100 classes."""
     top = tmp_path_factory.mktemp("many")
     write_many(top, models=12, classes=100)
     done = build(top)
@@ -539,37 +546,40 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def marks_of(page: Page, chart: str) -> dict[str, tuple[str, str]]:
-    """Return the colour and the outline of each model's marks in a chart, by its name."""
-    found = page.eval_on_selector_all(
+    """Return colour and outline of each model's marks in a chart."""
+    marks = page.eval_on_selector_all(
         f"[data-chart={chart}] .mark-symbol path[aria-label]",
-        "all => all.map((each) => [each.getAttribute('aria-label'), "
-        "each.getAttribute('stroke') ?? each.getAttribute('fill'), each.getAttribute('d')])",
+        "marks => marks.map((mark) => [mark.getAttribute('aria-label'), "
+        "mark.getAttribute('stroke') ?? mark.getAttribute('fill'), mark.getAttribute('d')])",
     )
-    named = [(re.search(r"model: ([^;]+)", label), colour, path) for label, colour, path in found]
-    return {name[1]: (colour, re.sub(r"[-\d.]+", "", path)) for name, colour, path in named if name}
+    styles = {}
+    for label, colour, path in marks:
+        if model := re.search(r"model: ([^;]+)", label):
+            styles[model[1]] = (colour, re.sub(r"[-\d.]+", "", path))
+    return styles
 
 
 @in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_each_of_12_models_looks_like_itself_alone_in_every_chart(many, visit, scheme):
+def test_each_of_12_models_has_its_own_style_in_all_charts(many, visit, scheme):
     page = visit(many, color_scheme=scheme)
-    shown = page.eval_on_selector_all(
+    legend = page.eval_on_selector_all(
         "#training .legend button",
-        "all => all.map((each) => [each.dataset.model, each.querySelector('path')"
+        "buttons => buttons.map((button) => [button.dataset.model, button.querySelector('path')"
         ".getAttribute('fill')])",
     )
-    colours = dict(shown)
-    assert len(set(colours.values())) == len(shown) == 12
+    colours = dict(legend)
+    assert len(set(colours.values())) == len(legend) == 12
     styles = chart_style.styles(list(colours))
     assert colours == {name: style.colour for name, style in styles.items()}
     for chart in ("accuracy", "loss", "classes", "reliability"):
         marks = marks_of(page, chart)
         assert {name: mark[0] for name, mark in marks.items()} == colours, chart
-        assert len(set(marks.values())) == 12, chart  # and in black and white, by its shape
+        assert len(set(marks.values())) == 12, chart  # by shape if colours are equal
 
 
 @in_browser
-def test_a_name_in_the_legend_singles_its_model_out_by_keyboard(many, visit):
+def test_a_model_is_highlighted_with_the_legend_by_keyboard(many, visit):
     page = visit(many)
     button = page.locator("#training .legend button").nth(1)
     button.focus()
@@ -578,56 +588,58 @@ def test_a_name_in_the_legend_singles_its_model_out_by_keyboard(many, visit):
     page.wait_for_selector(faded, state="attached")
     assert (
         page.locator("[aria-pressed=true]").evaluate_all(
-            "all => all.map((each) => each.dataset.model)"
+            "buttons => buttons.map((button) => button.dataset.model)"
         )
         == ["model1"] * 3
     )
     assert "model: model1;" not in "".join(
-        page.locator(faded).evaluate_all("all => all.map((each) => each.ariaLabel)")
+        page.locator(faded).evaluate_all("marks => marks.map((mark) => mark.ariaLabel)")
     )
     page.keyboard.press("Enter")
     page.wait_for_selector(faded, state="detached")
 
 
-def test_diagrams_are_told_from_images_which_a_dark_page_must_not_invert(tmp_path):
+def test_only_diagrams_are_marked_for_inversion_on_a_dark_page(tmp_path):
     top = tmp_path / "analyze"
-    write_inspected(top)
-    found = json.loads((top / "analysis.json").read_text())
+    write_analysis(top)
+    analysis = json.loads((top / "analysis.json").read_text())
     (top / "layers.png").write_bytes((top / "filters/a.png").read_bytes())
-    found["pictures"].append({"file": "layers.png", "title": "layers", "alt": "layers"})
-    (top / "analysis.json").write_text(json.dumps(found))
-    pictures = parts.inspected(top)["pictures"]
-    assert [each["diagram"] for each in pictures] == [False, False, True]
+    analysis["pictures"].append({"file": "layers.png", "title": "layers", "alt": "layers"})
+    (top / "analysis.json").write_text(json.dumps(analysis))
+    pictures = parts.analysis(top)["pictures"]
+    assert [picture["diagram"] for picture in pictures] == [False, False, True]
 
 
 @in_browser
 def test_legends_cover_no_data(many, visit):
     page = visit(many)
-    assert page.locator("[data-chart] .role-legend").count() == 1  # shares, below the matrix
+    # only the confusion matrix has a legend inside the chart, below its axes
+    assert page.locator("[data-chart] .role-legend").count() == 1
     for legend in page.locator(".legend").all():
-        inside = page.evaluate_handle("([x]) => x", [legend.element_handle()])
-        assert inside.evaluate("(each) => !each.closest('.chart')")
+        assert legend.evaluate("(element) => !element.closest('.chart')")
 
 
 @in_browser
 @pytest.mark.parametrize("width", [1280, 390])
-def test_page_of_12_models_and_a_long_name_scrolls_one_way_and_is_bounded(many, visit, width):
+def test_a_page_with_12_models_and_a_long_name_does_not_scroll_horizontally(many, visit, width):
     page = visit(many, width)
-    page.eval_on_selector_all("details", "all => all.forEach((each) => each.open = true)")
+    page.eval_on_selector_all(
+        "details", "details => details.forEach((element) => element.open = true)"
+    )
     assert page.evaluate("document.documentElement.scrollWidth") == width
     heights = page.eval_on_selector_all(
-        "#mistakes, [data-chart]", "all => all.map((each) => each.offsetHeight)"
+        "#mistakes, [data-chart]", "elements => elements.map((element) => element.offsetHeight)"
     )
     assert max(heights) < 3000
-    # a long name leaves room for the numbers beside it
-    first = page.locator(".sortable tbody tr:last-child > :first-child")
-    assert "…" in first.inner_text()
-    assert first.get_attribute("title") == "a" * 70 + "-" + "b" * 29
-    assert first.evaluate("(each) => each.offsetWidth") < 330
+    # a long name leaves room for the numbers in its row
+    name = page.locator(".sortable tbody tr:last-child > :first-child")
+    assert "…" in name.inner_text()
+    assert name.get_attribute("title") == "a" * 70 + "-" + "b" * 29
+    assert name.evaluate("(element) => element.offsetWidth") < 330
 
 
 @in_browser
-def test_mistakes_are_shown_a_part_at_a_time_by_keyboard_too(many, visit):
+def test_a_button_shows_24_more_misclassified_images(many, visit):
     page = visit(many)
     cards = page.locator(".mistakes li:visible")
     count = int(page.locator("form output").inner_text().split(" of ")[1])
@@ -636,7 +648,7 @@ def test_mistakes_are_shown_a_part_at_a_time_by_keyboard_too(many, visit):
     more.focus()
     page.keyboard.press("Enter")
     assert cards.count() == 48
-    # on to what is new
+    # the first new image has the focus
     assert page.evaluate("document.activeElement === document.querySelectorAll('.mistakes li')[24]")
     page.locator("form[data-for=mistakes] [name=model]").select_option(index=1)
     assert cards.count() <= 20
@@ -650,7 +662,7 @@ def labels_of(page: Page, chart: str, axis: int) -> list[str]:
 
 @in_browser
 @pytest.mark.parametrize("width", [1280, 390])
-def test_axes_of_3_epochs_have_whole_numbers_once_and_say_that_losses_are_logarithmic(
+def test_epochs_are_whole_numbers_and_the_axis_title_says_that_losses_are_logarithmic(
     many, visit, width
 ):
     page = visit(many, width)
@@ -662,7 +674,7 @@ def test_axes_of_3_epochs_have_whole_numbers_once_and_say_that_losses_are_logari
 
 
 @in_browser
-def test_shares_on_axes_are_written_as_in_the_text(page):
+def test_axes_and_tooltips_show_percentages(page):
     assert labels_of(page, "reliability", 0)[-1] == "100\N{NO-BREAK SPACE}%"
     page.locator("[data-chart=reliability] .mark-symbol path[aria-label]").first.hover()
     page.wait_for_selector("#vg-tooltip-element.visible")
@@ -670,11 +682,11 @@ def test_shares_on_axes_are_written_as_in_the_text(page):
 
 
 @in_browser
-def test_bins_of_few_images_are_hollow_and_no_line_passes_through(page):
-    # of 6 images in all, every bin has few
+def test_bins_with_few_images_are_hollow_and_not_connected(page):
+    # no bin can have 10 of the 6 images
     fills = page.eval_on_selector_all(
         "[data-chart=reliability] .mark-symbol path[aria-label]",
-        "all => all.map((each) => each.getAttribute('fill-opacity'))",
+        "marks => marks.map((mark) => mark.getAttribute('fill-opacity'))",
     )
     assert set(fills) == {"0"}
     assert {colour for colour, _ in marks_of(page, "reliability").values()} == set(
@@ -685,18 +697,18 @@ def test_bins_of_few_images_are_hollow_and_no_line_passes_through(page):
 
 
 @in_browser
-def test_printed_page_cuts_no_table_and_is_light(many, visit):
+def test_the_printed_page_is_light_and_its_tables_fit(many, visit):
     page = visit(many, 1000, color_scheme="dark")
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 700, "height": 990})  # A4 within its margins
     for table in page.locator("table:visible").all():
-        assert table.evaluate("(each) => each.getBoundingClientRect().right") <= 700
+        assert table.evaluate("(element) => element.getBoundingClientRect().right") <= 700
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 30, 35)"
     assert page.locator("nav:visible, form:visible").count() == 0
 
 
 @in_browser
-def test_mistakes_are_filtered_by_pair_of_classes_and_by_model(page):
+def test_misclassified_images_are_filtered_by_classes_and_model(page):
     form = page.locator("form[data-for=mistakes]")
     count = form.locator("output")
     assert count.inner_text() == "4 of 4"
@@ -705,8 +717,8 @@ def test_mistakes_are_filtered_by_pair_of_classes_and_by_model(page):
     assert count.inner_text() == "2 of 4"
     form.locator("[name=model]").select_option("batchnorm")
     assert count.inner_text() == "1 of 4"
-    (left,) = page.locator(".mistakes li:visible").all_inner_texts()
-    assert left.split("\n") == [
+    (card,) = page.locator(".mistakes li:visible").all_inner_texts()
+    assert card.split("\n") == [
         f"true {CLASSES[2]}", f"predicted {SCRIPT}", "75.0\xa0%, batchnorm",
     ]  # fmt: skip
     form.locator("[name=predicted]").select_option("NA")
@@ -714,9 +726,9 @@ def test_mistakes_are_filtered_by_pair_of_classes_and_by_model(page):
 
 
 @in_browser
-def test_confusion_matrix_is_of_the_model_that_is_chosen(page):
+def test_the_confusion_matrix_shows_the_selected_model(page):
     cells = page.locator("[data-chart=confusion] .layer_1_marks text")
-    # of the champion at first: one of six is wrong
+    # at first the champion, which misclassifies one of six images
     assert sorted(cells.all_text_contents()) == ["1", "1", "2", "2"]
     page.locator("form[data-for=confusion] select").select_option("plain")
     page.wait_for_function(
@@ -754,21 +766,23 @@ def test_charts_follow_the_colour_scheme(page):
 @in_browser
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_checker_finds_no_serious_fault(built, visit, scheme, width):
+def test_axe_finds_no_serious_accessibility_problem(built, visit, scheme, width):
     page = visit(built / "plots/report.html", width, color_scheme=scheme)
-    page.eval_on_selector_all("details", "all => all.forEach((each) => each.open = true)")
-    found = Axe().run(page)["violations"]
+    page.eval_on_selector_all(
+        "details", "details => details.forEach((element) => element.open = true)"
+    )
+    violations = Axe().run(page)["violations"]
     assert [
-        (fault["id"], node["html"])
-        for fault in found
-        for node in fault["nodes"]
-        if fault["impact"] in ("serious", "critical")
+        (violation["id"], node["html"])
+        for violation in violations
+        for node in violation["nodes"]
+        if violation["impact"] in ("serious", "critical")
     ] == []
-    assert page.evaluate("document.documentElement.scrollWidth") == width  # scrolls one way only
+    assert page.evaluate("document.documentElement.scrollWidth") == width  # no horizontal scrolling
 
 
 @in_browser
-def test_page_can_be_read_without_scripts(built, visit):
+def test_the_page_can_be_read_without_javascript(built, visit):
     page = visit(built / "plots/report.html", charts=0, java_script_enabled=False)
     assert page.locator(".mistakes li:visible").count() == 4
     assert page.locator(".panel:visible").count() == 3
@@ -795,8 +809,8 @@ def dvc_plots(project: Path, built: Path) -> Callable[[], Path]:
 
 
 @pytest.fixture
-def shown(project: Path, built: Path, dvc_plots: Callable[[], Path]) -> Path:
-    """The page that `dvc plots show` writes of two small files."""
+def plots_page(project: Path, built: Path, dvc_plots: Callable[[], Path]) -> Path:
+    """The page of `dvc plots show` for two small files."""
     shutil.copy(built / "history/baseline.csv", project / "plots/history.csv")
     (project / "plots/predictions.csv").write_text("actual,predicted\ncat,dog\ndog,dog\n")
     (project / "dvc.yaml").write_text(
@@ -808,36 +822,36 @@ def shown(project: Path, built: Path, dvc_plots: Callable[[], Path]) -> Path:
 
 
 @in_browser
-def test_dvc_plots_draw_models_in_colours_and_parts_in_dashes(project, built, visit, dvc_plots):
+def test_dvc_plots_draw_models_in_colours_and_training_dashed(project, built, visit, dvc_plots):
     history = project / "plots/history"
     shutil.copytree(built / "history", history)
-    own = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text("utf-8"))["plots"][:2]
-    (project / "dvc.yaml").write_text(yaml.safe_dump({"plots": own}))
+    plots = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text("utf-8"))["plots"][:2]
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"plots": plots}))
     page = visit(dvc_plots(), charts=2)
     lines = page.eval_on_selector_all(
         ".mark-line path[aria-label]",
-        "all => all.map((each) => [each.getAttribute('stroke'), "
-        "each.getAttribute('stroke-dasharray')])",
+        "lines => lines.map((line) => [line.getAttribute('stroke'), "
+        "line.getAttribute('stroke-dasharray')])",
     )
-    one = [(colour, dash) for colour in chart_style.COLOURS[:2] for dash in ("1,0", "4,4")]
-    assert sorted(map(tuple, lines)) == sorted(one * 2)
+    expected = [(colour, dash) for colour in chart_style.COLOURS[:2] for dash in ("1,0", "4,4")]
+    assert sorted(map(tuple, lines)) == sorted(expected * 2)
 
 
 @in_browser
-def test_dvc_plots_draw_without_a_network(shown, visit):
-    page = visit(shown, charts=2)
+def test_dvc_plots_draw_without_a_network(plots_page, visit):
+    page = visit(plots_page, charts=2)
     assert not page.locator("#missing").is_visible()
 
 
-def test_dvc_plots_name_no_other_host(shown):
-    assert not re.findall(r'src="https?:', shown.read_text("utf-8"))
+def test_dvc_plots_load_no_script_from_another_host(plots_page):
+    assert not re.findall(r'src="https?:', plots_page.read_text("utf-8"))
 
 
 @in_browser
-def test_dvc_plots_say_which_file_they_miss(shown, browser):
-    (shown.parents[1] / "plots/vega.js").unlink()
+def test_dvc_plots_say_which_file_is_missing(plots_page, browser):
+    (plots_page.parents[1] / "plots/vega.js").unlink()
     page = browser.new_page()
-    page.goto(shown.as_uri())
+    page.goto(plots_page.as_uri())
     page.wait_for_selector("#missing:visible")
     assert "dvc repro report writes it" in page.inner_text("#missing").replace("\n", " ")
     page.close()

@@ -1,1 +1,1 @@
-"""The report and the look of all pictures: charts, parts, template, matplotlib."""
+"""The report and the style of all pictures: charts, text, template, matplotlib."""

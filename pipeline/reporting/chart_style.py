@@ -1,28 +1,29 @@
-"""Chart style: what the report and the pictures share, so that a model looks the same in all."""
+"""Chart style: colours, markers, ticks and number formats that the report and pictures share."""
 
 import math
 from typing import NamedTuple
 
 import pandas as pd
 
-# Each has a contrast of 3 or more on white and on the report's dark cards (WCAG 2.2, 1.4.11).
-# From the eleventh on, each is the one farthest from all before it in OKLab (Ottosson 2020).
+# Each colour has a contrast of at least 3 on white and on the report's dark cards (WCAG 2.2,
+# 1.4.11). From the eleventh on, each is the one farthest from all earlier ones in OKLab
+# (Ottosson 2020).
 COLOURS = (
     "#2f7ed8", "#d97706", "#17966b", "#c2529f", "#7c6ae0", "#d64545", "#7d8b1f", "#0d94ab",
     "#a36f3f", "#75808f", "#f800f8", "#a800e0", "#c868f0", "#207800", "#c88090", "#f80080",
     "#00a800", "#805898", "#0058f8", "#087090", "#587050", "#a088d0", "#a05060", "#f850c8",
 )  # fmt: skip
-# As Vega and as matplotlib call them.
+# Vega's name of each shape, and matplotlib's marker for it.
 SHAPES = {
     "circle": "o", "square": "s", "triangle-up": "^", "diamond": "D", "cross": "P",
     "triangle-down": "v",
 }  # fmt: skip
-READABLE = 20  # classes up to which each is drawn and labelled
-TICKS = 10  # on an axis of epochs at most, about as many on one of losses
+READABLE = 20  # the most classes that are all drawn and labelled
+TICKS = 10  # the most ticks on an axis of epochs or losses
 
 
 class Style(NamedTuple):
-    """How a model is drawn."""
+    """Colour and shape of a model's marks."""
 
     colour: str
     shape: str
@@ -30,10 +31,10 @@ class Style(NamedTuple):
 
 
 def styles(names: list[str]) -> dict[str, Style]:
-    """Return how each model is drawn, the reference first.
+    """Return the style of each model.
 
-    No other model ever has the reference's colour. The colours of the others repeat after 23 and
-    their shapes after 6, so that colour and shape together repeat after 138.
+    The first name is the reference, and no other model has its colour. The colours of the others
+    repeat after 23 models and the shapes after 6, so a colour and shape together repeat after 138.
     """
     others = COLOURS[1:]
     colours = [COLOURS[0], *(others[number % len(others)] for number in range(len(names) - 1))]
@@ -44,8 +45,8 @@ def styles(names: list[str]) -> dict[str, Style]:
     }
 
 
-def shortened(name: str, length: int = 32) -> str:
-    """Return a name with its middle left out where it is long: names often differ at the end."""
+def shorten(name: str, length: int = 32) -> str:
+    """Shorten a long name in the middle, since names often differ at the end."""
     if len(name) <= length:
         return name
     end = length // 3
@@ -53,7 +54,7 @@ def shortened(name: str, length: int = 32) -> str:
 
 
 def epoch_ticks(epochs: int) -> list[int]:
-    """Return whole numbers for the axis of epochs: every one, or every second, fifth, tenth, …"""
+    """Return ticks for an axis of epochs: every one, every second, fifth, tenth, …"""
     step = next(
         digit * 10**power
         for power in range(len(str(epochs)) + 1)
@@ -64,9 +65,10 @@ def epoch_ticks(epochs: int) -> list[int]:
 
 
 def loss_ticks(losses: list[float]) -> list[float] | None:
-    """Return two or more ticks for a logarithmic axis, or None where a loss of 0 forbids one.
+    """Return at least two ticks for a logarithmic axis, or None if a loss is 0.
 
-    At 1, 2 and 5, at powers of 10 where the losses span many, and closer where they span few.
+    The ticks are powers of 10 if the losses span many, otherwise multiples of them by 1, 2 and 5,
+    and finer steps if the losses span little.
     """
     low, high = min(losses), max(losses)
     if low <= 0:
@@ -77,17 +79,18 @@ def loss_ticks(losses: list[float]) -> list[float] | None:
         within = [tick for tick in ticks if low <= tick <= high]
         if len(within) >= (4 if len(digits) == 1 else 3):
             return within[:: math.ceil(len(within) / TICKS)]
-    # all are nearly the same: the axis needs a width
+    # all losses are nearly equal, but the axis needs a width
     return [float(f"{low / 2:.1g}"), float(f"{high * 2:.1g}")]
 
 
 def _tenths(decimals: int) -> list[float]:
+    """Return the numbers in [1, 10) with the given number of decimals."""
     scale = 10**decimals
     return [number / scale for number in range(scale, 10 * scale)]
 
 
 def percent(share: float, decimals: int = 1) -> str:
-    """Return a share in percent; only 1 itself is shown as 100, and only 0 as 0."""
+    """Format a share in [0, 1] as a percentage; only 1 itself gives 100, and only 0 gives 0."""
     value = round(100 * share, decimals)
     step = 10**-decimals
     value = min(value, 100 - step) if share < 1 else value
@@ -96,10 +99,10 @@ def percent(share: float, decimals: int = 1) -> str:
 
 
 def class_accuracy(predictions: dict[str, pd.DataFrame], classes: list[str]) -> pd.DataFrame:
-    """Return the share of each class that each model gets right: classes in rows, models beside.
+    """Return the accuracy of each class, with classes as rows and models as columns.
 
-    Classes without test images are left out. Of more than can be read, those with the lowest mean
-    over the models are kept, the lowest first.
+    Classes without test images are omitted. If there are more than READABLE classes, those with
+    the lowest mean accuracy over the models are returned, in ascending order.
     """
     shares = {
         name: (table["actual"] == table["predicted"]).groupby(table["actual"]).mean()
@@ -112,6 +115,7 @@ def class_accuracy(predictions: dict[str, pd.DataFrame], classes: list[str]) -> 
 
 
 def class_accuracy_title(classes: list[str]) -> str:
+    """Return the title for a chart of `class_accuracy`."""
     if len(classes) <= READABLE:
         return "Test accuracy of each class"
     return f"Test accuracy: the {READABLE} lowest of {len(classes):,} classes"

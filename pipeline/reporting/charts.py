@@ -1,6 +1,7 @@
-"""Charts: Altair's specifications, and the rows that they draw.
+"""Charts: Vega-Lite specifications of the report's charts, and the rows of data they draw.
 
-A chart names its rows, and the page holds them once. Colours come from the page, light or dark.
+A chart refers to its rows by name, so the page contains them once. Colours of text and axes come
+from the page, which is light or dark.
 """
 
 from typing import Any
@@ -11,13 +12,15 @@ import pandas as pd
 
 from pipeline.reporting import chart_style
 
-BINS = 15  # as evaluate's calibration error
-FEW = 10  # images: fewer in a bin say little
-LABEL = 120  # pixels, of the name of a class; the whole name is in the tables
-TALLEST = 1600  # pixels
-PERCENT = "percent"  # a function of the page, which writes shares as the text around does
-CHOSEN = alt.param(name="chosen", value="")  # the model that the page's legend singles out
-FADED = alt.when("!chosen || datum.model === chosen").then(alt.value(1)).otherwise(alt.value(0.12))
+BINS = 15  # as in the calibration error of evaluate
+MIN_IMAGES = 10  # the accuracy in a bin with fewer images is too uncertain
+LABEL_WIDTH = 120  # pixels, of a class name; the tables show it in full
+MAX_HEIGHT = 1600  # pixels
+PERCENT = "percent"  # a JavaScript function of the page, with the format of the text
+SELECTED = alt.param(name="selected", value="")  # the model selected in the page's legend
+OPACITY = (
+    alt.when("!selected || datum.model === selected").then(alt.value(1)).otherwise(alt.value(0.12))
+)
 PERCENT_AXIS = alt.Axis(labelExpr="percent(datum.value, 'axis')", tickCount=6)
 
 Rows = list[dict[str, Any]]
@@ -25,34 +28,34 @@ Specification = dict[str, Any]  # of Vega-Lite
 
 
 def history_rows(histories: dict[str, pd.DataFrame]) -> Rows:
-    """Return a row for each model, part and epoch."""
-    parts = {"train": "", "validation": "val_"}
+    """Return a row for each model, split and epoch."""
+    splits = {"train": "", "validation": "val_"}
     return [
         {
             "model": name,
-            "part": part,
+            "split": split,
             "epoch": int(row["epoch"]),
             "accuracy": float(row[f"{prefix}accuracy"]),
             "loss": float(row[f"{prefix}loss"]),
         }
         for name, history in histories.items()
-        for part, prefix in parts.items()
+        for split, prefix in splits.items()
         for row in history.to_dict("records")
     ]
 
 
 def confusion_rows(predictions: dict[str, pd.DataFrame]) -> Rows:
-    """Return a row for each model and pair of classes that occurs, by the actual class."""
+    """Return a row for each model and each pair of actual and predicted class that occurs."""
     rows = []
     for name, table in predictions.items():
-        counts = table.groupby(["actual", "predicted"], as_index=False).size()
-        counts["share"] = counts["size"] / counts.groupby("actual")["size"].transform("sum")
+        counts = table.groupby(["actual", "predicted"]).size().reset_index(name="images")
+        counts["share"] = counts["images"] / counts.groupby("actual")["images"].transform("sum")
         rows += [
             {
                 "model": name,
                 "actual": row["actual"],
                 "predicted": row["predicted"],
-                "images": row["size"],
+                "images": row["images"],
                 "share": row["share"],
             }
             for row in counts.to_dict("records")
@@ -61,22 +64,25 @@ def confusion_rows(predictions: dict[str, pd.DataFrame]) -> Rows:
 
 
 def reliability_rows(predictions: dict[str, pd.DataFrame]) -> Rows:
-    """Return a row for each model and bin of confidence that holds images, open on the left."""
+    """Return a row for each model and non-empty bin of confidence.
+
+    Bins have equal width and are open on the left: (0, 1/15], …, (14/15, 1].
+    """
     rows = []
     for name, table in predictions.items():
         confidence = table["confidence"].to_numpy(float)
-        right = (table["actual"] == table["predicted"]).to_numpy()
-        number = np.ceil(confidence * BINS).astype(int)
-        for each in np.unique(number).tolist():
-            own = number == each
+        correct = (table["actual"] == table["predicted"]).to_numpy()
+        bins = np.ceil(confidence * BINS).astype(int)  # (n,), from 1
+        for number in np.unique(bins).tolist():
+            inside = bins == number
             rows.append(
                 {
                     "model": name,
-                    "over": (each - 1) / BINS,
-                    "up_to": each / BINS,
-                    "images": int(own.sum()),
-                    "confidence": float(confidence[own].mean()),
-                    "accuracy": float(right[own].mean()),
+                    "over": (number - 1) / BINS,
+                    "up_to": number / BINS,
+                    "images": int(inside.sum()),
+                    "confidence": float(confidence[inside].mean()),
+                    "accuracy": float(correct[inside].mean()),
                 }
             )
     return rows
@@ -86,24 +92,25 @@ def class_rows(shares: pd.DataFrame) -> Rows:
     """Return a row for each class and model."""
     return [
         {"class": name, "model": model, "accuracy": float(share)}
-        for name, own in shares.iterrows()
-        for model, share in own.items()
+        for name, row in shares.iterrows()
+        for model, share in row.items()
     ]
 
 
-def _of_model(names: list[str]) -> dict[str, Any]:
-    """Return the channels that tell models apart; the page has one legend for all charts."""
-    own = chart_style.styles(names)
-    ranges = list(zip(*own.values(), strict=True))
-    scales = [alt.Scale(domain=names, range=list(values)) for values in ranges]
+def _model_channels(names: list[str]) -> dict[str, Any]:
+    """Return the channels that distinguish models; the page draws their legend itself."""
+    styles = chart_style.styles(names).values()
+    colours = alt.Scale(domain=names, range=[style.colour for style in styles])
+    shapes = alt.Scale(domain=names, range=[style.shape for style in styles])
     return {
-        "color": alt.Color("model:N", scale=scales[0], legend=None),
-        "stroke": alt.Stroke("model:N", scale=scales[0], legend=None),
-        "shape": alt.Shape("model:N", scale=scales[1], legend=None),
+        "color": alt.Color("model:N", scale=colours, legend=None),
+        "stroke": alt.Stroke("model:N", scale=colours, legend=None),
+        "shape": alt.Shape("model:N", scale=shapes, legend=None),
     }
 
 
 def _loss_axis(losses: list[float]) -> tuple[str, alt.Axis, alt.Scale]:
+    """Return title, axis and scale for losses; logarithmic if all are above 0."""
     ticks = chart_style.loss_ticks(losses)
     if ticks is None:
         return "loss (nats)", alt.Axis(format="~g"), alt.Scale()
@@ -112,12 +119,12 @@ def _loss_axis(losses: list[float]) -> tuple[str, alt.Axis, alt.Scale]:
     return "loss (nats), logarithmic", axis, alt.Scale(type="log", nice=False, domain=domain)
 
 
-def learning_curve(rows: Rows, names: list[str], measure: str) -> Specification:
-    """Draw accuracy or loss over epochs."""
-    title, axis, scale = measure, PERCENT_AXIS, alt.Scale(zero=False)
-    if measure == "loss":
+def learning_curve(rows: Rows, names: list[str], metric: str) -> Specification:
+    """Return a line chart of accuracy or loss over epochs."""
+    title, axis, scale = metric, PERCENT_AXIS, alt.Scale(zero=False)
+    if metric == "loss":
         title, axis, scale = _loss_axis([row["loss"] for row in rows])
-    model = _of_model(names)
+    channels = _model_channels(names)
     epochs = max(row["epoch"] for row in rows)
     base = alt.Chart(alt.NamedData("history")).encode(
         x=alt.X(
@@ -132,37 +139,37 @@ def learning_curve(rows: Rows, names: list[str], measure: str) -> Specification:
             ),
             scale=alt.Scale(zero=False, nice=False),
         ),
-        y=alt.Y(f"{measure}:Q", title=title, axis=axis, scale=scale),
-        color=model["color"],
-        opacity=FADED,
+        y=alt.Y(f"{metric}:Q", title=title, axis=axis, scale=scale),
+        color=channels["color"],
+        opacity=OPACITY,
         tooltip=[
             "model:N",
-            "part:N",
+            "split:N",
             "epoch:Q",
-            alt.Tooltip(f"{measure}:Q", format=".4f")
-            if measure == "loss"
-            else alt.Tooltip(f"{measure}:Q", formatType=PERCENT),
+            alt.Tooltip(f"{metric}:Q", format=".4f")
+            if metric == "loss"
+            else alt.Tooltip(f"{metric}:Q", formatType=PERCENT),
         ],
     )
     lines = base.mark_line(strokeWidth=2).encode(
         strokeDash=alt.StrokeDash(
-            "part:N",
+            "split:N",
             scale=alt.Scale(domain=["validation", "train"], range=[[1, 0], [4, 4]]),
             legend=None,
         )
     )
-    points = base.mark_point(filled=True, size=28).encode(shape=model["shape"])
+    points = base.mark_point(filled=True, size=28).encode(shape=channels["shape"])
     chart = alt.layer(lines, points).properties(
         width="container",
         height=280,
-        description=f"Line chart of {title} over epochs: {', '.join(names)}, each in training "
-        "and in validation.",
+        description=f"Line chart of {title} over epochs, in training and validation, of "
+        f"{', '.join(names)}.",
     )
-    return _specification(chart.add_params(CHOSEN))
+    return _specification(chart.add_params(SELECTED))
 
 
 def class_accuracy(shares: pd.DataFrame) -> Specification:
-    """Draw the accuracy of each class, a line of the chart for each model in it."""
+    """Return a dot chart of the accuracy of each class, with the models of a class side by side."""
     names = list(shares.columns)
     height = max(24, 5 * len(names) + 10) * max(2, len(shares))
     dots = (
@@ -174,36 +181,37 @@ def class_accuracy(shares: pd.DataFrame) -> Specification:
                 "class:N",
                 title=None,
                 scale=alt.Scale(domain=list(shares.index), padding=0),
-                axis=alt.Axis(grid=True, tickBand="extent", labelLimit=LABEL),
+                axis=alt.Axis(grid=True, tickBand="extent", labelLimit=LABEL_WIDTH),
             ),
             yOffset=alt.YOffset("model:N", scale=alt.Scale(domain=names, padding=0.9)),
             tooltip=["class:N", "model:N", alt.Tooltip("accuracy:Q", formatType=PERCENT)],
-            opacity=FADED,
-            **_of_model(names),
+            opacity=OPACITY,
+            **_model_channels(names),
         )
     )
     chart = alt.layer(dots).properties(
         width="container",
-        height=min(height, TALLEST),
-        description=f"Dot chart of the test accuracy of {len(shares)} classes: {', '.join(names)}.",
+        height=min(height, MAX_HEIGHT),
+        description=f"Dot chart of the test accuracy in {len(shares)} classes, of "
+        f"{', '.join(names)}.",
     )
-    return _specification(chart.add_params(CHOSEN))
+    return _specification(chart.add_params(SELECTED))
 
 
-def confusion(first: str, classes: list[str]) -> Specification:
-    """Draw the confusion matrix of a model, until the page's own control names another."""
-    model = alt.param(name="model", value=first)
+def confusion(champion: str, classes: list[str]) -> Specification:
+    """Return a confusion matrix of the champion; a control on the page selects another model."""
+    model = alt.param(name="model", value=champion)
     order = alt.Scale(domain=classes)
     angle = 0 if max(map(len, classes)) * len(classes) < 60 else -45
     many = len(classes) > chart_style.READABLE
-    across = alt.Axis(labelAngle=angle, labelOverlap=many, labelLimit=LABEL, ticks=not many)
-    down = alt.Axis(labelOverlap=many, labelLimit=LABEL, ticks=not many)
+    x_axis = alt.Axis(labelAngle=angle, labelOverlap=many, labelLimit=LABEL_WIDTH, ticks=not many)
+    y_axis = alt.Axis(labelOverlap=many, labelLimit=LABEL_WIDTH, ticks=not many)
     cells = (
         alt.Chart(alt.NamedData("confusion"))
         .transform_filter(alt.datum.model == model)
         .encode(
-            x=alt.X("predicted:N", scale=order, axis=across),
-            y=alt.Y("actual:N", scale=order, axis=down),
+            x=alt.X("predicted:N", scale=order, axis=x_axis),
+            y=alt.Y("actual:N", scale=order, axis=y_axis),
             tooltip=[
                 "actual:N", "predicted:N", "images:Q", alt.Tooltip("share:Q", formatType=PERCENT),
             ],
@@ -221,10 +229,10 @@ def confusion(first: str, classes: list[str]) -> Specification:
             ),
         )
     )
-    white = alt.when("datum.share > 0.5").then(alt.value("white"))
+    text_color = alt.when("datum.share > 0.5").then(alt.value("white"))
     layers: list[alt.Chart] = [boxes]
     if not many:
-        layers.append(cells.mark_text().encode(text="images:Q", color=white))
+        layers.append(cells.mark_text().encode(text="images:Q", color=text_color))
     chart = alt.layer(*layers).properties(
         width="container",
         height=max(240, min(32 * len(classes), 640)),
@@ -235,20 +243,23 @@ def confusion(first: str, classes: list[str]) -> Specification:
 
 
 def reliability(names: list[str]) -> Specification:
-    """Draw accuracy over confidence; on the diagonal, the model knows how sure it may be."""
-    scale, model = alt.Scale(domain=[0, 1]), _of_model(names)
+    """Return a reliability diagram: accuracy over mean confidence in bins of confidence.
+
+    A model on the diagonal is perfectly calibrated.
+    """
+    scale, channels = alt.Scale(domain=[0, 1]), _model_channels(names)
     base = alt.Chart(alt.NamedData("reliability")).encode(
         x=alt.X("confidence:Q", title="mean confidence", scale=scale, axis=PERCENT_AXIS),
-        y=alt.Y("accuracy:Q", title="share that is right", scale=scale, axis=PERCENT_AXIS),
-        color=model["color"],
-        opacity=FADED,
+        y=alt.Y("accuracy:Q", title="accuracy", scale=scale, axis=PERCENT_AXIS),
+        color=channels["color"],
+        opacity=OPACITY,
     )
-    enough = f"datum.images >= {FEW}"
+    enough_images = f"datum.images >= {MIN_IMAGES}"
     dots = base.mark_point(filled=True).encode(
-        stroke=model["stroke"],  # what is left of a hollow mark
-        shape=model["shape"],
+        stroke=channels["stroke"],  # the outline of a hollow mark
+        shape=channels["shape"],
         size=alt.Size("images:Q", scale=alt.Scale(range=[40, 400]), legend=None),
-        fillOpacity=alt.when(enough).then(alt.value(0.9)).otherwise(alt.value(0)),
+        fillOpacity=alt.when(enough_images).then(alt.value(0.9)).otherwise(alt.value(0)),
         tooltip=[
             "model:N",
             "images:Q",
@@ -256,7 +267,7 @@ def reliability(names: list[str]) -> Specification:
             alt.Tooltip("accuracy:Q", formatType=PERCENT),
         ],
     )
-    lines = base.transform_filter(enough).mark_line(strokeWidth=1.5)
+    lines = base.transform_filter(enough_images).mark_line(strokeWidth=1.5)
     corners = alt.InlineData([{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}])
     diagonal = (
         alt.Chart(corners)
@@ -266,14 +277,14 @@ def reliability(names: list[str]) -> Specification:
     chart = alt.layer(diagonal, lines, dots).properties(
         width="container",
         height=360,
-        description=f"Reliability diagram: share of right answers over mean confidence, in {BINS} "
-        f"bins, of {', '.join(names)}.",
+        description=f"Reliability diagram: accuracy over mean confidence in {BINS} bins, of "
+        f"{', '.join(names)}.",
     )
-    return _specification(chart.add_params(CHOSEN))
+    return _specification(chart.add_params(SELECTED))
 
 
 def _specification(chart: alt.TopLevelMixin) -> Specification:
-    """Leave out Altair's own theme: the page has one."""
+    """Return the Vega-Lite specification without Altair's theme, since the page has its own."""
     spec = chart.to_dict()
     del spec["config"]
     return spec

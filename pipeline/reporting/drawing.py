@@ -1,14 +1,15 @@
-"""Drawing: matplotlib as it comes, whatever the machine's own settings are.
+"""Drawing: matplotlib with its default settings, whatever the machine's own settings are.
 
-The only module that imports matplotlib: all others take what they need from here. A notebook sets
-MPLBACKEND to a module that is not installed here, and matplotlib then fails while it is imported.
+This is the only module that imports matplotlib, and the others import its names from here. In a
+process started from a notebook, MPLBACKEND names a module that may not be installed, and importing
+matplotlib then fails.
 """
 
 import os
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "agg"
-os.environ["FREETYPE_PROPERTIES"] = ""  # how letters are drawn
+os.environ["FREETYPE_PROPERTIES"] = ""  # it changes how FreeType renders text
 
 import matplotlib
 from matplotlib import colormaps
@@ -44,13 +45,13 @@ __all__ = [
     "save",
 ]
 
-matplotlib.rcdefaults()  # of a matplotlibrc nothing is left: a font size changes every picture
-matplotlib.rcParams["text.parse_math"] = False  # a class name may hold a $
+matplotlib.rcdefaults()  # discards a matplotlibrc: its font size would change every picture
+matplotlib.rcParams["text.parse_math"] = False  # a class name may contain a $
 
 
 def save(figure: Figure, path: Path, dpi: int = 120) -> None:
-    """Write a figure as PNG, and free it; equal figures give equal bytes."""
-    version = {"Software": None}  # of matplotlib: left out
-    with atomic_path(path) as beside:
-        figure.savefig(beside, format="png", dpi=dpi, bbox_inches="tight", metadata=version)
+    """Save a figure as PNG and close it; equal figures give equal bytes."""
+    metadata = {"Software": None}  # omit matplotlib's version
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi, bbox_inches="tight", metadata=metadata)
     plt.close(figure)

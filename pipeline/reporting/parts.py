@@ -1,4 +1,4 @@
-"""Parts: what the page says beside its charts."""
+"""Parts: the report's sentences, tables and pictures, without its charts."""
 
 import base64
 import io
@@ -15,49 +15,61 @@ from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting.chart_style import percent
 from pipeline.stats.verdict import THAN
 
-MISTAKES = 30  # of each model at most
-ALL_MISTAKES = 240  # of all models together, about: the page stays small
-DIAGRAMS = ("layers.png", "flow.png")  # of analyze: bars and curves, and no images
-SIDE = 96  # pixels, of a thumbnail at most
+MODEL_MISTAKES = 30  # misclassified images per model, at most
+ALL_MISTAKES = 240  # misclassified images of all models, approximately, to keep the page small
+DIAGRAMS = ("layers.png", "flow.png")  # pictures of analyze that show bars or curves, not images
+THUMBNAIL = 96  # pixels, the longest side of a thumbnail
 
 
 def points(share: float) -> str:
+    """Format a difference of shares in percentage points, with a sign."""
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
 def source(dataset: str, folder: str) -> str:
-    """Return what the images are called: the data set, or the folder's own name."""
+    """Return the name of the data set, or of the folder of images."""
     return f"the folder {Path(folder).name}" if dataset == "folder" else dataset
 
 
-def why_champion(named: str, rows: list[dict], champion: str) -> str:
-    """Say how the champion was chosen, and what decided where several were equal."""
-    if named != "auto":
+def champion_reason(setting: str, rows: list[dict], champion: str) -> str:
+    """Describe why a model is the champion, including how a tie was broken.
+
+    Args:
+        setting: `champion` in params.yaml.
+        rows: Model and val_accuracy of each model.
+        champion: Name of the champion.
+    """
+    if setting != "auto":
         return "named in params.yaml"
     if len(rows) == 1:
         return "the only model"
     accuracy = {row["model"]: row["val_accuracy"] for row in rows}
     best = accuracy.pop(champion)
-    said = f"best validation accuracy: {percent(best)}"
-    equal = [name for name, other in accuracy.items() if other == best]
-    if not equal:
-        return said
-    others = equal[0] if len(equal) == 1 else f"{len(equal)} others"
-    return f"{said}, as {others}; of equals, the first in the table is taken"
+    reason = f"best validation accuracy: {percent(best)}"
+    tied = [name for name, other in accuracy.items() if other == best]
+    if not tied:
+        return reason
+    others = tied[0] if len(tied) == 1 else f"{len(tied)} others"
+    return f"{reason}, tied with {others}; the first in the table is taken"
 
 
 def verdict(rows: list[dict], champion: str, level: float) -> str:
-    """Return the answer in a sentence: of the champion, against the reference.
+    """Describe how the champion compares with the reference, in one sentence.
 
-    Where the champion is the reference: of the best other one, by validation as the champion.
+    If the champion is the reference, the other model with the best validation accuracy is compared.
+
+    Args:
+        rows: `models` of metrics/comparison.json, the reference first.
+        champion: Name of the champion.
+        level: Of the confidence intervals, in (0, 1).
     """
     reference, *others = rows
     interval = f"{percent(level, 0)} interval"
     if not others:
         return (
-            f"{reference['model']} gets {percent(reference['accuracy'])} of the test images right "
-            f"({interval} {percent(reference['accuracy_low'])} to "
-            f"{percent(reference['accuracy_high'])}); there is no other model to compare it with."
+            f"{reference['model']} classifies {percent(reference['accuracy'])} of the test images "
+            f"correctly ({interval} {percent(reference['accuracy_low'])} to "
+            f"{percent(reference['accuracy_high'])}). There is no other model to compare it with."
         )
     row = next(
         (row for row in others if row["model"] == champion),
@@ -71,33 +83,47 @@ def verdict(rows: list[dict], champion: str, level: float) -> str:
 
 
 def data_uri(png: bytes) -> str:
+    """Encode a PNG file as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def picture(path: Path) -> str:
+    """Read a PNG file as a data URI."""
     return data_uri(require_file(path).read_bytes())
 
 
 def thumbnail(pixels: np.ndarray) -> str:
-    """Return pixels `(h, w, c)` uint8, c 1 or 3, as a small picture."""
-    small = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    small.thumbnail((SIDE, SIDE))  # one that is smaller is left as it is
+    """Return a thumbnail as a data URI.
+
+    Args:
+        pixels: `(h, w, c)` uint8, c 1 or 3. Images below THUMBNAIL pixels keep their size.
+    """
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
-    small.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True)
     return data_uri(buffer.getvalue())
 
 
-def most_mistakes(models: int) -> int:
-    """Return how many mistakes are shown of each model."""
-    return max(1, min(MISTAKES, ALL_MISTAKES // models))
+def mistakes_per_model(models: int) -> int:
+    """Return the maximum number of misclassified images that are shown of each model."""
+    return max(1, min(MODEL_MISTAKES, ALL_MISTAKES // models))
 
 
 def mistakes(
-    name: str, table: pd.DataFrame, images: Any, kept: Preprocessor, most: int
+    name: str, predictions: pd.DataFrame, images: Any, preprocessor: Preprocessor, count: int
 ) -> list[dict]:
-    """Return the wrong answers of a model that it was surest of, the surest first."""
-    wrong = table[table["actual"] != table["predicted"]]
-    worst = wrong.sort_values("confidence", ascending=False, kind="stable")[:most]
+    """Return a model's misclassified images with the highest confidence, in descending order.
+
+    Args:
+        name: Of the model.
+        predictions: Actual and predicted class and confidence of n images.
+        images: `(n, h, w, c)`, the normalized test images.
+        preprocessor: That normalized them.
+        count: The maximum number of images.
+    """
+    wrong = predictions[predictions["actual"] != predictions["predicted"]]
+    shown = wrong.sort_values("confidence", ascending=False, kind="stable")[:count]
     return [
         {
             "model": name,
@@ -105,67 +131,69 @@ def mistakes(
             "actual": actual,
             "predicted": predicted,
             "confidence": confidence,
-            "picture": thumbnail(kept.pixels(images[int(row)])),
+            "picture": thumbnail(preprocessor.pixels(images[int(row)])),
         }
         for row, actual, predicted, confidence in zip(
-            worst.index, worst["actual"], worst["predicted"], worst["confidence"], strict=True
+            shown.index, shown["actual"], shown["predicted"], shown["confidence"], strict=True
         )
     ]
 
 
-def inspected(folder: Path) -> dict[str, Any]:
-    """Return what analyze wrote of a model: its pictures in order, and its layers."""
-    found = read_json(folder / "analysis.json")
+def analysis(folder: Path) -> dict[str, Any]:
+    """Read what analyze wrote about a model: its pictures in order, and its layer table."""
+    written = read_json(folder / "analysis.json")
     pictures = [
         {
-            "title": each["title"],
-            "alt": each["alt"],
-            "picture": picture(folder / each["file"]),
-            "diagram": each["file"] in DIAGRAMS,
+            "title": entry["title"],
+            "alt": entry["alt"],
+            "picture": picture(folder / entry["file"]),
+            "diagram": entry["file"] in DIAGRAMS,
         }
-        for each in found["pictures"]
+        for entry in written["pictures"]
     ]
     layers = pd.read_csv(folder / "layers.csv", dtype=str, keep_default_na=False)
     return {
         "pictures": pictures,
         "columns": [name.replace("_", " ") for name in layers.columns],
-        "rows": [[_grouped(cell) for cell in row] for row in layers.to_numpy().tolist()],
-        "total": [_grouped(str(found["total"].get(name, ""))) for name in layers.columns],
+        "rows": [[_group_digits(cell) for cell in row] for row in layers.to_numpy().tolist()],
+        "total": [_group_digits(str(written["total"].get(name, ""))) for name in layers.columns],
     }
 
 
-def _grouped(cell: str) -> str:
+def _group_digits(cell: str) -> str:
+    """Insert thousands separators if the cell is a whole number."""
     return f"{int(cell):,}" if cell.isascii() and cell.isdigit() else cell
 
 
-def exported(path: Path) -> list[dict[str, Any]]:
-    """Return each format that the champion was to be exported in, with what came of it."""
+def exports(path: Path) -> list[dict[str, Any]]:
+    """Read the result of each export format from metrics/export.json."""
     rows = {name: row for name, row in read_json(path).items() if isinstance(row, dict)}
     return [{"format": name, **row} for name, row in rows.items()]
 
 
-def in_use(package: str, locked: str) -> str:
-    """Return the one of several locked versions that is installed, or all where none is."""
-    several = locked.split(", ")
-    if len(several) == 1:
+def installed_version(package: str, locked: str) -> str:
+    """Return the installed one of several locked versions, or all of them if none is installed.
+
+    uv.lock has several versions of a package if they depend on the version of Python.
+    """
+    candidates = locked.split(", ")
+    if len(candidates) == 1:
         return locked
     try:
         installed = metadata.version(package)
     except metadata.PackageNotFoundError:
         installed = ""
-    return installed if installed in several else " or ".join(several)
+    return installed if installed in candidates else " or ".join(candidates)
 
 
 def versions(folder: Path) -> list[dict[str, str]]:
-    """Return each package with its version and the stages whose result it decides.
-
-    Where uv.lock has several versions, for several versions of Python: the one in use here.
-    """
+    """Return each package with its version and the stages whose results depend on it."""
     stages: dict[tuple[str, str], list[str]] = {}
     for path in sorted(folder.glob("*.json")):
-        for package, version in read_json(path).items():
-            stages.setdefault((package, in_use(package, version)), []).append(path.stem)
+        for package, locked in read_json(path).items():
+            key = (package, installed_version(package, locked))
+            stages.setdefault(key, []).append(path.stem)
     return [
-        {"package": package, "version": version, "stages": ", ".join(own)}
-        for (package, version), own in sorted(stages.items())
+        {"package": package, "version": version, "stages": ", ".join(names)}
+        for (package, version), names in sorted(stages.items())
     ]

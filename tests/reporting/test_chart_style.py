@@ -1,4 +1,4 @@
-"""Chart style: colours, shapes and ticks, worked out by hand."""
+"""Chart style: colours, shapes, ticks and names."""
 
 import json
 from itertools import combinations
@@ -11,20 +11,20 @@ from tests.conftest import REPOSITORY
 
 
 def luminance(colour: str) -> float:
-    """Relative, as WCAG defines it."""
+    """Return the relative luminance in [0, 1] as WCAG defines it."""
     channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("card", ["#ffffff", "#1a1d22"])
-def test_every_colour_can_be_seen_on_light_and_dark_cards(card):
+def test_colours_have_a_contrast_of_3_on_light_and_dark_cards(card):
     for colour in chart_style.COLOURS:
         dark, light = sorted((luminance(colour), luminance(card)))
         assert (light + 0.05) / (dark + 0.05) >= 3, colour
 
 
-def test_no_two_of_138_models_look_alike_and_none_has_the_reference_colour():
+def test_styles_of_138_models_are_unique_and_the_reference_has_its_own_colour():
     styles = list(chart_style.styles([str(number) for number in range(138)]).values())
     assert len(set(styles)) == 138
     reference, *others = styles
@@ -32,7 +32,7 @@ def test_no_two_of_138_models_look_alike_and_none_has_the_reference_colour():
     assert all(one.colour != other.colour for one, other in combinations(styles[:24], 2))
 
 
-def test_dvc_draws_in_the_same_colours():
+def test_dvc_plots_use_the_same_colours():
     template = json.loads((REPOSITORY / ".dvc/plots/learning_curve.json").read_text("utf-8"))
     assert template["encoding"]["color"]["scale"]["range"] == list(chart_style.COLOURS)
 
@@ -47,7 +47,7 @@ def test_dvc_draws_in_the_same_colours():
         (99, [*range(10, 91, 10)]),
     ],
 )
-def test_epochs_are_whole_numbers_once_each(epochs, ticks):
+def test_epoch_ticks_are_whole_numbers(epochs, ticks):
     assert chart_style.epoch_ticks(epochs) == ticks
 
 
@@ -62,16 +62,16 @@ def test_epochs_are_whole_numbers_once_each(epochs, ticks):
         ([0, 1], None),
     ],
 )
-def test_losses_have_two_ticks_or_more_and_none_forbid_the_logarithm(losses, ticks):
+def test_loss_ticks_are_at_least_two_or_none_if_a_loss_is_0(losses, ticks):
     assert chart_style.loss_ticks(losses) == ticks
 
 
-def test_long_names_lose_their_middle():
-    assert chart_style.shortened("a" * 32) == "a" * 32
-    assert chart_style.shortened("a" * 30 + "bcd") == "a" * 21 + "…" + "a" * 7 + "bcd"
+def test_long_names_are_shortened_in_the_middle():
+    assert chart_style.shorten("a" * 32) == "a" * 32
+    assert chart_style.shorten("a" * 30 + "bcd") == "a" * 21 + "…" + "a" * 7 + "bcd"
 
 
-def test_accuracy_of_classes_leaves_out_those_without_test_images():
+def test_class_accuracy_omits_classes_without_test_images():
     table = pd.DataFrame({"actual": ["a", "a", "b"], "predicted": ["a", "b", "b"]})
     shares = chart_style.class_accuracy({"one": table}, ["a", "b", "c"])
     assert shares["one"].to_dict() == {"a": 0.5, "b": 1.0}
