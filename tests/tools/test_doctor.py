@@ -1,4 +1,4 @@
-"""Doctor: each thing to fix is found where it really is, and only there; two are repaired."""
+"""Doctor: real faults in a real repository are found and nothing else; two are repaired."""
 
 import json
 import os
@@ -24,7 +24,7 @@ FILES = {
     "download.py": """
 import sys
 from pathlib import Path
-sys.path.insert(0, "pipeline/core")  # `import pipeline` is the one that is installed
+sys.path.insert(0, "pipeline/core")  # `import pipeline` is the installed package
 from names import FOLDER
 Path(FOLDER).mkdir(parents=True)
 for name in "xy":
@@ -80,12 +80,12 @@ hash = "sha256:{"0" * 64}"
 }
 
 
-def environment(**own: str) -> dict[str, str]:
+def environment(**variables: str) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     clean = {
         k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "KERAS_", "UV_"))
     }
-    return {**clean, "PATH": path, **own}
+    return {**clean, "PATH": path, **variables}
 
 
 UV = shutil.which("uv", path=environment()["PATH"])
@@ -141,14 +141,14 @@ def edit(name: str, old: str, new: str) -> None:
     Path(name).write_text(text.replace(old, new))
 
 
-def runs(process: subprocess.Popen) -> None:
-    """Wait until a `dvc repro` runs a stage of `sleep 60`: then it writes rwlock no more."""
+def wait_for_stage(process: subprocess.Popen) -> None:
+    """Wait until `dvc repro` runs a stage of `sleep 60` and has written rwlock."""
     assert any(b"> sleep 60" in line for line in process.stdout or ())
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen]]:
-    """Start processes that end with the test, those that they started included."""
+    """Start processes that are killed at the end of the test, with their children."""
     started = []
 
     def popen(*argv: str) -> subprocess.Popen:
@@ -175,74 +175,73 @@ def doctor_command(folder: Path, *argv: str, **env: str) -> subprocess.Completed
     return run(folder, *command, PYTHONPATH=str(REPOSITORY), **env)
 
 
-def test_healthy_repository_has_nothing_to_fix(repository):
+def test_a_healthy_repository_has_nothing_to_fix(repository):
     done = doctor_command(repository, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stdout + done.stderr
     levels = [line.split()[0] for line in done.stdout.splitlines()]
     assert levels == ["ok"] * 3 + ["note"] * 2  # disk and GPU
 
 
-def test_what_is_to_fix_is_a_line_each_and_the_exit_status(repository):
+def test_each_problem_is_one_line_and_the_exit_status_is_1(repository):
     (repository / ".dvc/tmp/rwlock").write_text("")
     edit("params.yaml", "backend: tensorflow", "backend: tensorfow")
     done = doctor_command(repository)
     assert done.returncode == 1
     assert done.stderr == "error: 2 to fix. The lines above say how\n"
     assert (
-        "fix   DVC       .dvc/tmp/rwlock: left so by a dvc that was killed, and every other dvc "
-        "stops at it. `make repro` repairs it\n"
+        "fix   DVC       .dvc/tmp/rwlock: damaged by a killed DVC. `make repro` repairs it\n"
     ) in done.stdout
     assert "fix   training  params.yaml: backend must be " in done.stdout
 
 
-def test_doctor_is_for_a_repository_of_dvc(tmp_path):
+def test_a_folder_without_dvc_is_refused(tmp_path):
     done = doctor_command(tmp_path)
     assert done.returncode == 1
-    assert done.stderr == f"error: no .dvc in {tmp_path}. Run from the repository's top\n"
+    assert done.stderr == f"error: no .dvc in {tmp_path}. Run from the top of the repository\n"
 
 
-# what a killed DVC leaves
+# What a killed DVC leaves behind.
 
 
-def test_dvc_at_work_is_noted_and_a_killed_one_is_left_to_dvc(repository, start):
+def test_a_running_dvc_is_noted_and_the_entry_of_a_killed_one_is_left_to_dvc(repository, start):
     edit("dvc.yaml", "stages:", "stages:\n  slow:\n    cmd: sleep 60\n    outs: [slow.txt]")
     process = start("dvc", "repro", "slow")
-    runs(process)
+    wait_for_stage(process)
     (line,) = lines("DVC")
     assert line.startswith(f"note pid {process.pid} (`")
-    assert line.endswith("dvc repro slow`): at work here. Look again when it has ended")
+    assert line.endswith("dvc repro slow`): running here. Try again when it has ended")
 
     kill(process)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    # nobody has asked for its exit status: for DVC it lives on
-    assert lines("DVC")[0].startswith("fix .dvc/tmp/rwlock: left so by a dvc that was killed")
+    # a zombie, which DVC takes for running
+    assert lines("DVC")[0].startswith("fix .dvc/tmp/rwlock: damaged by a killed DVC")
     process.wait()
     assert lines("DVC") == ["note stages: 1 to run: slow. `make repro` runs them"]
-    # DVC removes the entry of one that ended
+    # DVC removes the entry of a process that ended
     edit("dvc.yaml", "sleep 60", "echo > slow.txt")
     assert run(repository, "dvc", "repro", "slow").returncode == 0
     assert lines("DVC") == ["ok"]
 
 
-def test_what_would_stop_dvc_is_repaired_and_what_one_at_work_has_written_is_not(repository, start):
+def test_a_cut_rwlock_is_repaired_but_no_file_of_a_running_dvc(repository, start):
     edit("dvc.yaml", "stages:", "stages:\n  slow:\n    cmd: sleep 60\n    outs: [slow.txt]")
     rwlock = repository / ".dvc/tmp/rwlock"
-    rwlock.write_text("")  # killed in the middle of writing it
+    rwlock.write_text("")  # killed while writing it
     done = run(repository, "dvc", "repro", "count@a")
     assert "Unable to read RWLock-file" in done.stderr
     doctor.main(["--repair"])
     assert run(repository, "dvc", "repro", "count@a").returncode == 0
     process = start("dvc", "repro", "slow")
-    runs(process)
+    wait_for_stage(process)
     written = rwlock.read_text()
     assert str(process.pid) in written
-    Path("dvc.lock").write_text("")  # it may be writing that one
+    Path("dvc.lock").write_text("")  # the running DVC may be writing it
     doctor.main(["--repair"])
     assert rwlock.read_text() == written
     assert Path("dvc.lock").read_text() == ""
 
 
-def test_pid_that_another_process_has_now_is_repaired(repository, start):
+def test_an_rwlock_with_the_reused_pid_of_another_process_is_removed(repository, start):
     pid = start("sleep", "60").pid
     entry = {"pid": pid, "cmd": "/home/me/.venv/bin/dvc repro"}
     rwlock = repository / ".dvc/tmp/rwlock"
@@ -252,8 +251,8 @@ def test_pid_that_another_process_has_now_is_repaired(repository, start):
     assert run(repository, "dvc", "repro", "-f", "count@a").returncode == 0
 
 
-def test_program_that_uses_dvc_from_python_keeps_its_lock(repository, start):
-    process = start("sleep", "60")  # its words end with those that it wrote
+def test_a_program_that_uses_dvc_from_python_keeps_its_lock(repository, start):
+    process = start("sleep", "60")  # its command line ends with the recorded command
     rwlock = repository / ".dvc/tmp/rwlock"
     written = json.dumps({"read": {"/a": [{"pid": process.pid, "cmd": "sleep 60"}]}})
     rwlock.write_text(written)
@@ -261,7 +260,7 @@ def test_program_that_uses_dvc_from_python_keeps_its_lock(repository, start):
     assert rwlock.read_text() == written
 
 
-def test_editor_that_shows_a_file_of_dvc_is_no_dvc(repository, start):
+def test_a_program_that_shows_dvc_yaml_is_not_a_running_dvc(repository, start):
     start("tail", "-f", "dvc.yaml")
     Path(".dvc/tmp/rwlock").write_text("")
     doctor.main(["--repair"])
@@ -269,7 +268,7 @@ def test_editor_that_shows_a_file_of_dvc_is_no_dvc(repository, start):
 
 
 @pytest.mark.parametrize("text", ["", '{"write": {"/a', '{"write": {"/a": 7}}'])
-def test_rwlock_that_was_cut_short_is_removed(repository, text):
+def test_an_rwlock_that_was_cut_short_is_removed(repository, text):
     rwlock = repository / ".dvc/tmp/rwlock"
     rwlock.write_text(text)
     assert run(repository, "dvc", "repro", "-f", "count@a").returncode != 0
@@ -277,21 +276,22 @@ def test_rwlock_that_was_cut_short_is_removed(repository, text):
     assert run(repository, "dvc", "repro", "-f", "count@a").returncode == 0
 
 
-# the end of what was written: nothing, in a key, after a stage's name, after a key and in a hash
-# (DVC takes none of fewer than three letters; the rest of a longer one is asked of the run cache)
+# where writing stopped: at the start, in a key, after a stage's name, after a key, in a hash
 CUTS = [None, "schem", "  count@a:\n", "  count@a:\n    cmd:", "md5: 9"]
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_dvc_lock_that_was_cut_short_is_restored_from_git(repository, capsys, cut):
+def test_a_dvc_lock_that_was_cut_short_is_restored_from_git(repository, capsys, cut):
     lock = Path("dvc.lock")
     whole = lock.read_text()
     left = whole[: whole.index(cut) + len(cut)] if cut else ""
     lock.write_text(left)
     assert run(repository, "dvc", "repro").returncode != 0
-    assert lines("DVC")[0].startswith("fix dvc.lock: left so by a dvc that was killed")
+    assert lines("DVC")[0].startswith("fix dvc.lock: damaged by a killed DVC")
     doctor.main(["--repair"])
-    assert "doctor: restored from Git: dvc.lock, cut short by a dvc" in capsys.readouterr().out
+    assert (
+        "doctor: restored from Git: dvc.lock, cut short by a killed DVC" in capsys.readouterr().out
+    )
     assert (repository / ".dvc/tmp/dvc.lock").read_text() == left
     done = run(repository, "dvc", "repro")
     assert done.returncode == 0
@@ -299,18 +299,18 @@ def test_dvc_lock_that_was_cut_short_is_restored_from_git(repository, capsys, cu
     assert lock.read_text() == whole
 
 
-def test_dvc_lock_that_git_does_not_have_is_made_again_from_the_run_cache(repository, capsys):
+def test_a_dvc_lock_that_git_does_not_have_is_written_again_from_the_run_cache(repository, capsys):
     lock = Path("dvc.lock")
     whole = lock.read_text()
     run(repository, "git", "rm", "-q", "--cached", "dvc.lock")
     lock.write_text(whole[:-1].rpartition("\n")[0] + "\n      size:")
     doctor.main(["--repair"])
-    assert "doctor: removed: dvc.lock, cut short by a dvc" in capsys.readouterr().out
+    assert "doctor: removed: dvc.lock, cut short by a killed DVC" in capsys.readouterr().out
     assert "Running stage" not in run(repository, "dvc", "repro").stdout
     assert lock.read_text() == whole
 
 
-def test_whole_dvc_lock_is_left_alone_whatever_its_params_hold(repository):
+def test_a_whole_dvc_lock_with_empty_params_is_left_alone(repository):
     edit("dvc.yaml", "[seed]", "[seed, preprocess.image_size, train.class_weights]")
     assert run(repository, "dvc", "repro").returncode == 0
     whole = Path("dvc.lock").read_text()
@@ -319,7 +319,7 @@ def test_whole_dvc_lock_is_left_alone_whatever_its_params_hold(repository):
     assert Path("dvc.lock").read_text() == whole
 
 
-def test_dvc_lock_in_which_a_merge_stopped_is_its_authors(repository):
+def test_a_dvc_lock_with_a_merge_conflict_is_left_to_its_author(repository):
     conflict = "<<<<<<< HEAD\nschema: '2.0'\n=======\nschema: '3.0'\n>>>>>>> theirs\n"
     Path("dvc.lock").write_text(conflict)
     doctor.main(["--repair"])
@@ -327,23 +327,23 @@ def test_dvc_lock_in_which_a_merge_stopped_is_its_authors(repository):
     assert lines("DVC")[0].startswith("fix `dvc status dvc.yaml` fails: ")
 
 
-def test_what_dvc_says_is_passed_on_and_the_other_checks_go_on(repository):
+def test_an_error_of_dvc_is_reported_and_the_other_checks_still_run(repository):
     edit("dvc.yaml", "stages:", "stages: [")
     assert lines("DVC")[0].startswith("fix `dvc status dvc.yaml` fails: './dvc.yaml' is invalid")
     assert lines("code") == lines("packages") == ["ok"]
 
 
-# what makes stages run
+# What makes stages run.
 
 
-def test_file_that_git_does_not_track_in_a_folder_of_code_is_named(repository, capsys):
+def test_an_untracked_file_in_a_folder_of_code_is_named(repository, capsys):
     for name in ("stray.py", "ignored.log", "__pycache__/names.pyc"):
         path = Path("pipeline/core", name)
         path.parent.mkdir(exist_ok=True)
         path.write_text("")
     problem = (
-        "pipeline/core/ignored.log, pipeline/core/stray.py: not in Git, and the stages that depend "
-        "on its folder run again because of it. `git add` it, or move it elsewhere"
+        "pipeline/core/ignored.log, pipeline/core/stray.py: not tracked by Git, and makes the "
+        "stages that depend on its folder run again. `git add` it, or move it elsewhere"
     )
     assert lines("code") == [f"note {problem}"]
     doctor.main(["--repair"])
@@ -354,21 +354,21 @@ def test_file_that_git_does_not_track_in_a_folder_of_code_is_named(repository, c
     assert lines("DVC") == lines("code") == ["ok"]
 
 
-# what is stored
+# Stored outputs and disk space.
 
 
 def cached(path: str) -> Path:
-    """The object in DVC's cache of an output, or of a file in it."""
+    """Return the path of an output in DVC's cache."""
     recorded = yaml.safe_load(Path("dvc.lock").read_text())["stages"].values()
     outs = {out["path"]: out["md5"] for stage in recorded for out in stage["outs"]}
     return Path(".dvc/cache/files/md5", outs[path][:2], outs[path][2:])
 
 
-LOST = "fix {}: neither in place nor in the cache, as recorded. `dvc pull` gets what a remote has; "
-LOST += "`dvc repro` makes outputs again"
+LOST = "fix {}: neither here nor in the cache. `dvc pull` fetches them from a remote; "
+LOST += "`dvc repro` runs their stages again"
 
 
-def test_output_is_lost_only_where_cache_and_workspace_lack_it(repository):
+def test_an_output_is_lost_only_if_both_cache_and_workspace_lack_it(repository):
     cached("a.txt").unlink()
     Path("b.txt").unlink()
     assert not [line for line in lines("DVC") if line.startswith("fix")]
@@ -379,8 +379,8 @@ def test_output_is_lost_only_where_cache_and_workspace_lack_it(repository):
     assert lines("DVC") == ["ok"]
 
 
-def test_file_of_a_folder_may_be_lost_alone_and_also_without_git(repository):
-    files = {each["relpath"]: each["md5"] for each in json.loads(cached("data/raw").read_text())}
+def test_a_single_file_of_a_folder_can_be_lost_with_and_without_git(repository):
+    files = {file["relpath"]: file["md5"] for file in json.loads(cached("data/raw").read_text())}
     md5 = files["y"]
     (cached("data/raw").parents[1] / md5[:2] / md5[2:]).unlink()
     Path("data/raw/y").unlink()
@@ -391,29 +391,29 @@ def test_file_of_a_folder_may_be_lost_alone_and_also_without_git(repository):
     assert lines("code") == ["ok"]
 
 
-def test_disk_without_room_for_twice_the_raw_data(repository):
+def test_too_little_space_for_twice_the_raw_data_is_to_fix(repository):
     assert lines("disk")[0].startswith(f"note {repository}: ")
     sparse = Path("data/raw/x")
     sparse.chmod(0o644)
-    with sparse.open("r+b") as file:  # takes no room
+    with sparse.open("r+b") as file:  # uses no space
         file.truncate(shutil.disk_usage(".").free)
     assert lines("disk")[0].startswith(f"fix {repository}: ")
-    assert "`dvc gc --workspace` frees" in lines("disk")[0]
+    assert "`dvc gc --workspace` deletes" in lines("disk")[0]
 
 
-# the machine
+# The machine.
 
 
 @pytest.mark.skipif(not UV, reason="no uv")
-def test_version_other_than_locked(repository):
+def test_a_package_of_another_version_than_locked_is_to_fix(repository):
     edit("uv.lock", NUMPY, "1.0.1")
     assert lines("packages") == [
-        "fix uv.lock: not installed: numpy==1.0.1. `uv sync --locked --inexact` installs it"
+        "fix uv.lock: not installed: numpy==1.0.1. `uv sync --locked --inexact` installs them"
     ]
 
 
 @pytest.mark.skipif(not UV, reason="no uv")
-def test_uv_lock_that_is_older_than_pyproject_toml(repository):
+def test_a_uv_lock_that_does_not_match_pyproject_toml_is_to_fix(repository):
     edit("pyproject.toml", '["numpy"]', '["numpy>=99"]')
     (line,) = lines("packages")
     assert line.startswith("fix uv.lock: ")
@@ -421,31 +421,33 @@ def test_uv_lock_that_is_older_than_pyproject_toml(repository):
 
 def test_without_uv_versions_are_not_compared(repository, monkeypatch):
     monkeypatch.setenv("PATH", str(repository))
-    assert lines("packages") == ["note uv: not found: versions are not compared. `pip install uv`"]
+    assert lines("packages") == [
+        "note uv: not found, so versions are not compared. `pip install uv`"
+    ]
 
 
 @pytest.fixture
 def smi(tmp_path, monkeypatch) -> Callable[[str], None]:
-    """A stand-in for nvidia-smi, since a machine has one or has none."""
+    """Replace nvidia-smi by a shell script, since a machine may have no GPU."""
 
-    def say(script: str) -> None:
+    def install(script: str) -> None:
         path = tmp_path / "bin/nvidia-smi"
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
         monkeypatch.setenv("PATH", f"{path.parent}{os.pathsep}{os.environ['PATH']}")
 
-    return say
+    return install
 
 
-TWO = """case $* in *=index,uuid*)
+TWO_GPUS = """case $* in *=index,uuid*)
 echo "0, GPU-a, NVIDIA H100 80GB HBM3, 570.1, 4, 81559"
 echo "1, GPU-b, NVIDIA H100 80GB HBM3, 570.1, 60000, 81559";;
 *) echo 0; echo 1;; esac"""
 
 
-def test_gpu_that_others_use_is_to_fix_until_another_is_chosen(repository, smi, monkeypatch):
-    smi(TWO)
+def test_a_busy_gpu_is_to_fix_unless_another_is_chosen(repository, smi, monkeypatch):
+    smi(TWO_GPUS)
     free, busy = lines("training")[:2]
     assert free == "note GPU 0: NVIDIA H100 80GB HBM3, driver 570.1, 4 of 81559 MiB in use"
     assert busy.startswith("fix GPU 1: NVIDIA H100 80GB HBM3, driver 570.1, 60000 of 81559 MiB")
@@ -454,21 +456,21 @@ def test_gpu_that_others_use_is_to_fix_until_another_is_chosen(repository, smi, 
     assert not any("GPU 1" in line for line in lines("training"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert lines("training") == [
-        "note GPU: hidden by CUDA_VISIBLE_DEVICES: the processor trains"
-    ]  # fmt: skip
+        "note GPU: hidden by CUDA_VISIBLE_DEVICES, so training runs on the CPU"
+    ]
 
 
-def test_driver_that_does_not_answer_is_to_fix(repository, smi):
+def test_a_driver_that_fails_or_does_not_respond_is_to_fix(repository, smi):
     smi("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18")
     assert lines("training") == [
         "fix nvidia-smi: Failed to initialize NVML: Driver/library version mismatch. Reboot after "
-        "an update of the driver, or install it again"
+        "a driver update, or reinstall the driver"
     ]
     smi("exec sleep 60")
-    assert "timed out after 3 seconds. Reboot after an update" in lines("training")[0]
+    assert "timed out after 3 seconds. Reboot after a driver update" in lines("training")[0]
 
 
-def test_backend_that_is_not_chosen(repository, monkeypatch):
+def test_a_backend_other_than_in_params_yaml_is_to_fix(repository, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     (line,) = lines("training")
     assert line.startswith("fix KERAS_BACKEND must be tensorflow, as in params.yaml. Got jax. ")
