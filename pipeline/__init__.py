@@ -1,4 +1,4 @@
-"""What a command of this project needs before any of its modules runs.
+"""Pipeline: prepare the interpreter before a command runs.
 
 `python -m pipeline.NAME` imports this first. It changes no output, so no stage depends on it.
 """
@@ -8,10 +8,10 @@ import sys
 from types import TracebackType
 
 
-def say_what_is_missing(
+def report_missing_package(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    """Report a package that is not installed in one line, and all else as Python does."""
+    """Report a package that is not installed in one line, and other exceptions as Python does."""
     name = getattr(error, "name", None) or "pipeline"
     if kind is not ModuleNotFoundError or name.split(".")[0] == "pipeline":
         sys.__excepthook__(kind, error, traceback)
@@ -23,10 +23,10 @@ def say_what_is_missing(
     )
 
 
-if sys.argv[0] == "-m":  # as long as Python looks for the module to run
+if sys.argv[0] == "-m":  # while Python is still looking for the module to run
     if sys.flags.optimize > 1:
-        # Altair cannot be imported without docstrings, and --help is made of them
+        # Altair needs docstrings, which level 2 removes, and --help prints them
         os.environ.pop("PYTHONOPTIMIZE", None)
         command = sys.orig_argv[sys.orig_argv.index("-m") :]
         os.execv(sys.executable, [sys.executable, *command])
-    sys.excepthook = say_what_is_missing
+    sys.excepthook = report_missing_package

@@ -1,4 +1,4 @@
-"""Commands: `python -m pipeline` lists them, `python -m pipeline predict IMAGE…` runs one."""
+"""Commands: list them with `python -m pipeline`, run one with `python -m pipeline COMMAND`."""
 
 import argparse
 import ast
@@ -12,32 +12,32 @@ TOOLS = Path(__file__).parent / "tools"
 
 
 def commands() -> dict[str, str]:
-    """Return each module of tools/ that has a `main`, with the first line of its docstring."""
-    found = {}
+    """Return the modules of tools/ that define `main`, each with its one-line description."""
+    descriptions = {}
     for path in sorted(TOOLS.glob("[!_]*.py")):
         tree = ast.parse(path.read_text("utf-8"))
         if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
-            _, _, text = (ast.get_docstring(tree) or "").partition("\n")[0].partition(": ")
-            found[path.stem] = text
-    return found
+            first_line = (ast.get_docstring(tree) or "").partition("\n")[0]
+            descriptions[path.stem] = first_line.partition(": ")[2]
+    return descriptions
 
 
 def main() -> None:
-    known = commands()
-    listed = "\n".join(f"  {name:<10}{text}" for name, text in known.items())
+    descriptions = commands()
+    listing = "\n".join(f"  {name:<10}{text}" for name, text in descriptions.items())
     parser = argparse.ArgumentParser(
         prog="python -m pipeline",
         usage="%(prog)s COMMAND ...",
-        description="Commands beside the stages of dvc.yaml. COMMAND --help says more of one.",
-        epilog=f"commands:\n{listed}",
+        description="Commands that are not stages. COMMAND --help describes one in full.",
+        epilog=f"commands:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=known, metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("command", choices=descriptions, metavar="COMMAND", help=argparse.SUPPRESS)
     if len(sys.argv) == 1:
         parser.print_help()
         return
     name = parser.parse_args(sys.argv[1:2]).command
-    sys.argv[:2] = [f"python -m pipeline {name}"]  # as --help and errors of the command name it
+    sys.argv[:2] = [f"python -m pipeline {name}"]  # shown by its --help and errors
     importlib.import_module(f"pipeline.tools.{name}").main()
 
 

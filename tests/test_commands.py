@@ -1,4 +1,4 @@
-"""Commands: `python -m pipeline` lists them and runs one; a stage's file can be run by itself."""
+"""Commands: `python -m pipeline` lists and runs them; a stage can also be run as a file."""
 
 import re
 import subprocess
@@ -14,22 +14,24 @@ def run(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *argv], cwd=REPOSITORY, capture_output=True, text=True)
 
 
-def test_commands_are_listed_with_a_line_each():
+def test_each_command_is_listed_on_one_line():
     done = run("-m", "pipeline")
     assert (done.returncode, done.stderr) == (0, "")
-    listed = dict(re.findall(r"^  (\w+) +(\S.*)$", done.stdout.split("commands:")[1], re.MULTILINE))
-    assert {"demo", "doctor", "gate", "params", "predict"} <= set(listed)
-    assert all(len(f"  {name:<10}{text}") <= 80 for name, text in listed.items())
+    listing = dict(
+        re.findall(r"^  (\w+) +(\S.*)$", done.stdout.split("commands:")[1], re.MULTILINE)
+    )
+    assert {"demo", "doctor", "gate", "params", "predict"} <= set(listing)
+    assert all(len(f"  {name:<10}{text}") <= 80 for name, text in listing.items())
 
 
 @pytest.mark.parametrize("command", commands())
-def test_a_command_names_itself_as_it_was_called(command):
+def test_the_help_of_a_command_shows_how_to_call_it(command):
     done = run("-m", "pipeline", command, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: python -m pipeline {command}")
 
 
-def test_an_unknown_command_names_those_that_there_are():
+def test_an_unknown_command_is_refused_with_a_list_of_commands():
     done = run("-m", "pipeline", "predikt")
     assert done.returncode == 2
     assert re.search(r"invalid choice: 'predikt' \(choose from .*predict", done.stderr)

@@ -493,8 +493,8 @@ def test_the_default_run_is_accurate_and_repeats_to_the_bit(tmp_path, hostile):
     bare = tmp_path.with_name(f"{tmp_path.name}_bare")
     clone.run("git", "clone", "-q", str(tmp_path), str(bare))
     output = clone.run("python", "-m", "pipeline.tools.gate", "--against", "main", folder=bare)
-    assert output.startswith("gate: dvc.lock: current\n")
-    assert output.endswith("+0.0 points [-0.8, +0.8], p 1: not worse beyond noise\n")
+    assert output.startswith("gate: dvc.lock: up to date\n")
+    assert output.endswith("+0.0 points [-0.8, +0.8], p 1: not significantly worse\n")
 
     reproducible = (
         "models/*.*",

@@ -1,11 +1,11 @@
-"""Demo: a page in the browser: drop an image, see its classes.
+"""Demo: classify images in the browser.
 
     make demo       Ctrl-C ends it
 
-Not a stage. It answers at 127.0.0.1 alone, and loads nothing from elsewhere; images that are
-dropped on it are deleted when it is ended, by Ctrl-C or by closing the terminal.
+Not a stage. It listens on 127.0.0.1 only and loads nothing from other hosts. Dropped images are
+deleted when it ends, by Ctrl-C or by closing the terminal.
 
-Reads   models/*.keras; data/arrays/test, for images to begin with
+Reads   models/*.keras; data/arrays/test, for example images
 """
 
 import argparse
@@ -25,193 +25,210 @@ from scipy.special import softmax
 
 from pipeline.core.errors import PipelineError, one_line, run
 from pipeline.core.files import read_json
-from pipeline.data import arrays, preprocessor
+from pipeline.data import arrays
 from pipeline.data.preprocessor import Preprocessor
+from pipeline.data.preprocessor import read as read_preprocessor
 from pipeline.ingest.images import BadImage, open_for
 from pipeline.reporting.drawing import colormaps
 from pipeline.runtime import select_backend
-from pipeline.tools.predict import seen, top_classes
+from pipeline.tools.predict import to_picture, top_classes
 
 if TYPE_CHECKING:
     import gradio
     import keras
 
-HOST = "127.0.0.1"  # nobody else's
+HOST = "127.0.0.1"  # reachable from this machine only
 CHAMPION = "champion"
-TOP = 5  # classes to name
-EXAMPLES = 8  # test images to begin with
-SHOWN = 480  # pixels, the longer side of a heat map
-UPLOAD = "100mb"
-GIVEN = "The image"
-ENLARGED = f'img[alt="{GIVEN}"] {{object-fit: contain !important}}'  # also one of 8×8 pixels
-UNSEEN = "Where it looks"
-SEEN = "What the model sees"
-EXPECTED = """A model knows images like those it was trained on. Under *What the model sees*, check
-that yours has the same colours (light on dark, or dark on light) and margin as the test images."""
+TOP = 5  # number of classes shown
+EXAMPLES = 8  # number of test images offered
+HEAT_MAP_SIDE = 480  # pixels, the longer side
+MAX_UPLOAD = "100mb"
+IMAGE_TEXT = "The image"
+CSS = f'img[alt="{IMAGE_TEXT}"] {{object-fit: contain !important}}'  # enlarges small images
+HEAT_MAP_TEXT = "Where the model looks"
+INPUT_TEXT = "What the model sees"
+ADVICE = """A model classifies images like those it was trained on. Under *What the model sees*,
+check that your image has the same colours (light on dark, or dark on light) and margin as the test
+images."""
 
 
-def models(folder: Path) -> dict[str, Path]:
-    """Return the trained models by name, the champion first.
+def find_models(folder: Path) -> dict[str, Path]:
+    """Return the paths of the trained models by name, the champion first.
 
     Raises:
-        PipelineError: There is none.
+        PipelineError: The folder holds no model.
     """
-    # not those that train is writing
-    named = (path for path in sorted(folder.glob("*.keras")) if not path.name.startswith("."))
-    paths = {path.stem: path for path in named}
+    # hidden files are models that train is still writing
+    files = (path for path in sorted(folder.glob("*.keras")) if not path.name.startswith("."))
+    paths = {path.stem: path for path in files}
     if not paths:
         raise PipelineError(f"{folder}: must hold a .keras file. Got none. Run `make repro`")
     return dict(sorted(paths.items(), key=lambda item: item[0] != CHAMPION))
 
 
-def trained(path: Path) -> tuple["keras.Model", Preprocessor]:
-    """Return a model of one level and what it takes, as its file is now.
+def load(path: Path) -> tuple["keras.Model", Preprocessor]:
+    """Return a model without nested models, and its preprocessing; cached until the file changes.
 
     Raises:
-        PipelineError: The file is no longer there, or damaged.
+        PipelineError: The file no longer exists or is damaged.
     """
-    return _trained(path, path.stat().st_mtime_ns if path.exists() else 0)
+    return _load(path, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 @lru_cache(maxsize=4)
-def _trained(path: Path, written: int) -> tuple["keras.Model", Preprocessor]:
+def _load(path: Path, modified: int) -> tuple["keras.Model", Preprocessor]:
     from pipeline.analysis.network import unnested
     from pipeline.runtime import backend
 
-    kept = preprocessor.read(path)
-    return unnested(backend.load(path)), kept
+    preprocessor = read_preprocessor(path)
+    return unnested(backend.load(path)), preprocessor
 
 
-def answer(path: Path, encoded: bytes) -> dict[str, float]:
-    """Return the probabilities of the most likely classes, the first of equals first.
+def predict(path: Path, encoded: bytes) -> dict[str, float]:
+    """Return the probabilities of the most likely classes, in descending order.
+
+    Args:
+        path: The model.
+        encoded: The image file.
 
     Raises:
-        BadImage: It cannot be read.
-        PipelineError: The model cannot be.
+        BadImage: The image cannot be read.
+        PipelineError: The model cannot be read.
     """
-    model, kept = trained(path)
-    logits = model.predict_on_batch(kept.apply(open_for(encoded, kept))[None])
-    return dict(top_classes(softmax(logits[0]), kept.classes, TOP))
+    model, preprocessor = load(path)
+    logits = model.predict_on_batch(preprocessor.apply(open_for(encoded, preprocessor))[None])
+    return dict(top_classes(softmax(logits[0]), preprocessor.classes, TOP))
 
 
-def looks(path: Path, encoded: bytes, name: str) -> Image.Image | None:
-    """Draw on an image where a model looks for a class.
+def draw_grad_cam(path: Path, encoded: bytes, class_name: str) -> Image.Image | None:
+    """Draw the Grad-CAM heat map of a class over an image.
 
-    None if it does not know the class, or has no feature map.
+    Returns:
+        The picture, or None if the model does not know the class or has no feature map.
 
-    Raises: As `answer`.
+    Raises: As `predict`.
     """
     from pipeline.analysis.grad_cam import grad_cam
 
-    model, kept = trained(path)
-    if name not in kept.classes:  # chosen while another model was asked
+    model, preprocessor = load(path)
+    classes = preprocessor.classes
+    if class_name not in classes:  # selected before the model was changed
         return None
-    image = open_for(encoded, kept)
-    heat = grad_cam(model, kept.apply(image)[None], np.array([kept.classes.index(name)]))
-    return None if heat is None else overlaid(image, heat[0])
+    image = open_for(encoded, preprocessor)
+    inputs = preprocessor.apply(image)[None]
+    heat = grad_cam(model, inputs, np.array([classes.index(class_name)]))
+    return None if heat is None else overlay(image, heat[0])
 
 
-def sight(path: Path, encoded: bytes) -> Image.Image:
-    """Return an image as a model sees it, each pixel a square.
+def draw_input(path: Path, encoded: bytes) -> Image.Image:
+    """Return an image as the model sees it, enlarged unsmoothed.
 
-    Raises: As `answer`.
+    Raises: As `predict`.
     """
-    _, kept = trained(path)
-    return seen(kept.apply(open_for(encoded, kept)), kept)
+    _, preprocessor = load(path)
+    return to_picture(preprocessor.apply(open_for(encoded, preprocessor)), preprocessor)
 
 
-def overlaid(image: Image.Image, heat: np.ndarray) -> Image.Image:
-    """Lay a heat map `(h, w)` in [0, 1] over an image of any size and mode; bright is 1."""
-    scale = SHOWN / max(image.size)
+def overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:
+    """Blend a heat map `(h, w)` in [0, 1], bright at 1, with an image of any size and mode."""
+    scale = HEAT_MAP_SIDE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
-    below = image.convert("L").convert("RGB").resize((width, height))
+    background = image.convert("L").convert("RGB").resize((width, height))
     colours = colormaps["inferno"](heat, bytes=True)[..., :3]  # (h, w, 3) uint8
-    above = Image.fromarray(colours).resize(below.size, Image.Resampling.BILINEAR)
-    return Image.blend(below, above, 0.6)
+    foreground = Image.fromarray(colours).resize(background.size, Image.Resampling.BILINEAR)
+    return Image.blend(background, foreground, 0.6)
 
 
-def examples(folder: Path, out: Path) -> list[tuple[str, str]]:
-    """Write a few test images, evenly spaced, as files; return these with their class.
+def write_examples(folder: Path, out: Path) -> list[tuple[str, str]]:
+    """Write a few evenly spaced test images as PNG; return each path with its class.
 
     Args:
-        folder: Arrays that preprocess wrote; where it wrote none, there are no examples.
+        folder: The arrays that preprocess wrote; if it wrote none, there are no examples.
+        out: An existing folder for the images.
     """
     if not (folder / "test").is_dir():
         return []
-    kept = Preprocessor.of(read_json(folder / "info.json"))
+    preprocessor = Preprocessor.of(read_json(folder / "info.json"))
     images, labels = arrays.load(folder / "test")
     rows = np.unique(np.linspace(0, len(images) - 1, EXAMPLES).astype(int))
-    found = []
-    for row, image in zip(rows, kept.pixels(images[rows]), strict=True):
+    examples = []
+    for row, image in zip(rows, preprocessor.pixels(images[rows]), strict=True):
         path = out / f"test {row + 1}.png"
         Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
-        found.append((str(path), kept.classes[labels[row]]))
-    return found
+        examples.append((str(path), preprocessor.classes[labels[row]]))
+    return examples
 
 
-def page(found: dict[str, Path], tests: list[tuple[str, str]]) -> "gradio.Blocks":
-    """Return the page on models by name, with test images as `examples` gives them."""
+def page(models: dict[str, Path], examples: list[tuple[str, str]]) -> "gradio.Blocks":
+    """Return the page.
+
+    Args:
+        models: As `find_models` returns them.
+        examples: As `write_examples` returns them.
+    """
     import gradio as gr
 
-    def told(function: Callable[..., Any], *args: Any) -> Any:
+    def call(function: Callable[..., Any], *args: Any) -> Any:
         try:
             return function(*args)
         except (BadImage, PipelineError) as error:
-            # the page takes it for HTML
+            # Gradio shows the message as HTML
             raise gr.Error(escape(one_line(str(error))), print_exception=False) from None
 
-    def look(name: str, file: str | None, label: str | None) -> Any:
-        if file is None or label is None:
-            return gr.Image(None, label=UNSEEN, alt_text=UNSEEN)
-        drawn = told(looks, found[name], Path(file).read_bytes(), label)
-        said = f"Where {name} looks for {label}" if drawn else f"{name} has nothing to show"
-        return gr.Image(drawn, label=said, alt_text=said)
+    def show_heat_map(name: str, file: str | None, class_name: str | None) -> Any:
+        if file is None or class_name is None:
+            return gr.Image(None, label=HEAT_MAP_TEXT, alt_text=HEAT_MAP_TEXT)
+        picture = call(draw_grad_cam, models[name], Path(file).read_bytes(), class_name)
+        text = f"Where {name} looks for {class_name}" if picture else f"{name} has no heat map"
+        return gr.Image(picture, label=text, alt_text=text)
 
     def show(name: str, file: str | None) -> tuple[Any, Any, Any]:
         if file is None:
-            return None, None, look(name, None, None)
+            return None, None, show_heat_map(name, None, None)
         encoded = Path(file).read_bytes()
-        likely = told(answer, found[name], encoded)
-        return told(sight, found[name], encoded), likely, look(name, file, next(iter(likely)))
+        classes = call(predict, models[name], encoded)
+        heat_map = show_heat_map(name, file, next(iter(classes)))
+        return call(draw_input, models[name], encoded), classes, heat_map
 
-    def look_for(name: str, file: str | None, event: gr.SelectData) -> Any:
-        return look(name, file, event.value)
+    def select_class(name: str, file: str | None, event: gr.SelectData) -> Any:
+        return show_heat_map(name, file, event.value)
 
-    def take(event: gr.SelectData) -> str:
-        return tests[event.index][0]
+    def select_example(event: gr.SelectData) -> str:
+        return examples[event.index][0]
 
     with gr.Blocks(title="cnn-pipeline: what it sees", analytics_enabled=False) as blocks:
-        gr.Markdown("# What does it see, and where does it look?")
+        gr.Markdown("# What does the model see, and where does it look?")
         with gr.Row():
             with gr.Column():
-                model = gr.Dropdown(list(found), value=next(iter(found)), label="Model")
-                image = gr.Image(label="Image", alt_text=GIVEN, height=360)
-                # the file as it was: the model's own preprocessing opens and converts it
+                model = gr.Dropdown(list(models), value=next(iter(models)), label="Model")
+                image = gr.Image(label="Image", alt_text=IMAGE_TEXT, height=360)
+                # hand over the file unchanged: the model's preprocessing opens and converts it
                 image.preprocess = lambda file: file and file.path  # type: ignore
             with gr.Column():
                 model_sees = gr.Image(
-                    label=SEEN, alt_text=SEEN, interactive=False, format="png", height=360,
+                    label=INPUT_TEXT, alt_text=INPUT_TEXT, interactive=False, format="png",
+                    height=360,
                     buttons=["download", "fullscreen"],
                 )  # fmt: skip
-                gr.Markdown(EXPECTED)
+                gr.Markdown(ADVICE)
             with gr.Column():
-                classes = gr.Label(label="Classes: choose one to see where it looks for it")
-                heat = gr.Image(
-                    label=UNSEEN, interactive=False, format="png", height=360,
+                classes = gr.Label(label="Classes: select one to see where the model looks for it")
+                heat_map = gr.Image(
+                    label=HEAT_MAP_TEXT, interactive=False, format="png", height=360,
                     buttons=["download", "fullscreen"],
                 )  # fmt: skip
-        if tests:
-            gr.Markdown("Or one of the test images, here with its class:")
+        if examples:
+            gr.Markdown("Or select one of these test images, shown with its class:")
             gallery = gr.Gallery(
-                tests, show_label=False, columns=EXAMPLES, height=170, object_fit="contain",
+                examples, show_label=False, columns=EXAMPLES, height=170, object_fit="contain",
                 allow_preview=False, buttons=[],
             )  # fmt: skip
-            gallery.select(take, None, image)
-        # one at a time: they share a model
-        alone: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
-        for changed in (model.change, image.change):
-            changed(show, [model, image], [model_sees, classes, heat], **alone)
-        classes.select(look_for, [model, image], heat, **alone)
+            gallery.select(select_example, None, image)
+        # one call at a time, since they share a model
+        limit: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+        for change in (model.change, image.change):
+            change(show, [model, image], [model_sees, classes, heat_map], **limit)
+        classes.select(select_class, [model, image], heat_map, **limit)
     return blocks
 
 
@@ -221,21 +238,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--arrays", type=Path, default=Path("data/arrays"))
     args = parser.parse_args(argv)
 
-    # a terminal that is closed ends it as Ctrl-C does, but under nohup
+    # closing the terminal ends it like Ctrl-C, except under nohup
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
-    found = models(args.models)
+    models = find_models(args.models)
     if find_spec("gradio") is None:
         raise PipelineError("gradio is not installed. Run `uv sync --inexact --group demo`")
     select_backend.use_default()
-    trained(next(iter(found.values())))  # before anyone waits for it
-    # Gradio asks itself whether it answers, which a company's proxy would be sent
-    spared = os.environ.get("no_proxy", os.environ.get("NO_PROXY"))
-    os.environ["no_proxy"] = f"{spared},{HOST}" if spared else HOST
+    load(next(iter(models.values())))  # so that the first image does not wait for it
+    # Gradio checks that its server responds; this request must not go through a proxy
+    no_proxy = os.environ.get("no_proxy", os.environ.get("NO_PROXY"))
+    os.environ["no_proxy"] = f"{no_proxy},{HOST}" if no_proxy else HOST
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # uploads go with it
+        os.environ["GRADIO_TEMP_DIR"] = folder  # uploads are deleted with it
         (Path(folder) / "examples").mkdir()
-        blocks = page(found, examples(args.arrays, Path(folder) / "examples"))
+        blocks = page(models, write_examples(args.arrays, Path(folder) / "examples"))
         _, url, _ = blocks.launch(
             server_name=HOST,
             share=False,
@@ -246,10 +263,10 @@ def main(argv: list[str] | None = None) -> None:
             mcp_server=False,
             run_history=False,
             footer_links=[],
-            max_file_size=UPLOAD,
-            css=ENLARGED,
+            max_file_size=MAX_UPLOAD,
+            css=CSS,
         )
-        print(f"demo: {url} on {len(found)} models, until Ctrl-C", flush=True)
+        print(f"demo: {url} with {len(models)} models. Ctrl-C ends it", flush=True)
         blocks.block_thread()
 
 

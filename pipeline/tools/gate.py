@@ -1,9 +1,9 @@
-"""Gate: may this be merged? Compares the champion with another branch's.
+"""Gate: refuse a champion that is worse than that of another branch.
 
     python -m pipeline gate --against main
 
-Not a stage. It judges the working tree by what Git keeps, of both sides, and needs none of the
-data, models and predictions in DVC's cache: a bare clone will do.
+Not a stage. It reads only files that Git tracks, so it needs none of the data, models and
+predictions in DVC's cache: a fresh clone is enough.
 
 Reads   dvc.yaml, dvc.lock; metrics/champion.json and metrics/test/MODEL.json of the champion, here
         and at the other revision
@@ -29,32 +29,36 @@ from pipeline.stats.paired import paired
 # outputs of compare and evaluate, as in dvc.yaml
 CHAMPION = Path("metrics/champion.json")
 TEST = Path("metrics/test")
-# A stage whose inputs are not in this folder passes if dvc.lock agrees on them. Not seen: in a
-# bare clone, a part of a folder that another stage has written anew (DVC issue 11099), as by
-# `dvc repro preprocess` alone.
+# A stage whose inputs are missing here passes if dvc.lock records the same hashes for them. One
+# case is not noticed in a fresh clone: a stage that depends on part of a folder which another stage
+# has since rewritten, for example after `dvc repro preprocess` alone (DVC issue 11099).
 DRY_RUN = ("repro", "--dry", "--allow-missing", "--keep-going")
 NOTHING_TO_DO = "Data and pipelines are up to date."
 
 
 class Champion(NamedTuple):
-    """A champion, its test accuracy, and its correct images as in `correctness.pack`."""
-
     model: str
     accuracy: float
-    answers: dict
+    """Share of the test images, in [0, 1]"""
+    correct: dict
+    """Which test images are correct, as `correctness.pack` returns it"""
 
 
 def check_lock() -> None:
-    """Raise a PipelineError that names the stages that `dvc repro` would run."""
+    """Check that `dvc repro` would run no stage.
+
+    Raises:
+        PipelineError: Names the stages that it would run.
+    """
     done = subprocess.run([sys.executable, "-m", "dvc", *DRY_RUN], capture_output=True, text=True)
-    # the exit status is 0 where stages would run, too; but one that is stale and has inputs that
-    # are not here fails (DVC issue 9021), and is named at the end
+    # The exit status is 0 even if stages would run. A stale stage whose inputs are missing here
+    # fails instead (DVC issue 9021), and is named in the error.
     stale = re.findall(r"^Running stage '(.+)':$", done.stdout, re.M)
     for failed in re.findall(r"^ERROR: failed to reproduce (.+)$", done.stderr, re.M):
         stale += re.findall(r"'(.+?)'", failed)
     if stale:
         raise PipelineError(
-            f"gate: dvc.lock: must be current. Got stages that would run: {first_few(stale)}. "
+            f"gate: dvc.lock: must be up to date. Got stages that would run: {first_few(stale)}. "
             "Run `dvc repro`, and commit dvc.lock and metrics/"
         )
     if done.returncode or NOTHING_TO_DO not in done.stdout:
@@ -65,50 +69,68 @@ def check_lock() -> None:
 
 
 def check_floor(champion: Champion, floor: float | None) -> str:
-    """Return what is to be said of the champion's accuracy; raise if it is below the floor."""
+    """Check the champion's accuracy against gate.floor and describe the result.
+
+    Raises:
+        PipelineError: The accuracy is below the floor.
+    """
     accuracy = f"{100 * champion.accuracy:.1f} %"
     if floor is None:
-        return f"{accuracy} of the test images, none asked"
+        return f"{accuracy} test accuracy, no minimum set"
     if champion.accuracy < floor:
-        images = champion.answers["images"]
+        images = champion.correct["images"]
         raise PipelineError(
-            f"gate: floor: {champion.model} must get {100 * floor:g} % of the test images right. "
-            f"Got {accuracy} ({round(champion.accuracy * images):,} of {images:,}), "
-            f"{100 * (floor - champion.accuracy):.1f} points too few. "
+            f"gate: floor: test accuracy of {champion.model} must be at least {100 * floor:g} %. "
+            f"Got {accuracy} ({round(champion.accuracy * images):,} of {images:,} images), "
+            f"{100 * (floor - champion.accuracy):.1f} points too low. "
             "Improve the model, or lower gate.floor in params.yaml"
         )
-    return f"{accuracy} of the test images, at least {100 * floor:g} % asked"
+    return f"{accuracy} test accuracy, at least {100 * floor:g} % required"
 
 
-def check_against(revision: str, mine: Champion, theirs: Champion | None, seed: int) -> str:
-    """Return what the comparison says; raise if the champion is significantly worse."""
-    if theirs is None:
-        return "not compared: no metrics with its champion's answers there yet"
-    if not same_images(mine.answers, theirs.answers):
-        images = f"{mine.answers['images']:,} here, {theirs.answers['images']:,} there"
-        return f"not compared: other test images ({images})"
-    comparison = paired(unpack(mine.answers), unpack(theirs.answers), seed)
+def check_against(revision: str, here: Champion, there: Champion | None, seed: int) -> str:
+    """Compare the champion here with the one at a revision and describe the result.
+
+    Args:
+        revision: Its name, for messages.
+        here: The champion of the working tree.
+        there: The champion at the revision, if it has one.
+        seed: Of the bootstrap.
+
+    Raises:
+        PipelineError: The champion here is significantly worse.
+    """
+    if there is None:
+        return f"not compared: {revision} has no metrics with the correct images of its champion"
+    if not same_images(here.correct, there.correct):
+        images = f"{here.correct['images']:,} here, {there.correct['images']:,} at {revision}"
+        return f"not compared: the test images differ ({images})"
+    comparison = paired(unpack(here.correct), unpack(there.correct), seed)
     points, low, high = (
         f"{100 * comparison[key]:+z.1f}"
         for key in ("difference", "difference_low", "difference_high")
     )
     difference = (
-        f"{mine.model} {100 * mine.accuracy:.1f} %, {revision}'s {theirs.model} "
-        f"{100 * theirs.accuracy:.1f} %: {points} points [{low}, {high}], "
+        f"{here.model} {100 * here.accuracy:.1f} %, {revision}'s {there.model} "
+        f"{100 * there.accuracy:.1f} %: {points} points [{low}, {high}], "
         f"p {comparison['mcnemar_p']:.2g}"
     )
     if comparison["verdict"] == "worse":
         raise PipelineError(
-            f"gate: against {revision}: the champion must not be worse beyond noise. "
+            f"gate: against {revision}: the champion must not be significantly worse. "
             f"Got {difference}. "
-            f"`git diff {revision}` and `dvc params diff {revision}` say what changed"
+            f"`git diff {revision}` and `dvc params diff {revision}` show what changed"
         )
-    verdict = "better" if comparison["verdict"] == "better" else "not worse beyond noise"
+    verdict = "better" if comparison["verdict"] == "better" else "not significantly worse"
     return f"{difference}: {verdict}"
 
 
 def git(*argv: str, expected: str) -> str:
-    """Run git and return what it prints; where it fails, raise what was expected."""
+    """Run git and return its output.
+
+    Raises:
+        PipelineError: It fails or is not installed. States what was expected.
+    """
     try:
         done = subprocess.run(["git", *argv], capture_output=True, encoding="utf-8")
     except FileNotFoundError:
@@ -118,35 +140,40 @@ def git(*argv: str, expected: str) -> str:
     return done.stdout
 
 
-def commit_of(revision: str) -> str:
+def resolve(revision: str) -> str:
+    """Return the commit hash of a revision."""
     git("rev-parse", "--git-dir", expected="--against: must be run in a clone of the repository")
     return git(
         "rev-parse", "--verify", f"{revision}^{{commit}}",
-        expected=f"--against: {revision} must be a branch, tag or commit that `git log` knows; "
-        "`git fetch --unshallow` brings those that a shallow clone lacks",
+        expected=f"--against: {revision} must be a branch, tag or commit of this clone; "
+        "`git fetch --unshallow` completes a shallow clone",
     ).strip()  # fmt: skip
 
 
 def json_at(commit: str, path: Path) -> Any:
-    """Return what a JSON file held in a commit, None where there was none."""
-    name = f"./{path.as_posix()}"  # from this folder, which need not be the repository's top
+    """Return the content of a JSON file in a commit, or None if the commit does not have it."""
+    name = f"./{path.as_posix()}"  # relative: the project need not be at the repository's top
     readable = f"{name} of {commit}: must be readable"
     if not git("ls-tree", commit, name, expected=readable):
         return None
     return json.loads(git("show", f"{commit}:{name}", expected=readable))
 
 
-def champion_of(read: Callable[[Path], Any]) -> Champion | None:
-    """Return the champion that `read` finds; None without metrics, or of a time without answers."""
+def load_champion(read: Callable[[Path], Any]) -> Champion | None:
+    """Return the champion with its test results, or None if they are missing.
+
+    Args:
+        read: Returns the content of a JSON file, or None if there is no such file.
+    """
     champion = read(CHAMPION)
     metrics = champion and read(TEST / f"{champion['model']}.json")
-    if not metrics or "answers" not in metrics:
+    if not metrics or "answers" not in metrics:  # metrics of older versions lack them
         return None
     return Champion(champion["model"], metrics["accuracy"], metrics["answers"][0])
 
 
-def report(what: str) -> None:
-    print(f"gate: {what}", flush=True)  # before the error, where both go to one log
+def report(result: str) -> None:
+    print(f"gate: {result}", flush=True)  # flushed: it precedes an error in a common log
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -155,15 +182,15 @@ def main(argv: list[str] | None = None) -> None:
     revision = parser.parse_args(argv).against
     params = load()
 
-    commit = commit_of(revision)
+    commit = resolve(revision)
     check_lock()
-    report("dvc.lock: current")
-    mine = champion_of(read_json)
-    if mine is None:
-        raise PipelineError(f"{TEST}: must hold the answers of the champion. Run `dvc repro`")
-    report(f"floor: {check_floor(mine, params.gate.floor)}")
-    theirs = champion_of(partial(json_at, commit))
-    report(f"against {revision}: {check_against(revision, mine, theirs, params.seed)}")
+    report("dvc.lock: up to date")
+    here = load_champion(read_json)
+    if here is None:
+        raise PipelineError(f"{TEST}: the champion's correct images are missing. Run `dvc repro`")
+    report(f"floor: {check_floor(here, params.gate.floor)}")
+    there = load_champion(partial(json_at, commit))
+    report(f"against {revision}: {check_against(revision, here, there, params.seed)}")
 
 
 if __name__ == "__main__":

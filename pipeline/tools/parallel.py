@@ -2,9 +2,9 @@
 
     python -m pipeline parallel 2        as `make repro JOBS=2`
 
-Not a stage. DVC allows several `dvc repro` in one folder and lets go of its lock while a command
-runs, but collides where two of them look at the same stage (DVC issues 5795, 11054). Here each
-runs one stage only, `--single-item`, once all that it depends on is done, and waits for the lock.
+Not a stage. DVC allows several `dvc repro` in one folder, and releases its lock while a command
+runs, but two of them fail if they check the same stage (DVC issues 5795, 11054). Here each runs a
+single stage (`--single-item`) after all its dependencies, and waits for the lock.
 """
 
 import argparse
@@ -27,103 +27,118 @@ from pipeline.core import cpu
 from pipeline.core.errors import PipelineError, first_few, run
 
 DVC = ("dvc", "--wait-for-lock")
-# What DVC ends each command with. `make repro` says the like once, at the end (summary.py).
+# DVC's advice after every command; `make repro` prints its own once, at the end (summary.py).
 ADVICE = re.compile(
     r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core\.autostage"
     r"|Use `dvc push` to send"
 )
 
 
-class Share(NamedTuple):
-    """What one of several models trains on."""
+class Resources(NamedTuple):
+    """The CPU cores and the GPU that one job may use."""
 
     cores: tuple[int, ...]
     gpu: str | None
 
 
-def divide_resources(usable: Collection[int], gpus: list[str], jobs: int) -> list[Share]:
-    """Divide cores and GPUs: as many cores to each, and one GPU where there are any.
+def divide_resources(cores: Collection[int], gpus: list[str], jobs: int) -> list[Resources]:
+    """Give each job the same number of cores, and one GPU if there are any.
 
     Raises:
         PipelineError: There are more jobs than cores or GPUs.
     """
-    most = min(len(usable), len(gpus) or len(usable))
-    if not 1 <= jobs <= most:
-        kind = "GPUs" if most == len(gpus) else "cores"
-        raise PipelineError(f"JOBS must be in [1, {most}], the number of {kind}. Got {jobs}")
-    ordered, each = sorted(usable), len(usable) // jobs
+    limit = min(len(cores), len(gpus) or len(cores))
+    if not 1 <= jobs <= limit:
+        kind = "GPUs" if limit == len(gpus) else "cores"
+        raise PipelineError(f"JOBS must be in [1, {limit}], the number of {kind}. Got {jobs}")
+    ordered, count = sorted(cores), len(cores) // jobs
     return [
-        Share(tuple(ordered[n * each : (n + 1) * each]), gpus[n] if gpus else None)
+        Resources(tuple(ordered[n * count : (n + 1) * count]), gpus[n] if gpus else None)
         for n in range(jobs)
     ]
 
 
 def stale_graph(graph: Mapping[str, set[str]], stale: Collection[str]) -> dict[str, set[str]]:
-    """Return what is stale and all that follows from it, each with what it waits for.
+    """Return the subgraph of the stale stages and all stages that depend on them.
 
     Args:
-        graph: Each stage with those that it depends on.
-        stale: The stages that DVC would run as things are.
+        graph: The dependencies of each stage.
+        stale: The stages that `dvc status` reports.
     """
-    found: dict[str, set[str]] = {}
+    subgraph: dict[str, set[str]] = {}
     for name in TopologicalSorter(graph).static_order():
-        waits_for = graph[name] & found.keys()
-        if name in stale or waits_for:
-            found[name] = waits_for
-    return found
+        dependencies = graph[name] & subgraph.keys()
+        if name in stale or dependencies:
+            subgraph[name] = dependencies
+    return subgraph
 
 
-def run_all(graph: Mapping[str, set[str]], jobs: int, work: Callable[[str], bool]) -> list[str]:
-    """Run `work` on each stage after those it waits for; return those that never succeeded.
+def run_all(
+    graph: Mapping[str, set[str]], jobs: int, run_stage: Callable[[str], bool]
+) -> list[str]:
+    """Run each stage after its dependencies, several at once; return those that did not succeed.
 
-    What waits for a stage that fails is left out; all others run.
+    If a stage fails, the stages that depend on it do not run; all others do.
+
+    Args:
+        graph: The dependencies of each stage.
+        jobs: How many stages run at once.
+        run_stage: Runs a stage and returns whether it succeeded.
     """
-    left = list(graph)
+    unfinished = list(graph)
     sorter = TopologicalSorter(graph)
     sorter.prepare()
     running: dict[Future[bool], str] = {}
     pool = ThreadPoolExecutor(jobs)
     try:
         while True:
-            running |= {pool.submit(work, name): name for name in sorter.get_ready()}
+            running |= {pool.submit(run_stage, name): name for name in sorter.get_ready()}
             if not running:
-                return left
+                return unfinished
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
                 if future.result():
                     sorter.done(name)
-                    left.remove(name)
+                    unfinished.remove(name)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # interrupted: what waits does not begin
+        pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C no further stage starts
 
 
-def reproduce(stage: str, share: Share | None) -> bool:
-    """Run one stage; its lines are printed as they come, behind its name."""
+def reproduce(stage: str, resources: Resources | None) -> bool:
+    """Run one stage with `dvc repro` and return whether it succeeded.
+
+    Its output is printed as it comes, prefixed with the stage name.
+
+    Args:
+        stage: Its name in dvc.yaml.
+        resources: To restrict it to; None restricts it to nothing.
+    """
     env = dict(os.environ)
-    if share and share.gpu is not None:
-        env["CUDA_VISIBLE_DEVICES"] = share.gpu
+    if resources and resources.gpu is not None:
+        env["CUDA_VISIBLE_DEVICES"] = resources.gpu
     with subprocess.Popen(
         [*DVC, "repro", "--single-item", stage],
         env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
-        if share and hasattr(os, "sched_setaffinity"):  # Linux; TensorFlow has a thread a core
-            os.sched_setaffinity(process.pid, share.cores)
+        if resources and hasattr(os, "sched_setaffinity"):  # Linux; TensorFlow: a thread per core
+            os.sched_setaffinity(process.pid, resources.cores)
         for line in process.stdout or ():
             if line.strip() and not ADVICE.match(line):
                 print(f"{stage} | {line}", end="", flush=True)
     return process.returncode == 0
 
 
-def read(*command: str) -> str:
+def dvc(*command: str) -> str:
+    """Run a DVC command and return its output; if it fails, exit with its status."""
     done = subprocess.run([*DVC, *command], stdout=subprocess.PIPE, text=True)
-    if done.returncode:  # DVC has said why
+    if done.returncode:  # DVC has printed the reason
         sys.exit(done.returncode)
     return done.stdout
 
 
 def read_graph() -> dict[str, set[str]]:
-    """Return the stages of dvc.yaml, without those of studies/, each with what it depends on."""
-    dot = read("dag", "--dot")
+    """Return the dependencies of each stage of dvc.yaml, without the stages of studies/."""
+    dot = dvc("dag", "--dot")
     graph: dict[str, set[str]] = {name: set() for name in re.findall(r'^"([^":]+)";', dot, re.M)}
     for before, after in re.findall(r'^"([^":]+)" -> "([^":]+)";', dot, re.M):
         graph[after].add(before)
@@ -131,8 +146,9 @@ def read_graph() -> dict[str, set[str]]:
 
 
 def usable_gpus() -> list[str]:
-    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [gpu for gpu in named.split(",") if gpu and gpu != "-1"]
+    """Return the indices or UUIDs of the NVIDIA GPUs that this process may use."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [gpu for gpu in visible.split(",") if gpu and gpu != "-1"]
     if not shutil.which("nvidia-smi"):
         return []
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
@@ -142,35 +158,35 @@ def usable_gpus() -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("jobs", type=int, help="models at once")
+    parser.add_argument("jobs", type=int, help="number of models to run at once")
     jobs = parser.parse_args(argv).jobs
-    free: SimpleQueue[Share] = SimpleQueue()
-    for share in divide_resources(cpu.available_cores(), usable_gpus(), jobs):
-        free.put(share)
+    free: SimpleQueue[Resources] = SimpleQueue()
+    for resources in divide_resources(cpu.available_cores(), usable_gpus(), jobs):
+        free.put(resources)
 
-    def work(stage: str) -> bool:
-        if "@" not in stage:  # of no single model: all cores
+    def run_stage(stage: str) -> bool:
+        if "@" not in stage:  # not a stage of a single model: it uses all cores
             return reproduce(stage, None)
-        share = free.get()
+        resources = free.get()
         try:
-            return reproduce(stage, share)
+            return reproduce(stage, resources)
         finally:
-            free.put(share)
+            free.put(resources)
 
-    stale = json.loads(read("status", "--json", "dvc.yaml"))
+    stale = json.loads(dvc("status", "--json", "dvc.yaml"))
     if not stale:
         print("Data and pipelines are up to date.")
         return
     graph = stale_graph(read_graph(), stale)
     try:
-        left = run_all(graph, jobs, work)
+        unfinished = run_all(graph, jobs, run_stage)
     except KeyboardInterrupt as stop:
-        if stop.args:  # a signal to this process alone, unlike Ctrl-C
+        if stop.args:  # SIGTERM reaches this process only; Ctrl-C reaches its children too
             for child in psutil.Process().children(recursive=True):
                 child.send_signal(signal.SIGINT)
         raise
-    if left:
-        raise PipelineError(f"not done: {first_few(left)}. The lines above say why")
+    if unfinished:
+        raise PipelineError(f"not finished: {first_few(unfinished)}. The lines above say why")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m pipeline summary
 
-Not a stage: it is said also where no stage had to run.
+Not a stage, so that it is printed even if no stage had to run.
 
 Reads   metrics/comparison.json, metrics/champion.json
 """
@@ -22,13 +22,13 @@ from pipeline.reporting.parts import verdict
 COMPARISON = Path("metrics/comparison.json")
 CHAMPION = Path("metrics/champion.json")
 REPORT = Path("plots/report.html")
-# what a run rewrites and Git tracks
+# files and folders that a run rewrites and Git tracks
 TRACKED = ("dvc.lock", "metrics")
-UNBOUNDED = 10_000  # columns of text, where there is no terminal
+UNBOUNDED = 10_000  # width in characters if the output is not a terminal
 
 
-def changed() -> list[str]:
-    """Return those of `TRACKED` that differ from the last commit; none without Git."""
+def changed_since_commit() -> list[str]:
+    """Return which of `TRACKED` differ from the last commit; none without Git."""
     command = ["git", "diff", "--name-only", "--relative", "HEAD", "--", *TRACKED]
     try:
         files = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
@@ -44,11 +44,11 @@ def main(argv: list[str] | None = None) -> None:
         verdict(comparison["models"], read_json(CHAMPION)["model"], comparison["level"]),
         f"Report: {REPORT.resolve()}",
     ]
-    if names := changed():
+    if names := changed_since_commit():
         lines.append(
             f"Changed since the last commit: {', '.join(names)}. This is expected: they record "
-            "this run, and each kind of processor rounds differently. Commit them to keep them, "
-            f"or take the committed ones back with `git restore {' '.join(names)}`."
+            "this run, and results differ slightly between types of processor. Commit them to keep "
+            f"them, or restore the committed versions with `git restore {' '.join(names)}`."
         )
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNBOUNDED
     print()

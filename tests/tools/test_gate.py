@@ -1,4 +1,4 @@
-"""Gate: a real Git repository and real DVC say what may be merged; nothing is in DVC's cache."""
+"""Gate: checked with a real Git repository and real DVC, without DVC's cache."""
 
 import json
 import os
@@ -37,10 +37,10 @@ stages:
 
 
 def run(*argv: str) -> str:
-    """Run a program in the working directory, as somebody with a name."""
-    name = {f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER")
-            for what in ("NAME", "EMAIL")}  # fmt: skip
-    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **name})
+    """Run a program in the working directory, with a name and address for Git."""
+    identity = {f"GIT_{role}_{key}": "test" for role in ("AUTHOR", "COMMITTER")
+                for key in ("NAME", "EMAIL")}  # fmt: skip
+    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **identity})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -55,14 +55,14 @@ def dvc_repro() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_of_a_hook(monkeypatch):
+def _clean_environment(monkeypatch):
     for name in [name for name in os.environ if name.startswith(("GIT_", "DVC_"))]:
         monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory):
-    """A repository with a graph that has run, and no metrics yet."""
+    """A repository with a graph that has run, without metrics."""
     folder = tmp_path_factory.mktemp("origin")
     (folder / ".dvc").mkdir()
     shutil.copy(REPOSITORY / ".dvc/config", folder / ".dvc")
@@ -83,7 +83,7 @@ def origin(tmp_path_factory):
 
 @pytest.fixture
 def clone(origin, tmp_path, monkeypatch):
-    """A clone of it, which is the working directory: no cache, and no model.txt."""
+    """A fresh clone as the working directory: no cache, and no model.txt."""
     folder = tmp_path / "clone"
     run("git", "clone", "-q", str(origin), str(folder))
     monkeypatch.chdir(folder)
@@ -92,21 +92,21 @@ def clone(origin, tmp_path, monkeypatch):
     return folder
 
 
-def answers(wrong: int, count: int = 100, actual: str = "a") -> dict:
-    """Those of a model that got the first `wrong` of `count` images wrong."""
+def packed(wrong: int, count: int = 100, actual: str = "a") -> dict:
+    """Return the correct images of a model that misclassified the first `wrong` of `count`."""
     return pack(np.arange(count) >= wrong, np.full(count, actual))
 
 
 def champion(model: str, wrong: int, count: int = 100, actual: str = "a") -> gate.Champion:
-    return gate.Champion(model, (count - wrong) / count, answers(wrong, count, actual))
+    return gate.Champion(model, (count - wrong) / count, packed(wrong, count, actual))
 
 
-def measure(model: str, wrong: int, count: int = 100, actual: str = "a") -> None:
+def write_metrics(model: str, wrong: int, count: int = 100, actual: str = "a") -> None:
     """Write the metrics of a champion."""
     Path("metrics/test").mkdir(parents=True, exist_ok=True)
     accuracy = (count - wrong) / count
     Path("metrics/champion.json").write_text(json.dumps({"model": model, "accuracy": accuracy}))
-    metrics = {"accuracy": accuracy, "answers": [answers(wrong, count, actual)]}
+    metrics = {"accuracy": accuracy, "answers": [packed(wrong, count, actual)]}
     Path(f"metrics/test/{model}.json").write_text(json.dumps(metrics))
 
 
@@ -115,159 +115,160 @@ def lines(capsys, argv: Sequence[str] = ("--against", "main")) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def test_what_has_not_changed_passes(clone, capsys):
-    measure("baseline", 3)
+def test_an_unchanged_champion_passes(clone, capsys):
+    write_metrics("baseline", 3)
     commit()
     assert lines(capsys) == [
-        "gate: dvc.lock: current",
-        "gate: floor: 97.0 % of the test images, at least 95 % asked",
+        "gate: dvc.lock: up to date",
+        "gate: floor: 97.0 % test accuracy, at least 95 % required",
         "gate: against main: baseline 97.0 %, main's baseline 97.0 %: +0.0 points [-2.9, +2.9], "
-        "p 1: not worse beyond noise",
+        "p 1: not significantly worse",
     ]
 
 
-def test_ten_to_none_for_main_fails_and_says_by_how_much(clone):
-    measure("baseline", 0, 200)
+def test_a_champion_with_ten_more_mistakes_is_refused(clone):
+    write_metrics("baseline", 0, 200)
     commit()
-    # another champion; main's file of that name plays no part
-    measure("batchnorm", 10, 200)
+    # another model is champion here; main's metrics of that model do not matter
+    write_metrics("batchnorm", 10, 200)
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.tools.gate", "--against", "main"],
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stdout == (
-        "gate: dvc.lock: current\ngate: floor: 95.0 % of the test images, at least 95 % asked\n"
+        "gate: dvc.lock: up to date\ngate: floor: 95.0 % test accuracy, at least 95 % required\n"
     )
-    # McNemar: two sides of one in 2**10; with the two pseudo-images 11 losses and 1
-    # gain of 202: mean -5.0 points, 1.96 * sqrt((12 / 202 - 0.05**2) / 202) = 3.3 to each side,
-    # in steps of 1 / 202
+    # McNemar: p = 2 / 2**10. With the two pseudo-images, 11 losses and 1 gain in 202: mean -5.0
+    # points, half-width 1.96 * sqrt((12 / 202 - 0.05**2) / 202) = 3.3, in steps of 1 / 202
     assert re.fullmatch(
-        r"error: gate: against main: the champion must not be worse beyond noise\. "
+        r"error: gate: against main: the champion must not be significantly worse\. "
         r"Got batchnorm 95\.0 %, main's baseline 100\.0 %: -5\.0 points "
         r"\[-(7\.9|8\.4|8\.9), -(1\.5|2\.0|2\.5)\], p 0\.002\. "
-        r"`git diff main` and `dvc params diff main` say what changed\n",
+        r"`git diff main` and `dvc params diff main` show what changed\n",
         done.stderr,
     )
 
 
-def test_none_to_ten_is_better():
-    said = gate.check_against("main", champion("new", 0), champion("old", 10), seed=0)
-    assert said.startswith("new 100.0 %, main's old 90.0 %: +10.0 points [")
-    assert said.endswith("p 0.002: better")
+def test_ten_fewer_mistakes_are_better():
+    text = gate.check_against("main", champion("new", 0), champion("old", 10), seed=0)
+    assert text.startswith("new 100.0 %, main's old 90.0 %: +10.0 points [")
+    assert text.endswith("p 0.002: better")
 
 
-def test_five_to_none_may_be_luck():
-    said = gate.check_against("main", champion("new", 5), champion("old", 0), seed=0)
-    # two sides of one in 2**5
-    assert said.startswith("new 95.0 %, main's old 100.0 %: -5.0 points [")
-    assert said.endswith("p 0.062: not worse beyond noise")
+def test_five_more_mistakes_may_be_chance():
+    text = gate.check_against("main", champion("new", 5), champion("old", 0), seed=0)
+    # McNemar: p = 2 / 2**5
+    assert text.startswith("new 95.0 %, main's old 100.0 %: -5.0 points [")
+    assert text.endswith("p 0.062: not significantly worse")
 
 
-def test_other_test_images_are_not_compared_and_no_failure():
-    said = gate.check_against("main", champion("new", 40), champion("old", 0, 1200), seed=0)
-    assert said == "not compared: other test images (100 here, 1,200 there)"
-    said = gate.check_against("main", champion("new", 40, actual="b"), champion("old", 0), seed=0)
-    assert said == "not compared: other test images (100 here, 100 there)"
+def test_results_on_other_test_images_are_not_compared():
+    text = gate.check_against("main", champion("new", 40), champion("old", 0, 1200), seed=0)
+    assert text == "not compared: the test images differ (100 here, 1,200 at main)"
+    text = gate.check_against("main", champion("new", 40, actual="b"), champion("old", 0), seed=0)
+    assert text == "not compared: the test images differ (100 here, 100 at main)"
 
 
-def test_at_the_floor_is_not_below_it():
-    # 0.55 * 100 is more than 55 in binary
-    said = gate.check_floor(champion("baseline", 45), 0.55)
-    assert said == "55.0 % of the test images, at least 55 % asked"
+def test_an_accuracy_equal_to_the_floor_passes():
+    # in floating point, 0.55 * 100 is more than 55
+    text = gate.check_floor(champion("baseline", 45), 0.55)
+    assert text == "55.0 % test accuracy, at least 55 % required"
 
 
-def test_below_the_floor_fails_and_says_by_how_much():
+def test_an_accuracy_below_the_floor_is_refused():
     expected = (
-        r"gate: floor: baseline must get 95 % of the test images right\. Got 95\.0 % "
-        r"\(9,499 of 10,000\), 0\.0 points too few\. Improve the model, or lower gate\.floor in"
+        r"gate: floor: test accuracy of baseline must be at least 95 %\. Got 95\.0 % \(9,499 of "
+        r"10,000 images\), 0\.0 points too low\. Improve the model, or lower gate\.floor in"
     )
     with pytest.raises(PipelineError, match=expected):
         gate.check_floor(champion("baseline", 501, 10_000), 0.95)
-    with pytest.raises(PipelineError, match=r"Got 80\.0 % \(80 of 100\), 15\.0 points too few"):
+    with pytest.raises(PipelineError, match=r"Got 80\.0 % \(80 of 100 images\), 15\.0 points"):
         gate.check_floor(champion("baseline", 20), 0.95)
 
 
-def test_no_floor_is_none(clone, capsys):
+def test_without_a_floor_any_accuracy_passes(clone, capsys):
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("floor: 0.95", "floor: null"))
-    measure("baseline", 80)
-    assert lines(capsys)[1] == "gate: floor: 20.0 % of the test images, none asked"
+    write_metrics("baseline", 80)
+    assert lines(capsys)[1] == "gate: floor: 20.0 % test accuracy, no minimum set"
 
 
-def test_nothing_is_compared_with_a_revision_without_metrics_or_without_answers(clone, capsys):
-    measure("baseline", 3)
-    nothing = "gate: against main: not compared: no metrics with its champion's answers there yet"
-    assert lines(capsys)[2] == nothing
+def test_a_revision_without_metrics_or_correct_images_is_not_compared(clone, capsys):
+    write_metrics("baseline", 3)
+    not_compared = (
+        "gate: against main: not compared: main has no metrics with the correct images of its "
+        "champion"
+    )
+    assert lines(capsys)[2] == not_compared
 
     path = Path("metrics/test/baseline.json")
     path.write_text('{"accuracy": 1.0}')
     commit()
-    measure("baseline", 3)
-    assert lines(capsys)[2] == nothing
+    write_metrics("baseline", 3)
+    assert lines(capsys)[2] == not_compared
 
 
-def test_metrics_are_found_from_a_project_that_is_not_the_top_of_its_repository(
-    tmp_path, monkeypatch
-):
+def test_metrics_are_found_in_a_project_below_the_top_of_its_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("git", "init", "-q", "-b", "main")
     Path("project").mkdir()
     monkeypatch.chdir("project")
-    measure("größer", 3)
+    write_metrics("größer", 3)
     commit()
     shutil.rmtree("metrics")
-    sha = gate.commit_of("main")
-    assert gate.json_at(sha, gate.CHAMPION) == {"model": "größer", "accuracy": 0.97}
-    assert gate.json_at(sha, gate.TEST / "größer.json")["accuracy"] == 0.97
-    assert gate.json_at(sha, gate.TEST / "other.json") is None
+    commit_hash = gate.resolve("main")
+    assert gate.json_at(commit_hash, gate.CHAMPION) == {"model": "größer", "accuracy": 0.97}
+    assert gate.json_at(commit_hash, gate.TEST / "größer.json")["accuracy"] == 0.97
+    assert gate.json_at(commit_hash, gate.TEST / "other.json") is None
 
 
 @pytest.mark.parametrize("revision", ["nonsense", "main:params.yaml", "--all"])
-def test_an_unknown_revision_is_one_line(clone, revision):
+def test_an_unknown_revision_is_refused(clone, revision):
     expected = rf"--against: {revision} must be a branch, tag or commit.*`git fetch.* Got: fatal"
     with pytest.raises(PipelineError, match=expected):
         gate.main([f"--against={revision}"])
 
 
-def test_no_git_repository_is_one_line(project, monkeypatch):
+def test_a_folder_outside_git_is_refused(project, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(project.parent))
     expected = r"--against: must be run in a clone of the repository\. Got: fatal: not a git repo"
     with pytest.raises(PipelineError, match=expected):
         gate.main(["--against", "main"])
 
 
-def test_missing_metrics_are_one_line(clone):
+def test_missing_metrics_are_refused(clone):
     expected = r"metrics/champion\.json: no such file\. Run `dvc repro`"
     with pytest.raises(PipelineError, match=expected):
         gate.main(["--against", "main"])
-    measure("baseline", 3)
+    write_metrics("baseline", 3)
     Path("metrics/test/baseline.json").write_text('{"accuracy": 0.97}')
-    with pytest.raises(PipelineError, match=r"metrics/test: must hold the answers of the champion"):
+    with pytest.raises(PipelineError, match=r"metrics/test: the champion's correct images are"):
         gate.main(["--against", "main"])
 
 
 def stale() -> str:
-    with pytest.raises(PipelineError, match=r"gate: dvc\.lock: must be current\.") as caught:
+    """Return the stages that the gate reports as stale."""
+    with pytest.raises(PipelineError, match=r"gate: dvc\.lock: must be up to date\.") as caught:
         gate.check_lock()
-    found = re.search(r"Got stages that would run: ([\w, @]+)\. Run `dvc repro`", str(caught.value))
-    assert found
-    return found[1]
+    match = re.search(r"Got stages that would run: ([\w, @]+)\. Run `dvc repro`", str(caught.value))
+    assert match
+    return match[1]
 
 
-def test_a_lock_that_is_not_current_fails_in_a_clone_without_cache(clone):
+def test_a_stale_lock_is_refused_in_a_clone_without_cache(clone):
     gate.check_lock()
     Path("seed.txt").write_text("2\n")
     assert stale() == "train"
     dvc_repro()
     gate.check_lock()
-    # what Git keeps of the outputs is held against dvc.lock too
+    # outputs that Git tracks are compared with dvc.lock too
     Path("table.txt").write_text("edited by hand\n")
     assert stale() == "compare"
 
 
-def test_a_stage_that_never_ran_or_whose_code_changed_is_not_current(clone):
-    # the other input of these is not in this clone
+def test_a_new_stage_and_a_stage_whose_code_changed_are_stale(clone):
+    # the other dependency of these stages, model.txt, is not in this clone
     Path("source.py").write_text("# a comment\n")
     assert stale() == "compare, plot"
     run("git", "checkout", "-q", "source.py")
@@ -281,30 +282,30 @@ def test_a_stage_that_never_ran_or_whose_code_changed_is_not_current(clone):
     assert stale() == "train, compare, plot"
 
 
-def test_what_read_a_former_output_is_not_current(clone):
-    # trained anew without the rest, and committed: a clone has not the file, but both its hashes
+def test_stages_that_used_an_earlier_output_are_stale(clone):
+    # only train has run again: the file is missing here, but dvc.lock holds two hashes of it
     Path("seed.txt").write_text("2\n")
     run(sys.executable, "-m", "dvc", "repro", "-q", "train")
     Path("model.txt").unlink()
     assert stale() == "compare, plot"
 
 
-def test_a_graph_that_dvc_cannot_read_is_no_current_one(clone):
+def test_a_graph_that_dvc_cannot_read_is_refused(clone):
     Path("dvc.yaml").write_text("stages: 3\n")
     with pytest.raises(PipelineError, match=r"must find nothing to do\. Got: .*dvc\.yaml"):
         gate.check_lock()
 
 
-def test_studies_are_none_of_its_business(clone):
+def test_studies_are_not_checked(clone):
     Path("studies").mkdir()
     Path("studies/dvc.yaml").write_text(GRAPH)
     gate.check_lock()
 
 
-def test_its_metrics_are_outputs_of_the_graph():
+def test_the_metrics_it_reads_are_outputs_of_the_graph():
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-    kept = [*stages["compare"]["metrics"], *stages["evaluate"]["do"]["metrics"]]
-    assert kept == [
+    metrics = [*stages["compare"]["metrics"], *stages["evaluate"]["do"]["metrics"]]
+    assert metrics == [
         {gate.CHAMPION.as_posix(): {"cache": False}},
         {f"{gate.TEST.as_posix()}/${{key}}.json": {"cache": False}},
     ]

@@ -1,4 +1,4 @@
-"""Parallel: several models at once give what one after the other gives, and lose nothing."""
+"""Parallel: stages that run at once give the results of stages that run one after another."""
 
 import json
 import os
@@ -44,11 +44,11 @@ stages:
 """
 
 
-def test_cores_are_divided_evenly_and_shared_by_nobody():
+def test_each_job_gets_the_same_number_of_cores_for_itself():
     assert parallel.divide_resources({0, 1, 4, 5, 7}, [], 2) == [((0, 1), None), ((4, 5), None)]
 
 
-def test_each_model_has_a_gpu_of_its_own():
+def test_each_job_gets_a_gpu_for_itself():
     assert parallel.divide_resources(range(4), ["0", "3"], 2) == [((0, 1), "0"), ((2, 3), "3")]
 
 
@@ -60,12 +60,12 @@ def test_each_model_has_a_gpu_of_its_own():
         (["0"], 2, r"JOBS must be in \[1, 1\], the number of GPUs. Got 2"),
     ],
 )
-def test_more_jobs_than_cores_or_gpus_are_an_error(gpus, jobs, message):
+def test_more_jobs_than_cores_or_gpus_are_refused(gpus, jobs, message):
     with pytest.raises(PipelineError, match=message):
         parallel.divide_resources({0, 1}, gpus, jobs)
 
 
-def test_only_the_stale_and_what_follows_is_needed():
+def test_only_stale_stages_and_those_that_depend_on_them_run():
     assert parallel.stale_graph(GRAPH, {"train@b"}) == {
         "train@b": set(),
         "evaluate@b": {"train@b"},
@@ -73,34 +73,34 @@ def test_only_the_stale_and_what_follows_is_needed():
     }
 
 
-def test_models_run_at_once_and_after_what_they_wait_for():
-    together = threading.Barrier(2, timeout=10)  # breaks unless both models are in it
+def test_models_run_at_once_and_after_their_dependencies():
+    barrier = threading.Barrier(2, timeout=10)  # fails unless both models run at once
     order = []
 
-    def work(stage):
+    def run_stage(stage):
         if stage.startswith("train"):
-            together.wait()
+            barrier.wait()
         order.append(stage)
         return True
 
-    assert parallel.run_all(GRAPH, 2, work) == []
+    assert parallel.run_all(GRAPH, 2, run_stage) == []
     assert order[0] == "split"
     assert order[-1] == "compare"
     assert order.index("train@a") < order.index("evaluate@a")
 
 
-def test_what_waits_for_a_failed_stage_is_left_out_and_the_rest_runs():
+def test_only_the_stages_that_depend_on_a_failed_stage_do_not_run():
     ran = []
 
-    def work(stage):
+    def run_stage(stage):
         ran.append(stage)
         return stage != "train@a"
 
-    assert parallel.run_all(GRAPH, 2, work) == ["train@a", "evaluate@a", "compare"]
+    assert parallel.run_all(GRAPH, 2, run_stage) == ["train@a", "evaluate@a", "compare"]
     assert set(ran) == {"split", "train@a", "train@b", "evaluate@b"}
 
 
-def test_visible_gpus_are_those_that_the_environment_names(monkeypatch):
+def test_usable_gpus_are_those_of_cuda_visible_devices(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     assert parallel.usable_gpus() == ["1", "3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -109,7 +109,7 @@ def test_visible_gpus_are_those_that_the_environment_names(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(len(cpu.available_cores()) < 2, reason="one core")
-def test_dvc_keeps_all_results_of_stages_that_run_at_once(tmp_path):
+def test_dvc_records_all_stages_that_run_at_once(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
 
@@ -124,47 +124,47 @@ def test_dvc_keeps_all_results_of_stages_that_run_at_once(tmp_path):
     (tmp_path / "dvc.yaml").write_text(TINY)
     (tmp_path / "seed.txt").write_text("1\n")
     (tmp_path / "fails.txt").write_text("c\n")
-    again = [sys.executable, "-m", "pipeline.tools.parallel", "2"]
+    command = f"{sys.executable} -m pipeline.tools.parallel 2"
 
-    done = run(" ".join(again))
+    done = run(command)
     assert done.returncode == 1
-    assert done.stderr == "error: not done: train@c, compare. The lines above say why\n"
+    assert done.stderr == "error: not finished: train@c, compare. The lines above say why\n"
     assert "train@c | ERROR: failed to reproduce 'train@c'" in done.stdout
     locked = yaml.safe_load((tmp_path / "dvc.lock").read_text())["stages"]
     assert set(locked) == {"split", "train@a", "train@b", "train@d"}
 
     (tmp_path / "fails.txt").write_text("none\n")
-    assert run(" ".join(again)).returncode == 0
+    assert run(command).returncode == 0
     assert (tmp_path / "compare.txt").read_text() == "1\n1\n1\n1\n"
     assert json.loads(run("dvc status --json").stdout) == {}
-    assert run(" ".join(again)).stdout == "Data and pipelines are up to date.\n"
+    assert run(command).stdout == "Data and pipelines are up to date.\n"
 
 
 SLOW = """
 stages:
   train:
     foreach: [a, b, c]
-    do: {cmd: "touch began_${item}; exec sleep 300", outs: ["${item}.txt"]}
+    do: {cmd: "touch started_${item}; exec sleep 300", outs: ["${item}.txt"]}
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(len(cpu.available_cores()) < 2, reason="one core")
-def test_told_to_stop_it_ends_what_runs_and_begins_nothing_more(tmp_path):
+def test_sigterm_stops_the_running_stages_and_starts_no_other(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
     for command in ("git init -q", "dvc init -q"):
         subprocess.run(command.split(), cwd=tmp_path, env=env, check=True)
     (tmp_path / "dvc.yaml").write_text(SLOW)
-    running = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.tools.parallel", "2"],
         cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while len(list(tmp_path.glob("began_*"))) < 2:
-        assert running.poll() is None
+    while len(list(tmp_path.glob("started_*"))) < 2:
+        assert process.poll() is None
         time.sleep(0.1)
-    running.terminate()
-    _, stderr = running.communicate(timeout=60)
-    assert running.returncode == 128 + signal.SIGTERM
+    process.terminate()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
     assert stderr == INTERRUPTED + "\n"
-    assert len(list(tmp_path.glob("began_*"))) == 2
+    assert len(list(tmp_path.glob("started_*"))) == 2

@@ -1,4 +1,4 @@
-"""Predict: what a trained model says of images, whatever params.yaml says by now."""
+"""Predict: a trained model classifies images without reading params.yaml."""
 
 import io
 import json
@@ -16,23 +16,22 @@ from PIL import Image
 
 from pipeline import download, evaluate, preprocess
 from pipeline.core.errors import PipelineError
-from pipeline.data import preprocessor
-from pipeline.data.preprocessor import Preprocessor
+from pipeline.data.preprocessor import Preprocessor, store
 from pipeline.tools import predict
 from tests.conftest import REPOSITORY, png
 
 
 @pytest.fixture
 def model(project, monkeypatch):
-    """A model of 2×2 grey images whose logit of `bright` is the sum of its pixels, of `dark` 2."""
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # which it would leave set
+    """A model of 2×2 grey images; the logit of `bright` is the sum of the pixels, of `dark` 2."""
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # restores it after the test
     images = keras.Input((2, 2, 1))
     dense = keras.layers.Dense(2)
     network = keras.Model(images, dense(keras.layers.Flatten()(images)))
     dense.set_weights([np.array([[0.0, 1.0]] * 4), np.array([2.0, 0.0])])
     network.save(project / "model.keras")
-    kept = Preprocessor(["dark", "bright"], [2, 2, 1], "unit", [0.5], [0.25])
-    preprocessor.store(project / "model.keras", kept)
+    preprocessor = Preprocessor(["dark", "bright"], [2, 2, 1], "unit", [0.5], [0.25])
+    store(project / "model.keras", preprocessor)
     (project / "params.yaml").write_text("not: [valid")
     return project
 
@@ -50,16 +49,16 @@ def as_json(capsys, *argv: str) -> list[dict]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-# e^4 / (e^4 + e^2), of four white pixels
+# softmax of four white pixels: e^4 / (e^4 + e^2)
 WHITE = {"class": "bright", "probability": pytest.approx(0.880797, abs=1e-6)}
 DARK = {"class": "dark", "probability": pytest.approx(0.119203, abs=1e-6)}
 
 
 def test_classes_are_ranked_with_their_probabilities(model, capsys):
     (model / "white.png").write_bytes(white())
-    found = as_json(capsys, "white.png")
-    assert found == [{"file": "white.png", "predictions": [WHITE, DARK]}]
-    assert sum(p["probability"] for p in found[0]["predictions"]) == pytest.approx(1)
+    rows = as_json(capsys, "white.png")
+    assert rows == [{"file": "white.png", "predictions": [WHITE, DARK]}]
+    assert sum(p["probability"] for p in rows[0]["predictions"]) == pytest.approx(1)
     assert as_json(capsys, "--top", "1", "white.png")[0]["predictions"] == [WHITE]
 
 
@@ -67,23 +66,25 @@ def test_classes_are_ranked_with_their_probabilities(model, capsys):
     ("1", "PNG"), ("L", "PNG"), ("LA", "PNG"), ("P", "GIF"), ("RGB", "JPEG"), ("RGBA", "WEBP"),
     ("CMYK", "JPEG"), ("YCbCr", "JPEG"),
 ])  # fmt: skip
-def test_any_size_and_mode(model, capsys, mode, kind):
+def test_images_of_any_size_and_mode_are_classified(model, capsys, mode, kind):
     (model / "image").write_bytes(white(mode, (31, 17), kind))
-    (found,) = as_json(capsys, "image")
-    assert found["predictions"][0]["class"] == "bright"
-    assert found["predictions"][0]["probability"] == pytest.approx(0.880797, abs=0.01)
+    (row,) = as_json(capsys, "image")
+    assert row["predictions"][0]["class"] == "bright"
+    assert row["predictions"][0]["probability"] == pytest.approx(0.880797, abs=0.01)
 
 
-def test_16_bits_and_size_are_taken_as_in_training(model, capsys):
-    kept = Preprocessor(["dark", "bright"], [2, 2, 1], "unit", [0.5], [0.25], [0, 4000], 0.01)
+def test_intensity_range_and_size_limit_are_those_of_training(model, capsys):
+    preprocessor = Preprocessor(
+        ["dark", "bright"], [2, 2, 1], "unit", [0.5], [0.25], [0, 4000], 0.01
+    )
     network = keras.saving.load_model("model.keras")
-    network.save("model.keras")  # without what it kept
-    preprocessor.store(model / "model.keras", kept)
-    # 4000 of 4000 is white, 4095 is clipped to it, and of 16 bits in full neither is
+    network.save("model.keras")  # removes the stored preprocessor
+    store(model / "model.keras", preprocessor)
+    # 4000 of 4000 is white and 4095 is clipped to it; in the full 16-bit range neither is white
     for number, value in enumerate((4000, 4095)):
         Image.fromarray(np.full((2, 2), value, np.uint16)).save(f"{number}.png")
-    for found in as_json(capsys, "0.png", "1.png"):
-        assert found["predictions"] == [WHITE, DARK]
+    for row in as_json(capsys, "0.png", "1.png"):
+        assert row["predictions"] == [WHITE, DARK]
     Image.new("L", (200, 60)).save("large.png")
     with pytest.raises(SystemExit, match="1"):
         predict.main(["--model", "model.keras", "large.png"])
@@ -93,31 +94,31 @@ def test_16_bits_and_size_are_taken_as_in_training(model, capsys):
     )
 
 
-def test_a_folder_stands_for_what_is_below_it_and_not_hidden(model, capsys):
+def test_a_folder_is_replaced_by_its_files_without_hidden_ones(model, capsys):
     for name in ("b.png", "a/c.png", "a/.hidden.png", ".git/d.png"):
         (model / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (model / "images" / name).write_bytes(white())
-    found = as_json(capsys, "images", "images/b.png")
-    assert [row["file"] for row in found] == ["images/a/c.png", "images/b.png", "images/b.png"]
+    rows = as_json(capsys, "images", "images/b.png")
+    assert [row["file"] for row in rows] == ["images/a/c.png", "images/b.png", "images/b.png"]
 
 
-def test_an_image_may_come_from_standard_input(model, capsys, monkeypatch):
+def test_an_image_is_read_from_standard_input(model, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(white())))
     assert as_json(capsys, "-") == [{"file": "-", "predictions": [WHITE, DARK]}]
 
 
-def test_more_images_than_a_batch_keep_their_order(model, capsys, monkeypatch):
+def test_images_of_several_batches_keep_their_order(model, capsys, monkeypatch):
     monkeypatch.setattr(predict, "batch_size", lambda shape: 2)
     levels = [0, 255, 128, 64, 255]
     for number, level in enumerate(levels):
         (model / f"{number}.png").write_bytes(png(np.full((2, 2), level, np.uint8)))
-    found = as_json(capsys, "--top", "1", *(f"{number}.png" for number in range(5)))
-    # the sum of the pixels is above 2 from 128 on
+    rows = as_json(capsys, "--top", "1", *(f"{number}.png" for number in range(5)))
+    # the sum of the four pixels exceeds 2 from level 128 on
     expected = ["dark", "bright", "bright", "dark", "bright"]
-    assert [row["predictions"][0]["class"] for row in found] == expected
+    assert [row["predictions"][0]["class"] for row in rows] == expected
 
 
-def test_what_is_no_image_is_named_and_the_others_are_predicted(model, stage):
+def test_unreadable_files_are_reported_and_the_others_are_classified(model, stage):
     (model / "a.png").write_bytes(white())
     (model / "b.txt").write_text("no image")
     (model / "c.png").write_bytes(white(size=(64, 64))[:70])
@@ -139,7 +140,7 @@ def test_what_is_no_image_is_named_and_the_others_are_predicted(model, stage):
     assert rows[0]["predictions"] == rows[4]["predictions"] == [WHITE, DARK]
 
 
-def test_what_the_model_sees_is_written_as_pictures_without_smoothing(model, capsys):
+def test_images_are_written_as_the_model_sees_them_without_smoothing(model, capsys):
     pixels = np.array([[0, 255], [128, 64]], np.uint8)
     for name in ("a.png", "b/a.png"):
         (model / name).parent.mkdir(exist_ok=True)
@@ -154,7 +155,7 @@ def test_what_the_model_sees_is_written_as_pictures_without_smoothing(model, cap
         assert np.array_equal(np.asarray(picture), np.kron(pixels, np.ones((128, 128), np.uint8)))
 
 
-def test_a_link_to_nothing_in_a_folder_is_an_error_of_its_own(model, capsys):
+def test_a_broken_link_in_a_folder_is_reported(model, capsys):
     (model / "images").mkdir()
     (model / "images/a.png").symlink_to("nowhere")
     with pytest.raises(SystemExit, match="1"):
@@ -163,7 +164,7 @@ def test_a_link_to_nothing_in_a_folder_is_an_error_of_its_own(model, capsys):
     assert capsys.readouterr() == ("", expected)
 
 
-def test_the_table_shows_names_and_does_not_obey_them(model, capsys):
+def test_markup_and_control_codes_in_names_are_printed_as_text(model, capsys):
     name = "[red]a\x1b[31m.png"
     (model / name).write_bytes(white())
     predict.main(["--model", "model.keras", name])
@@ -177,7 +178,7 @@ def test_the_table_shows_names_and_does_not_obey_them(model, capsys):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGPIPE")
-def test_who_reads_no_further_ends_it_without_a_word(model):
+def test_a_closed_pipe_ends_it_without_a_message(model):
     (model / "white.png").write_bytes(white())
     argv = [sys.executable, "-m", "pipeline.tools.predict", "--model", "model.keras", "white.png"]
     reader, writer = os.pipe()
@@ -195,33 +196,33 @@ def test_who_reads_no_further_ends_it_without_a_word(model):
     ("--model models/gone.keras model.keras", r"gone\.keras: no such file\. Run `dvc repro`$"),
     ("--model params.yaml model.keras", r"params\.yaml: must be a \.keras file"),
 ])  # fmt: skip
-def test_what_is_not_there_is_said_before_keras_is_loaded(model, argv, message):
+def test_missing_files_and_models_are_refused(model, argv, message):
     (model / "empty").mkdir()
     with pytest.raises(PipelineError, match=message):
         predict.main(["--model", "model.keras", *argv.split()])
 
 
-def test_an_engine_that_is_not_installed_is_refused(model, monkeypatch):
+def test_an_unknown_backend_is_refused(model, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "abacus")
     with pytest.raises(PipelineError, match="KERAS_BACKEND: must be .* Got abacus"):
         predict.main(["--model", "model.keras", "model.keras"])
 
 
 @pytest.mark.parametrize("top", ["0", "-1", "many"])
-def test_no_classes_at_all_is_refused(model, capsys, top):
+def test_a_number_of_classes_below_1_is_refused(model, capsys, top):
     with pytest.raises(SystemExit):
         predict.main(["--top", top, "model.keras"])
     assert f"argument --top: must be 1 or more. Got {top}" in capsys.readouterr().err
 
 
-def test_the_champion_of_this_repository_is_found_from_any_working_directory():
+def test_the_default_model_does_not_depend_on_the_working_directory():
     assert predict.CHAMPION.parent.is_dir()
     assert predict.CHAMPION.name == "champion.keras"
     assert predict.CHAMPION.is_absolute()
 
 
 def write_photos(top: Path) -> None:
-    """Write noise in colour, each image of a size of its own, as PART/CLASS/*."""
+    """Write colour noise in images of various sizes as SPLIT/CLASS/*.png."""
     random = np.random.default_rng(0)
     for name in ("train/blue", "train/red", "test/blue", "test/red"):
         (top / name).mkdir(parents=True)
@@ -231,7 +232,7 @@ def write_photos(top: Path) -> None:
             (top / name / f"{number}.png").write_bytes(png(pixels))
 
 
-def test_test_images_are_answered_as_evaluate_did_though_params_have_changed(
+def test_predictions_equal_those_of_evaluate_after_params_have_changed(
     project, edit, capsys, monkeypatch
 ):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
@@ -240,7 +241,7 @@ def test_test_images_are_answered_as_evaluate_did_though_params_have_changed(
     edit("folder: data/folder", "folder: photos")
     edit("normalize: unit", "normalize: standardize")
     edit("image_size:", "image_size: [8, 6]")
-    edit("precision: auto\n  # true", "precision: float32\n  # true")  # of evaluate
+    edit("precision: auto\n  # true", "precision: float32\n  # true")  # under evaluate
     download.main("--raw raw".split())
     preprocess.main("--raw raw --arrays arrays".split())
     images = keras.Input((8, 6, 3))
@@ -248,18 +249,18 @@ def test_test_images_are_answered_as_evaluate_did_though_params_have_changed(
     network = keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(images)))
     network.save(project / "model.keras")
     info = json.loads((project / "arrays/info.json").read_text())
-    preprocessor.store(project / "model.keras", Preprocessor.of(info))
+    store(project / "model.keras", Preprocessor.of(info))
     argv = "--model model.keras --arrays arrays --metrics test.json --predictions predictions.csv"
     evaluate.main(argv.split())
 
     edit("normalize: standardize", "normalize: unit")
     edit("image_size: [8, 6]", "image_size: [64, 64]")
     capsys.readouterr()
-    found = as_json(capsys, "photos/test")
+    rows = as_json(capsys, "photos/test")
     table = pd.read_csv(project / "predictions.csv")
     assert set(table["predicted"]) == {"blue", "red"}
-    assert [Path(row["file"]).parent.name for row in found] == table["actual"].tolist()
-    first = [row["predictions"][0] for row in found]
-    assert [prediction["class"] for prediction in first] == table["predicted"].tolist()
-    confidence = [prediction["probability"] for prediction in first]
+    assert [Path(row["file"]).parent.name for row in rows] == table["actual"].tolist()
+    top = [row["predictions"][0] for row in rows]
+    assert [prediction["class"] for prediction in top] == table["predicted"].tolist()
+    confidence = [prediction["probability"] for prediction in top]
     assert confidence == pytest.approx(table["confidence"].tolist(), abs=2e-6)

@@ -12,7 +12,7 @@ import yaml
 from pipeline.tools import summary
 from tests.conftest import REPOSITORY
 
-# stands for compare and report
+# replaces compare and report
 GRAPH = """
 stages:
   compare:
@@ -31,14 +31,15 @@ VERDICT = (
     "+10.0 to +30.0."
 )
 EXPECTED = (
-    "This is expected: they record this run, and each kind of processor rounds differently. Commit "
-    "them to keep them, or take the committed ones back with `git restore dvc.lock metrics`."
+    "This is expected: they record this run, and results differ slightly between types of "
+    "processor. Commit them to keep them, or restore the committed versions with `git restore "
+    "dvc.lock metrics`."
 )
 
 
 def run(folder: Path, *argv: str) -> str:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "MAKE"))}
-    env |= {"PYTHONPATH": str(REPOSITORY), "BROWSER": "true"}  # one that shows nothing
+    env |= {"PYTHONPATH": str(REPOSITORY), "BROWSER": "true"}  # a browser that shows nothing
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -69,37 +70,37 @@ def repository(project: Path) -> Path:
     (project / "data/folder/README.md").touch()
     for command in ("git init -q", "dvc init -q", "dvc repro -q", "git add -A"):
         run(project, *command.split())
-    who = ("-c", "user.name=test", "-c", "user.email=test@example.org")
-    run(project, "git", *who, "commit", "-qm", "first")
+    identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    run(project, "git", *identity, "commit", "-qm", "first")
     return project
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.skipif(
     (os.cpu_count() or 1) < 2, reason="one core"))])  # fmt: skip
-def test_make_repro_ends_with_verdict_report_and_what_git_sees(repository, jobs):
+def test_make_repro_ends_with_verdict_report_and_changed_files(repository, jobs):
     make = "make", "-f", str(REPOSITORY / "Makefile"), "-o", ".venv/ready", "repro", f"JOBS={jobs}"
     report = f"Report: {repository / 'plots/report.html'}"
-    said = run(repository, *make).splitlines()
-    assert said[-4] == "Data and pipelines are up to date."
-    assert said[-2:] == [VERDICT.replace("20.0", "10.0").replace("10.0 to +30.0", "0.0 to +20.0"),
-                         report]  # fmt: skip
+    output = run(repository, *make).splitlines()
+    assert output[-4] == "Data and pipelines are up to date."
+    verdict = VERDICT.replace("20.0", "10.0").replace("10.0 to +30.0", "0.0 to +20.0")
+    assert output[-2:] == [verdict, report]
 
     write_result(repository, 0.2)
-    said = run(repository, *make).splitlines()
+    output = run(repository, *make).splitlines()
     changed = f"Changed since the last commit: dvc.lock, metrics. {EXPECTED}"
-    assert said[-3:] == [VERDICT, report, changed]
-    if jobs > 1:  # DVC's advice, after every stage
-        assert not [line for line in said if "git add" in line or "dvc push" in line]
-    # also where nothing had to run
+    assert output[-3:] == [VERDICT, report, changed]
+    if jobs > 1:  # the advice that DVC prints after every stage is left out
+        assert not [line for line in output if "git add" in line or "dvc push" in line]
+    # also if no stage had to run
     assert run(repository, *make).splitlines()[-3:] == [VERDICT, report, changed]
 
 
 def test_make_report_prints_the_path_whether_or_not_a_browser_opens(repository):
-    said = run(repository, "make", "-f", str(REPOSITORY / "Makefile"), "report")
-    assert said == f"{repository / 'plots/report.html'}\n"
+    output = run(repository, "make", "-f", str(REPOSITORY / "Makefile"), "report")
+    assert output == f"{repository / 'plots/report.html'}\n"
 
 
-def test_nothing_is_said_of_git_where_there_is_none(project, stage):
+def test_without_git_no_changed_files_are_listed(project, stage):
     write_result(project, 0.2)
     (project / "metrics").mkdir()
     for name in ("comparison.json", "champion.json"):
@@ -108,7 +109,7 @@ def test_nothing_is_said_of_git_where_there_is_none(project, stage):
     assert done.stdout == f"\n{VERDICT}\nReport: {project / 'plots/report.html'}\n"
 
 
-def test_its_files_are_outputs_of_the_graph():
+def test_the_files_it_reads_are_outputs_of_the_graph():
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     outputs = [*stages["compare"]["outs"], *stages["compare"]["metrics"], *stages["report"]["outs"]]
     names = {name for out in outputs for name in ([out] if isinstance(out, str) else out)}
