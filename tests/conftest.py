@@ -1,4 +1,4 @@
-"""What several tests build on: the repository itself, a working directory, small arrays."""
+"""Fixtures and functions shared by tests: a working directory, small arrays, a browser."""
 
 import io
 import os
@@ -22,8 +22,8 @@ from pipeline.ingest.parquet import Example
 
 REPOSITORY = Path(__file__).parents[1]
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
-os.environ["MPLBACKEND"] = "agg"  # a notebook's is not installed here
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the stages, before Keras is imported
+os.environ["MPLBACKEND"] = "agg"  # a notebook sets one that is not installed here
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the stages do, before Keras is imported
 if "TFDS_DATA_DIR" in os.environ:  # stages run in folders of their own
     os.environ["TFDS_DATA_DIR"] = str(Path(os.environ["TFDS_DATA_DIR"]).resolve())
 
@@ -31,17 +31,17 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), 
 in_browser = pytest.mark.skipif(not CHROMIUM, reason="neither chromium nor google-chrome")
 
 
-# what builds on these needs a browser, Git and DVC, or TensorFlow's converters
+# fixtures that need a browser, Git and DVC, or TensorFlow's converters
 SLOW_FIXTURES = {
     "browser", "champion", "clone", "dvc_plots", "look_alikes", "mount", "repository", "server",
 }  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks
+@pytest.hookimpl(tryfirst=True)  # before pytest selects tests by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a slow fixture.
+    """Mark tests that use a slow fixture, and move the longest tests to the start.
 
-    And begin with what takes minutes, so that no worker is left alone with it at the end.
+    Otherwise one worker would still run them after all others have finished.
     """
     for item in items:
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
@@ -52,25 +52,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(
+        browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--disable-background-networking"],  # as root, in CI
         )
-        yield found
-        found.close()
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
 def committed(tmp_path: Path) -> Callable[[str], Path]:
-    """A file or folder of the repository as the last commit has it.
+    """Extract a file or folder of the last commit.
 
-    A run rewrites metrics/, studies/ and more in the working tree, and on another processor with
-    other numbers. What README says of them is checked as it was committed.
+    A run rewrites metrics/, studies/ and more in the working tree, with different numbers on
+    another processor. README and docs describe the committed ones.
     """
 
     def extract(name: str) -> Path:
         if not (REPOSITORY / ".git").exists():
-            pytest.skip("a copy without Git, as from a ZIP file")
+            pytest.skip("a copy without Git, for example from a ZIP file")
         command = ["git", "archive", "--format=zip", "HEAD", name]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True)
         assert done.returncode == 0, done.stderr
@@ -82,7 +82,7 @@ def committed(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def write_params(folder: Path) -> None:
-    """Write the default params.yaml, whatever seed is being tried in the repository's own."""
+    """Write the repository's params.yaml with the default seed."""
     text = (REPOSITORY / "params.yaml").read_text("utf-8")
     text = re.sub(r"^seed: \d+", "seed: 0", text, flags=re.M)
     (folder / "params.yaml").write_text(text, "utf-8")
@@ -98,7 +98,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def edit(project: Path) -> Callable[[str, str], None]:
-    """Replace text in the working directory's params.yaml, in its settings and not in a comment."""
+    """Replace text in the settings of the working directory's params.yaml, but not in comments."""
 
     def replace(old: str, new: str) -> None:
         path = project / "params.yaml"
@@ -114,7 +114,7 @@ def edit(project: Path) -> Callable[[str, str], None]:
 
 @pytest.fixture
 def stage(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a stage as a process of its own in the working directory."""
+    """Run a stage as a separate process in the working directory."""
 
     def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -122,7 +122,7 @@ def stage(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             timeout=120,
-            # JAX sets this one, here, where Keras finds it installed
+            # importing JAX sets TF_CPP_MIN_LOG_LEVEL in this process
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPOSITORY), **env},
         )
 
@@ -131,7 +131,7 @@ def stage(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def hostile(tmp_path_factory) -> dict[str, str]:
-    """Settings of a user's other projects, as variables of a process; some are in files."""
+    """Environment variables, and settings in a home folder, that must not change any result."""
     home = tmp_path_factory.mktemp("hostile")
     (home / ".keras").mkdir()
     (home / ".keras/keras.json").write_text(
@@ -158,7 +158,7 @@ def hostile(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mount a small file system, in memory, at `disk` in the working directory."""
+    """Mount a small file system in memory as `disk` in the working directory."""
     disk = tmp_path / "disk"
 
     def mount(options: str) -> Path:
@@ -176,7 +176,7 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 def task(count: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """Dark images of class 0 and bright ones of class 1."""
+    """Return dark images of class 0 and bright images of class 1, with their labels."""
     labels = np.arange(count) % 2
     noise = np.random.default_rng(0).random((count, 8, 8, 1), dtype=np.float32)
     return noise * 0.2 + labels[:, None, None, None].astype(np.float32) * 0.8, labels
@@ -192,7 +192,7 @@ def write_arrays(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
 
 @pytest.fixture
 def prepared(project, edit):
-    """Arrays and split of 64 small images, and a short training."""
+    """Arrays and a split of 64 small images, with settings for a short training."""
     images, labels = task()
     write_arrays(project / "arrays/train", images, labels)
     (project / "arrays/info.json").write_text(
@@ -205,6 +205,7 @@ def prepared(project, edit):
 
 
 def arguments(model: str, out: str) -> list[str]:
+    """Return the command line arguments of the train stage."""
     return [
         model, "--arrays", "arrays", "--split", "split.npz", "--out", f"{out}/model.keras",
         "--history", f"{out}/history.csv", "--metrics", f"{out}/train.json",
@@ -212,7 +213,7 @@ def arguments(model: str, out: str) -> list[str]:
     ]  # fmt: skip
 
 
-# of the stage export, in the working directory
+# command line arguments of the export stage
 EXPORT = "--model champion.keras --arrays arrays --out export --metrics export.json".split()
 
 
@@ -224,7 +225,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def grey(value: int, label: int = 0, id: str = "image", size: tuple[int, int] = (2, 3)) -> Example:
-    """A grey image of one value."""
+    """Return an image of a single grey value."""
     return Example(png(np.full(size, value, np.uint8)), label, id)
 
 
@@ -238,12 +239,13 @@ PLAIN = {
 }
 
 
-def settings(**own: Any) -> Train:
-    common = {
+def settings(**changes: Any) -> Train:
+    """Return training settings: simple ones with these changes."""
+    defaults = {
         "epochs": 3, "batch_size": 8, "optimizer": "adam", "learning_rate": 0.01, "momentum": 0.0,
         "nesterov": False, "ema_momentum": None, "whiten": False,
         "weight_decay": None, "schedule": "constant", "warmup_epochs": 0, "gradient_clip": None,
         "gradient_clip_at": 1.0, "loss": "cross_entropy", "label_smoothing": 0.0,
         "class_weights": None, "precision": "float32", "early_stopping": None, "augment": PLAIN,
     }  # fmt: skip
-    return Train.model_validate({**common, **own})
+    return Train.model_validate({**defaults, **changes})

@@ -1,4 +1,4 @@
-"""Kill: `dvc repro` is killed in every stage, and ends as if it had never been."""
+"""Kill: a `dvc repro` that was killed in every stage ends with the same results."""
 
 import os
 import random
@@ -15,7 +15,7 @@ import pytest
 
 from tests.test_graph import Clone
 
-KEPT = ("data/**/*.*", "models/*.keras", "metrics/*.json", "metrics/t*/*.json", "plots/**/*.*")
+OUTPUTS = ("data/**/*.*", "models/*.keras", "metrics/*.json", "metrics/t*/*.json", "plots/**/*.*")
 RUNNING = re.compile(r"Running stage '([\w@]+)'")
 
 
@@ -26,7 +26,7 @@ class Repro:
         bin = Path(sys.executable).parent
         env = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_"))}
         env |= {"PATH": f"{bin}{os.pathsep}{env['PATH']}", "PYTHONUNBUFFERED": "1"}
-        # as `make repro` does: DVC stops at a lock file that it was killed in the middle of
+        # as `make repro` does: DVC refuses a lock file that it was killed while writing
         repair = [sys.executable, "-m", "pipeline.tools.doctor", "--repair"]
         subprocess.run(repair, cwd=folder, env=env, check=True)
         self.process = subprocess.Popen(
@@ -36,7 +36,7 @@ class Repro:
 
     def lines(self) -> Iterator[str]:
         assert self.process.stdout
-        # not `yield from`, which would close it where somebody leaves
+        # `yield from` would close the pipe when a caller stops reading
         for line in self.process.stdout:  # noqa: UP028
             yield line
         self.process.stdout.close()
@@ -49,11 +49,11 @@ class Repro:
         self.process.wait()
 
     def kill_in(self, stages: set[str], delay: float) -> bool:
-        """Kill so many seconds after the first of these stages begins; False: none of them ran."""
+        """Kill `delay` seconds after the first of these stages starts; return whether one ran."""
         lines = []
         for line in self.lines():
             lines.append(line)
-            if (found := RUNNING.search(line)) and found[1] in stages:
+            if (match := RUNNING.search(line)) and match[1] in stages:
                 time.sleep(delay)
                 self.kill()
                 list(self.lines())
@@ -68,22 +68,22 @@ def prepare(folder: Path, alone: bool = False) -> Clone:
 
 
 @pytest.mark.long
-def test_killed_in_every_stage_the_results_are_the_same_to_the_bit(tmp_path):
+def test_after_a_kill_in_every_stage_the_results_are_the_same_bytes(tmp_path):
     whole, killed = (prepare(tmp_path / name, alone=True) for name in ("whole", "killed"))
-    began: dict[str, float] = {}
+    starts: dict[str, float] = {}
     for line in (run := Repro(whole.folder)).lines():
-        if found := RUNNING.search(line):
-            began[found[1]] = time.perf_counter()
+        if match := RUNNING.search(line):
+            starts[match[1]] = time.perf_counter()
     assert run.process.wait() == 0
-    ends = [*list(began.values())[1:], time.perf_counter()]
-    order = list(began)
+    ends = [*list(starts.values())[1:], time.perf_counter()]
+    order = list(starts)
 
     rng = random.Random(0)
     kills = 0
     for number, (stage, end) in enumerate(zip(order, ends, strict=True)):
-        # twice where it takes seconds
+        # twice in training, which takes seconds
         for _ in range(2 if "train" in stage else 1):
-            delay = rng.uniform(0, end - began[stage])
+            delay = rng.uniform(0, end - starts[stage])
             kills += Repro(killed.folder).kill_in(set(order[number:]), delay)
     assert kills >= 10
     last = Repro(killed.folder)
@@ -94,45 +94,46 @@ def test_killed_in_every_stage_the_results_are_the_same_to_the_bit(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_epoch_that_is_done_is_not_trained_again(tmp_path):
+def test_a_finished_epoch_is_not_trained_again(tmp_path):
     whole, killed = prepare(tmp_path / "whole"), prepare(tmp_path / "killed")
     whole.repro("train@batchnorm")
     run = Repro(killed.folder, "train@batchnorm")
     for line in run.lines():
         if line.startswith("epoch 3/") and run.process.poll() is None:
-            run.kill()  # the second is kept, the third perhaps
-    # now DVC alone: the training goes on without it, and the next one waits for its end
+            run.kill()  # epoch 2 has a checkpoint, epoch 3 perhaps
+    # now kill DVC only: the training continues without it, and the next one waits for it
     run = Repro(killed.folder, "train@batchnorm")
     lines = []
     for line in run.lines():
         lines.append(line)
         if "resuming after epoch" in line:
-            left = psutil.Process(run.process.pid).children(recursive=True)
-            for process in left:
-                process.suspend()  # until the next one is there
+            children = psutil.Process(run.process.pid).children(recursive=True)
+            for process in children:
+                process.suspend()  # until the next one waits
             run.kill(only_dvc=True)
             break
     assert re.search("batchnorm: resuming after epoch [23] of 4", lines[-1])
-    out = []
+    output = []
     following = Repro(killed.folder, "train@batchnorm")
     for line in following.lines():
-        out.append(line)
+        output.append(line)
         if "batchnorm: waiting for another process that trains it" in line:
-            for process in left:
+            for process in children:
                 process.resume()
     assert following.process.wait() == 0
-    assert "waiting for another" in "".join(out)
-    assert "batchnorm: resuming after epoch 4 of 4" in "".join(out)
-    assert list(run.lines())[-1].startswith("train: batchnorm: 4 epochs")  # of the first
+    assert "waiting for another" in "".join(output)
+    assert "batchnorm: resuming after epoch 4 of 4" in "".join(output)
+    assert list(run.lines())[-1].startswith("train: batchnorm: 4 epochs")  # the first training
     compare(whole, killed, "models/batchnorm.keras", "plots/history/batchnorm.csv")
 
 
 def compare(whole: Clone, killed: Clone, *names: str) -> None:
-    expected, found = (clone.read(*(names or KEPT)) for clone in (whole, killed))
+    """Check that the outputs are the same bytes and that nothing temporary is left."""
+    expected, actual = (clone.read(*(names or OUTPUTS)) for clone in (whole, killed))
     assert len(expected) > 20 or names
-    assert [name for name in expected if expected[name] != found.get(name)] == []
-    left = [path for path in killed.folder.rglob("*.part.*") if ".dvc" not in path.parts]
-    assert left == []
+    assert [name for name in expected if expected[name] != actual.get(name)] == []
+    temporary = [path for path in killed.folder.rglob("*.part.*") if ".dvc" not in path.parts]
+    assert temporary == []
     if not names:
-        # but of the last training, which DVC had not recorded yet when it ended
+        # at most that of the last training, which DVC had not recorded when it ended
         assert len(list(killed.folder.glob(".checkpoints/*/*/*.npz"))) <= 1

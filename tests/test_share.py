@@ -1,4 +1,4 @@
-"""Share: what one clone has pushed, another pulls, and has nothing left to run."""
+"""Share: a clone that pulls what another has pushed has nothing to run."""
 
 import getpass
 import os
@@ -15,14 +15,14 @@ import yaml
 
 from tests.test_graph import Clone
 
-# one worker runs both: the graph runs once
+# both tests in one worker, so that the graph runs once
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("share")]
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 UP_TO_DATE = "Data and pipelines are up to date."
 
 
 class Second(Clone):
-    """What `git clone` makes of another."""
+    """A `git clone` of another clone."""
 
     def __init__(self, first: Clone, folder: Path):
         self.folder = folder
@@ -31,11 +31,11 @@ class Second(Clone):
 
 class Remote(NamedTuple):
     url: str
-    """As `dvc remote add` takes it"""
+    """The argument of `dvc remote add`"""
     folder: Path
-    """Where its files really lie"""
+    """The folder that holds its files"""
     options: dict[str, str]
-    """What each clone sets for itself"""
+    """Settings that each clone makes for itself"""
 
 
 def outputs(clone: Clone) -> dict[str, bytes]:
@@ -47,7 +47,7 @@ def outputs(clone: Clone) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory) -> Clone:
-    """A clone whose graph has run, with one model and one epoch, and is committed."""
+    """A clone whose graph has run with one model for one epoch, and is committed."""
     clone = Clone(tmp_path_factory.mktemp("first"), alone=True, epochs=1)
     clone.repro()
     clone.commit("run")
@@ -61,14 +61,14 @@ def folder_remote(tmp_path: Path) -> Remote:
 
 @pytest.fixture
 def ssh_remote(tmp_path: Path) -> Iterator[Remote]:
-    """A folder behind an sshd of its own, on a port of this machine."""
+    """A folder served by a separate sshd on a local port."""
     pytest.importorskip("dvc_ssh")
     if not SSHD:
         pytest.skip("no sshd: apt-get install openssh-server")
     for name in ("host", "user"):
         make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)]
         subprocess.run(make, check=True)
-    if os.geteuid() == 0:  # where sshd starts as a service, that makes it
+    if os.geteuid() == 0:  # created by the service where sshd runs as one
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -102,32 +102,34 @@ def wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
             time.sleep(0.1)
         else:
             return
-    pytest.fail(f"sshd does not answer: {log.read_text()}")
+    pytest.fail(f"sshd accepts no connection: {log.read_text()}")
 
 
 @pytest.mark.parametrize("kind", ["folder_remote", "ssh_remote"])
-def test_second_clone_pulls_what_the_first_pushed_and_runs_nothing(first, kind, request, tmp_path):
+def test_a_second_clone_pulls_what_the_first_pushed_and_runs_nothing(
+    first, kind, request, tmp_path
+):
     remote = request.getfixturevalue(kind)
 
-    def own(clone: Clone) -> None:
+    def configure(clone: Clone) -> None:
         for option, value in remote.options.items():
             clone.run("dvc", "remote", "modify", "--local", "share", option, value)
 
     first.run("dvc", "remote", "add", "-f", "-d", "share", remote.url)
     first.commit(f"remote: {kind}")
-    own(first)
+    configure(first)
     first.run("dvc", "push")
     assert list((remote.folder / "files/md5").glob("*/*"))
 
     second = Second(first, tmp_path / "second")
     assert not (second.folder / "data/raw").exists()
-    own(second)
+    configure(second)
     second.run("dvc", "pull")
     assert UP_TO_DATE in second.run("dvc", "repro")
     assert second.run("git", "status", "--porcelain") == ""
-    made, pulled = outputs(first), outputs(second)
-    assert len(made) > 15
-    assert [name for name in made if made[name] != pulled.get(name)] == []
-    # and what it then changes reruns what follows, as in the first
+    pushed, pulled = outputs(first), outputs(second)
+    assert len(pushed) > 15
+    assert [name for name in pushed if pushed[name] != pulled.get(name)] == []
+    # a change there reruns only the stages that depend on it
     second.edit("params.yaml", "champion: auto", "champion: baseline")
     assert second.repro() == {"compare", "report"}
