@@ -1,1 +1,1 @@
-"""One file, one benchmark; `python -m benchmarks` runs them."""
+"""Benchmarks, one per file; `python -m benchmarks` runs them."""

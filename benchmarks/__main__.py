@@ -1,17 +1,18 @@
-"""Benchmarks: what docs/benchmarks.md says, measured; one file a benchmark.
+"""Benchmarks: measure the figures of docs/benchmarks.md.
 
-python -m benchmarks [names]            all, or these: 7 runs of each way
-python -m benchmarks [names] --quick    train, or these: fewer and random images, 3 runs; apart,
-                                        in results/quick
-python -m benchmarks --report           nothing is measured: table, picture and page again
+python -m benchmarks [names]            the default benchmarks, or these: 7 runs of each variant
+python -m benchmarks [names] --quick    train, or these: 3 runs with fewer, random images; written
+                                        to results/quick
+python -m benchmarks --report           measure nothing; write table, picture and page again
 
-By name only: jobs and determinism (minutes), accuracy (an hour and more) and gpu.
+Run by name only: jobs and determinism (minutes), accuracy (an hour and more) and gpu.
 
-A benchmark is a file here with `measure(plan) -> list[dict]`, of `harness.summarize`.
+Each benchmark is a file of this package that defines `measure(plan) -> list[dict]`, a list of
+results of `harness.summarize`.
 
-Writes  benchmarks/results/NAME.json           every sample, machine and versions; of accuracy,
+Writes  benchmarks/results/NAME.json           every sample, machine and versions; for accuracy
                                                NAME_MODEL.json
-        benchmarks/results/benchmarks.png      all of them in one picture
+        benchmarks/results/benchmarks.png      all results in one picture
         docs/benchmarks.md                     the table between its markers
 """
 
@@ -38,7 +39,7 @@ from pipeline.core.files import write_json
 from pipeline.reporting.drawing import save
 
 DEFAULT = ("train", "predict", "startup", "preprocess", "repro")
-EVERY = (*DEFAULT, "jobs", "determinism", "accuracy", "gpu")
+BENCHMARKS = (*DEFAULT, "jobs", "determinism", "accuracy", "gpu")
 QUICK = ("train",)
 RESULTS = Path(__file__).parent / "results"
 PAGE = REPOSITORY / "docs/benchmarks.md"
@@ -49,9 +50,9 @@ DESCRIBE = (
 
 @cache
 def describe() -> dict[str, dict]:
-    """Return machine and versions; in a process of its own, since it imports Keras."""
-    said = subprocess.run(python("-c", DESCRIBE), capture_output=True, text=True, check=True)
-    versions = json.loads(said.stdout)
+    """Return machine and versions, found in a separate process because it imports Keras."""
+    done = subprocess.run(python("-c", DESCRIBE), capture_output=True, text=True, check=True)
+    versions = json.loads(done.stdout)
     if find_spec("torch"):
         versions["torch"] = version("torch")
     machine = {
@@ -63,27 +64,36 @@ def describe() -> dict[str, dict]:
 
 
 def measure(names: Sequence[str], quick: bool, results: Path) -> None:
-    """Run benchmarks one after the other and write what each has measured."""
+    """Run benchmarks one after another and write the results of each.
+
+    Args:
+        names: Of the benchmarks.
+        quick: Whether to measure fewer runs and images.
+        results: The folder to write to.
+
+    Raises:
+        PipelineError: A benchmark does not exist.
+    """
     for name in names:
         if find_spec(f"benchmarks.{name}") is None:
-            raise PipelineError(f"no file benchmarks/{name}.py. There are {', '.join(EVERY)}")
+            raise PipelineError(f"names must be of {', '.join(BENCHMARKS)}. Got {name}")
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(3 if quick else 7, quick, Path(folder))
         for name in names:
             print(f"{name}:", flush=True)
-            start = {
+            header = {
                 "benchmark": name,
                 "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
                 "quick": quick,
                 "load_at_start": os.getloadavg()[0],
             }
             files: dict[str, list[dict]] = {}
-            for done in importlib.import_module(f"benchmarks.{name}").measure(plan):
-                # one by one, where they take hours
-                file = f"{name}_{done['model']}" if "model" in done else name
-                files.setdefault(file, []).append(done)
+            for comparison in importlib.import_module(f"benchmarks.{name}").measure(plan):
+                # models that take hours are measured, and stored, one at a time
+                file = f"{name}_{comparison['model']}" if "model" in comparison else name
+                files.setdefault(file, []).append(comparison)
             for file, comparisons in files.items():
-                value = {**start, **describe(), "comparisons": comparisons}
+                value = {**header, **describe(), "comparisons": comparisons}
                 write_json(results / f"{file}.json", value)
 
 
@@ -92,21 +102,23 @@ def main(argv: list[str] | None = None) -> None:
         prog="benchmarks", description=__doc__ and __doc__.splitlines()[0]
     )
     parser.add_argument(
-        "names", nargs="*", help=f"of {', '.join(EVERY)}; none: the first {len(DEFAULT)}"
+        "names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; default: the first {len(DEFAULT)}"
     )
-    parser.add_argument("--quick", action="store_true", help="fewer of all")
-    parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument("--quick", action="store_true", help="measure fewer runs with fewer images")
+    parser.add_argument(
+        "--report", action="store_true", help="write the report again without measuring"
+    )
     args = parser.parse_args(argv)
-    if "TFDS_DATA_DIR" in os.environ:  # stages run in folders of their own
+    if "TFDS_DATA_DIR" in os.environ:  # stages run in other folders
         os.environ["TFDS_DATA_DIR"] = str(Path(os.environ["TFDS_DATA_DIR"]).resolve())
     results = RESULTS / "quick" if args.quick else RESULTS
     if not args.report:
         measure(args.names or (QUICK if args.quick else DEFAULT), args.quick, results)
-    found = report.read(results)
-    report.show(found)
-    save(report.draw(found), results / "benchmarks.png")
+    stored = report.read(results)
+    report.show(stored)
+    save(report.draw(stored), results / "benchmarks.png")
     if not args.quick:
-        report.write_page(PAGE, found)
+        report.write_page(PAGE, stored)
 
 
 if __name__ == "__main__":

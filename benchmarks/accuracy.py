@@ -1,9 +1,9 @@
-"""Accuracy: how long airnet trains on CIFAR-10, and what share of the test images it gets right.
+"""Accuracy: measure training time and test accuracy of airnet on CIFAR-10.
 
-The train and evaluate stages as they are, with the models of accuracy.yaml and a seed a run:
-40,000 images to train with, the weights of the last epoch, on the backend of params.yaml. Minutes
-to hours a model, so only by name: `python -m benchmarks accuracy`, or with MODELS="airnet_3
-airnet_5" in the environment for some of them.
+Runs the train and evaluate stages with the models of accuracy.yaml, one seed per run: 40,000
+training images, the weights of the last epoch, on the backend of params.yaml. A model takes minutes
+to hours, so this runs by name only: `python -m benchmarks accuracy`. MODELS="airnet_3 airnet_5" in
+the environment selects some of the models.
 """
 
 import os
@@ -18,7 +18,7 @@ from pipeline.config import yaml_reader
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 
-RECIPES = Path(__file__).with_suffix(".yaml")
+MODELS = Path(__file__).with_suffix(".yaml")
 RUNS = 3
 SPLIT = "-m pipeline.split --arrays data/arrays --split data/split.npz --metrics split.json"
 TRAIN = (
@@ -32,10 +32,11 @@ EVALUATE = (
 
 
 def measure(plan: Plan) -> list[dict]:
+    """Train and evaluate each model with several seeds."""
     if "TFDS_DATA_DIR" not in os.environ:
-        print("  left out: TFDS_DATA_DIR must name a folder with CIFAR-10 prepared by TFDS")
+        print("  skipped: TFDS_DATA_DIR must name a folder with CIFAR-10 prepared by TFDS")
         return []
-    models = yaml_reader.parse(RECIPES.read_text("utf-8"))["models"]
+    models = yaml_reader.parse(MODELS.read_text("utf-8"))["models"]
     chosen = os.environ.get("MODELS", "").split() or list(models)
     if unknown := set(chosen) - set(models):
         raise PipelineError(f"MODELS must be of {', '.join(models)}. Got {min(unknown)}")
@@ -56,8 +57,8 @@ def _measure(name: str, models: dict, folder: Path) -> dict:
     samples: list[Sample] = []
     for seed in range(RUNS):
         stage(TRAIN, seed, False)
-        took = read_json(folder / "run.json")
-        samples.append({"s": took["train_seconds"]})
+        run = read_json(folder / "run.json")
+        samples.append({"s": run["train_seconds"]})
         for kind, mirror in (("accuracy", False), ("mirrored", True)):
             stage(EVALUATE, seed, mirror)
             samples[-1][kind] = read_json(folder / "test.json")["accuracy"]
@@ -66,5 +67,5 @@ def _measure(name: str, models: dict, folder: Path) -> dict:
         statistics.median(sample[kind] for sample in samples) for kind in ("accuracy", "mirrored")
     )
     title = f"train {name} to {plain:.1%} of the test images, mirrored {mirrored:.1%}"
-    found = summarize(title, "s", {OURS: samples}, {OURS: {"precision": took["precision"]}})
-    return {"model": name, **found}
+    summary = summarize(title, "s", {OURS: samples}, {OURS: {"precision": run["precision"]}})
+    return {"model": name, **summary}

@@ -1,4 +1,4 @@
-"""Harness: ways to do the same thing, measured in turn, only one of them working at a time."""
+"""Harness: measure variants of the same task alternately, one at a time."""
 
 import multiprocessing
 import os
@@ -20,32 +20,32 @@ OURS = "cnn-pipeline"
 MORE_IS_BETTER = {"images/s"}
 
 Sample = dict[str, float]
-"""Numbers by their unit, as in {"s": 7.2, "MiB": 465}"""
+"""Measurements by unit, such as {"s": 7.2, "MiB": 465}"""
 
 
 class Plan(NamedTuple):
     """How to measure."""
 
     runs: int
-    """Of each way, odd"""
+    """Samples of each variant, an odd number"""
     quick: bool
-    """Whether fewer images will do"""
+    """Whether to use fewer images"""
     folder: Path
-    """Of this run alone, shared by its benchmarks"""
+    """A temporary folder that all benchmarks of a run share"""
 
 
-def alternate(ways: Mapping[str, Callable[[], Sample]], runs: int) -> dict[str, list[Sample]]:
-    """Measure each way once a run, there and back: A B C, C B A, …
+def alternate(variants: Mapping[str, Callable[[], Sample]], runs: int) -> dict[str, list[Sample]]:
+    """Measure each variant once per run, reversing the order after each run: A B C, C B A, …
 
-    A machine that slows down steadily so slows down all of them alike.
+    If the machine slows down steadily, all variants are affected equally.
     """
-    samples: dict[str, list[Sample]] = {way: [] for way in ways}
+    samples: dict[str, list[Sample]] = {name: [] for name in variants}
     for run in range(runs):
-        for way in list(ways)[:: -1 if run % 2 else 1]:
-            sample = ways[way]()
-            samples[way].append(sample)
+        for name in list(variants)[:: -1 if run % 2 else 1]:
+            sample = variants[name]()
+            samples[name].append(sample)
             numbers = "  ".join(f"{value:,.4g} {unit}" for unit, value in sample.items())
-            print(f"  run {run + 1}/{runs}  {way}: {numbers}", flush=True)
+            print(f"  run {run + 1}/{runs}  {name}: {numbers}", flush=True)
     return samples
 
 
@@ -55,65 +55,72 @@ def summarize(
     samples: dict[str, list[Sample]],
     about: dict[str, dict[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """Set the first way against the others.
+    """Compare the first variant with the others.
 
     Args:
-        title: What is done.
-        unit: Which number of the samples.
-        samples: Of `alternate`.
-        about: What else to know of a way.
+        title: The task.
+        unit: The measurement to compare, a key of the samples.
+        samples: As `alternate` returns them.
+        about: Further facts about variants, such as the precision.
 
     Returns:
-        title, unit and n; ways: median, min, max, all samples, and about; against: how many
-        times as good the first way is as another: of the medians, and min and max run by run.
+        title, unit and n, the number of runs; ways: for each variant the median, min, max, samples
+        and facts; against: for each other variant, how many times better the first one is: the
+        ratio of the medians, and min and max of the ratios of single runs.
     """
-    series = {way: [sample[unit] for sample in taken] for way, taken in samples.items()}
-    ours, *others = series
+    values = {name: [sample[unit] for sample in runs] for name, runs in samples.items()}
+    ours, *others = values
     power = 1 if unit in MORE_IS_BETTER else -1
     against = {}
     for other in others:
-        each = [(a / b) ** power for a, b in zip(series[ours], series[other], strict=True)]
-        medians = statistics.median(series[ours]) / statistics.median(series[other])
-        against[other] = {"ratio": medians**power, "min": min(each), "max": max(each)}
+        ratios = [(a / b) ** power for a, b in zip(values[ours], values[other], strict=True)]
+        ratio = (statistics.median(values[ours]) / statistics.median(values[other])) ** power
+        against[other] = {"ratio": ratio, "min": min(ratios), "max": max(ratios)}
     ways = {
-        way: {
-            "median": statistics.median(values),
-            "min": min(values),
-            "max": max(values),
-            "samples": samples[way],
-            **(about or {}).get(way, {}),
+        name: {
+            "median": statistics.median(numbers),
+            "min": min(numbers),
+            "max": max(numbers),
+            "samples": samples[name],
+            **(about or {}).get(name, {}),
         }
-        for way, values in series.items()
+        for name, numbers in values.items()
     }
-    n = len(series[ours])
+    n = len(values[ours])
     return {"title": title, "unit": unit, "n": n, "ways": ways, "against": against}
 
 
 class Worker:
-    """A way in a process of its own, which stays alive and waits for its turns.
+    """A variant in a separate process, which waits until it is asked for the next sample.
 
-    Global options of TensorFlow so stay within a way, and what is built once is not timed.
+    Each variant can set global options of TensorFlow, and its setup is not timed.
     """
 
     def __init__(self, work: Callable[..., None], *args: Any):
         """Start the process.
 
         Args:
-            work: Of a module; called with a `Connection` and `args`. For the first message it
-                warms up and sends what is to know about it, for each later one a `Sample`.
+            work: A module-level function, called with a `Connection` and `args`. On the first
+                message it warms up and sends facts about itself, on each later one a `Sample`.
+            args: Its other arguments.
         """
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(theirs, *args), daemon=True)
+        self._pipe, child_pipe = context.Pipe()
+        self._process = context.Process(target=work, args=(child_pipe, *args), daemon=True)
         self._process.start()
-        theirs.close()
+        child_pipe.close()
 
-    def turn(self) -> Any:
+    def request(self) -> Any:
+        """Return the next message of the process: first its facts, then samples.
+
+        Raises:
+            PipelineError: The process has ended.
+        """
         try:
             self._pipe.send(None)
             return self._pipe.recv()
         except (EOFError, OSError):
-            raise PipelineError("a way ended before its turn, with the error above") from None
+            raise PipelineError("a variant ended early. The error is above") from None
 
     def __enter__(self) -> "Worker":
         return self
@@ -123,32 +130,34 @@ class Worker:
         self._process.join()
 
 
-def take_turns(
-    title: str, unit: str, works: Mapping[str, Callable[..., None]], args: tuple, runs: int
+def compare(
+    title: str, unit: str, variants: Mapping[str, Callable[..., None]], args: tuple, runs: int
 ) -> dict[str, Any]:
-    """Alternate workers, once all are warm, and summarize them."""
+    """Measure variants alternately in separate processes, after a warm-up, and summarize them."""
     with ExitStack() as stack:
-        workers = {way: stack.enter_context(Worker(work, *args)) for way, work in works.items()}
-        about = {way: worker.turn() for way, worker in workers.items()}
-        samples = alternate({way: worker.turn for way, worker in workers.items()}, runs)
+        workers = {
+            name: stack.enter_context(Worker(work, *args)) for name, work in variants.items()
+        }
+        about = {name: worker.request() for name, worker in workers.items()}
+        samples = alternate({name: worker.request for name, worker in workers.items()}, runs)
     return summarize(title, unit, samples, about)
 
 
 def serve(
-    pipe: Connection, warm_up: Callable[[], dict[str, str]], way: Callable[[], Sample]
+    pipe: Connection, warm_up: Callable[[], dict[str, str]], measure: Callable[[], Sample]
 ) -> None:
-    """Be a worker."""
+    """Answer the requests of a `Worker`, in its process."""
     pipe.recv()
     pipe.send(warm_up())
     while True:
         pipe.recv()
-        pipe.send(way())
+        pipe.send(measure())
 
 
 def process(argv: list[str], folder: Path) -> Sample:
-    """Return seconds and peak memory, in MiB, of a process and its children together.
+    """Run a process; return its duration, in s, and its peak memory with all children, in MiB.
 
-    The memory is what is resident, sampled every 20 ms.
+    The memory is the resident set size, sampled every 20 ms.
 
     Raises:
         PipelineError: The process fails.
@@ -165,19 +174,22 @@ def process(argv: list[str], folder: Path) -> Sample:
         seconds = time.perf_counter() - start
     if running.returncode:
         tail = log.read_text(errors="replace")[-2000:]
-        raise PipelineError(f"status {running.returncode} of {' '.join(argv)[:200]}: {tail}")
+        raise PipelineError(
+            f"{' '.join(argv)[:200]}: must succeed. Got exit status {running.returncode}: {tail}"
+        )
     return {"s": seconds, "MiB": peak / 2**20}
 
 
 def _resident(running: psutil.Process) -> int:
     total = 0
     try:
-        for each in [running, *running.children(recursive=True)]:
-            total += each.memory_info().rss
-    except psutil.NoSuchProcess:  # it has just ended
+        for process in [running, *running.children(recursive=True)]:
+            total += process.memory_info().rss
+    except psutil.NoSuchProcess:  # one has just ended
         pass
     return total
 
 
 def python(*argv: str) -> list[str]:
+    """Return a command line of this Python interpreter."""
     return [sys.executable, *argv]

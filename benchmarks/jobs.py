@@ -1,6 +1,6 @@
-"""Two models at once: the graph of digits with two baselines, `make repro JOBS=2` against JOBS=1.
+"""Jobs: compare `make repro JOBS=2` with JOBS=1 on a graph of two baselines on digits.
 
-Whole graphs, from the split on, as after a change of `seed`.
+Each sample runs the graph from the split on, as after a change of `seed`.
 """
 
 import itertools
@@ -17,6 +17,7 @@ MODELS = {
 
 
 def measure(plan: Plan) -> list[dict]:
+    """Measure two models at once and one after the other."""
     clone = plan.folder / "jobs"
     process(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], plan.folder)
     params = yaml_reader.parse((clone / "params.yaml").read_text("utf-8")) | {"models": MODELS}
@@ -28,7 +29,7 @@ def measure(plan: Plan) -> list[dict]:
         return process(python("-m", *command), clone)
 
     one, two = ("dvc", "repro"), ("pipeline.tools.parallel", "2")
-    repro(*one)  # data and bytecode are then there
-    samples = alternate({OURS: lambda: repro(*two), "one after the other": lambda: repro(*one)},
-                        plan.runs)  # fmt: skip
+    repro(*one)  # creates the data and the bytecode
+    variants = {OURS: lambda: repro(*two), "one after the other": lambda: repro(*one)}
+    samples = alternate(variants, plan.runs)
     return [summarize("two models at once, JOBS=2", "s", samples)]

@@ -1,6 +1,6 @@
-"""Prediction: images a second of a loaded model, over the test images.
+"""Predict: measure the throughput of a loaded model on the test images.
 
-cnn-pipeline is what the evaluate stage does; plain Keras is `predict` on an array, in float32.
+cnn-pipeline predicts as the evaluate stage does; plain Keras is `predict` on an array, in float32.
 """
 
 import time
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import data
-from benchmarks.harness import OURS, Plan, Sample, process, python, serve, take_turns
+from benchmarks.harness import OURS, Plan, Sample, compare, process, python, serve
 from pipeline.config.params import load
 from pipeline.core import native_log
 from pipeline.core.batching import batch_size
@@ -19,7 +19,7 @@ from pipeline.data import arrays
 from pipeline.runtime import select_backend
 
 IMAGES = {"batchnorm": 1_000, "baseline": 10_000}
-QUICK = 2  # times fewer images
+QUICK_DIVISOR = 2  # --quick measures half the images
 BUILD = """
 from pathlib import Path
 from pipeline.runtime import backend; from pipeline.training import building
@@ -31,39 +31,43 @@ for name in ("batchnorm", "baseline"):
 
 
 def measure(plan: Plan) -> list[dict]:
+    """Measure each model of `IMAGES`."""
     images = data.prepare(plan.folder, plan.quick)
     process(python("-c", BUILD), plan.folder)
     return [_measure(name, plan, images) for name in IMAGES]
 
 
 def _measure(name: str, plan: Plan, images: str) -> dict:
-    count = IMAGES[name] // (QUICK if plan.quick else 1)
+    count = IMAGES[name] // (QUICK_DIVISOR if plan.quick else 1)
     print(f"  predict {name}: {count:,} images, {images}", flush=True)
-    works = {OURS: ours, "plain Keras": plain}
-    return take_turns(f"predict {name}", "images/s", works, (plan.folder, name, count), plan.runs)
+    variants = {OURS: ours, "plain Keras": plain}
+    args = (plan.folder, name, count)
+    return compare(f"predict {name}", "images/s", variants, args, plan.runs)
 
 
 def ours(pipe: Connection, folder: Path, name: str, count: int) -> None:
+    """Predict as the evaluate stage does."""
     params = load()
     select_backend.use(params.backend)
     from pipeline.runtime import acceleration, backend
     from pipeline.runtime.input_pipeline import Batches, Subset
 
     images, labels = arrays.load(folder / "data/arrays/test")
-    part = Subset(images, labels, np.arange(count))
+    subset = Subset(images, labels, np.arange(count))
     precision = acceleration.resolve_precision(params.evaluate.precision)
     model = acceleration.accelerate(backend.load(folder / f"{name}.keras"), precision)
 
     def predict() -> Sample:
         start = time.perf_counter()
-        batches = Batches(part, data.CLASSES, batch_size(part.images.shape[1:]))
+        batches = Batches(subset, data.CLASSES, batch_size(images.shape[1:]))
         model.predict(acceleration.as_dataset(batches), verbose=0)
         return {"images/s": count / (time.perf_counter() - start)}
 
-    serve(pipe, lambda: warm(predict, precision), lambda: twice(predict))
+    serve(pipe, lambda: warm_up(predict, precision), lambda: second_of_two(predict))
 
 
 def plain(pipe: Connection, folder: Path, name: str, count: int) -> None:
+    """Predict with plain Keras."""
     with native_log.silenced():
         import keras
 
@@ -75,15 +79,16 @@ def plain(pipe: Connection, folder: Path, name: str, count: int) -> None:
         model.predict(images, verbose=0)
         return {"images/s": count / (time.perf_counter() - start)}
 
-    serve(pipe, lambda: warm(predict, "float32"), lambda: twice(predict))
+    serve(pipe, lambda: warm_up(predict, "float32"), lambda: second_of_two(predict))
 
 
-def warm(predict: Callable[[], Sample], precision: str) -> dict[str, str]:
+def warm_up(predict: Callable[[], Sample], precision: str) -> dict[str, str]:
+    """Predict once and return the description of the variant."""
     predict()
     return {"precision": precision}
 
 
-def twice(predict: Callable[[], Sample]) -> Sample:
-    """Time the second: the first brings back what memory has lost of a process that waited."""
+def second_of_two(predict: Callable[[], Sample]) -> Sample:
+    """Return the second of two samples: the first refills the caches of a process that waited."""
     predict()
     return predict()

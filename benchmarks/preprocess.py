@@ -1,7 +1,7 @@
-"""Preprocessing: CIFAR-10 to float32 arrays, against the loop of notebooks.
+"""Preprocess: compare the stage with the usual notebook loop from CIFAR-10 to float32 arrays.
 
-Both as whole processes. The notebook's way starts from the prepared TFDS copy, ours from
-data/raw, which `download` wrote once before.
+Both are whole processes. The notebook loop reads the prepared TFDS copy; the stage reads data/raw,
+which `download` wrote beforehand.
 """
 
 import os
@@ -28,16 +28,17 @@ STAGE = "-m", "pipeline.preprocess"
 
 
 def measure(plan: Plan) -> list[dict]:
+    """Measure duration and peak memory of both."""
     if "TFDS_DATA_DIR" not in os.environ:
-        print("  left out: TFDS_DATA_DIR must name a folder with CIFAR-10 prepared by TFDS")
+        print("  skipped: TFDS_DATA_DIR must name a folder with CIFAR-10 prepared by TFDS")
         return []
     data.download(plan.folder)
     raw, train = plan.folder / "data/raw", "train"
-    if plan.quick:  # the test images twice
+    if plan.quick:  # only the test images, as both splits
         few, train = plan.folder / "data/few", "test"
         few.mkdir()
-        for part in data.PARTS:
-            shutil.copy(raw / "test.parquet", few / f"{part}.parquet")
+        for split in data.SPLITS:
+            shutil.copy(raw / "test.parquet", few / f"{split}.parquet")
         raw = few
     loop = python("-c", NOTEBOOK.format(train=train))
     stage = python(*STAGE, "--raw", str(raw), "--arrays", "data/again")
@@ -46,8 +47,8 @@ def measure(plan: Plan) -> list[dict]:
         shutil.rmtree(plan.folder / "data/again", ignore_errors=True)
         return process(stage, plan.folder)
 
-    ways = {OURS: ours, "notebook's loop": lambda: process(loop, plan.folder)}
-    samples = alternate(ways, plan.runs)
+    variants = {OURS: ours, "notebook's loop": lambda: process(loop, plan.folder)}
+    samples = alternate(variants, plan.runs)
     return [
         summarize("preprocess CIFAR-10", "s", samples),
         summarize("preprocess CIFAR-10, peak memory", "MiB", samples),

@@ -1,4 +1,4 @@
-"""PyTorch: the networks of `pipeline/architectures/` once more, and a loop that trains them."""
+"""PyTorch: two networks of `pipeline/architectures/` and a loop that trains them."""
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from pipeline.core import cpu
 
 
 def baseline() -> nn.Module:
+    """Return the network of `architectures/baseline.py`."""
     layers: list[nn.Module] = []
     channels = 3
     for filters in (16, 32, 64):
@@ -20,9 +21,10 @@ def baseline() -> nn.Module:
 
 
 def batchnorm() -> nn.Module:
+    """Return the network of `architectures/batchnorm.py`."""
     layers: list[nn.Module] = []
     channels = 3
-    keras_defaults = {"eps": 1e-3, "momentum": 0.01}  # PyTorch's is the share of the new
+    keras_defaults = {"eps": 1e-3, "momentum": 0.01}  # PyTorch's is 1 minus Keras's
     for filters, rate in ((64, 0.2), (128, 0.25), (128, 0.35)):
         for _ in range(2):
             convolution = nn.Conv2d(channels, filters, 4, padding="same")
@@ -44,22 +46,25 @@ NETWORKS = {"baseline": baseline, "batchnorm": batchnorm}
 
 
 class Training:
-    """Adam at 0.001, channels-last, all images in memory."""
+    """A training with Adam at learning rate 0.001, channels-last, with all images in memory."""
 
     def __init__(self, name: str, images: np.ndarray, labels: np.ndarray, batch_size: int):
-        """Args:
-        name: Of NETWORKS.
-        images: `(n, 32, 32, 3)` float32.
-        labels: `(n,)` int64, in [0, 10).
+        """Create the network and the optimizer.
+
+        Args:
+            name: A key of NETWORKS.
+            images: `(n, 32, 32, 3)` float32.
+            labels: `(n,)` int64, in [0, 10).
+            batch_size: Of the training.
         """
         torch.set_num_threads(len(cpu.available_cores()))
         torch.manual_seed(0)
         self.network = NETWORKS[name]().to(memory_format=torch.channels_last).train()
         for layer in self.network:
-            if isinstance(layer, nn.Conv2d | nn.Linear):  # as in Keras, to start alike
+            if isinstance(layer, nn.Conv2d | nn.Linear):  # Keras's defaults
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        # counted as Keras does, with moving averages; PyTorch also counts the batches
+        # like Keras, count moving averages but not PyTorch's scalar counters of batches
         weights = (value for value in self.network.state_dict().values() if value.ndim)
         self.parameters = sum(value.numel() for value in weights)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.001, fused=True)
@@ -68,13 +73,13 @@ class Training:
 
     def epoch(self, precision: str, count: int) -> float:
         """Train on the first `count` images, shuffled; return the mean loss."""
-        lost = torch.zeros(())
+        total = torch.zeros(())
         for rows in torch.randperm(count).split(self.batch_size):
-            images = self.images[rows].permute(0, 3, 1, 2)  # no copy: that is channels-last
+            images = self.images[rows].permute(0, 3, 1, 2)  # no copy: the result is channels-last
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
                 loss = nn.functional.cross_entropy(self.network(images), self.labels[rows])
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            lost += loss.detach() * len(rows)
-        return float(lost / count)
+            total += loss.detach() * len(rows)
+        return float(total / count)

@@ -1,4 +1,4 @@
-"""Report: results as a table for the terminal and for the documentation, and as one picture."""
+"""Report: show the results as a table, in the terminal and the documentation, and as a picture."""
 
 import json
 import re
@@ -8,8 +8,11 @@ from benchmarks.harness import OURS
 from pipeline.core.console import Column, print_table
 from pipeline.reporting.drawing import Figure, NullFormatter, NullLocator, plt
 
-COLUMNS = ("", OURS, "against", "", "times as good", "run by run", "n")
-NOTE = f"Medians. Times as good: above 1, {OURS} is faster, or needs less. Run by run: min to max."
+COLUMNS = ("", OURS, "compared with", "", "ratio", "min to max", "n")
+NOTE = (
+    f"Medians of n runs. If the ratio is above 1, {OURS} is faster or needs less memory. Min to "
+    "max: the ratios of single runs."
+)
 MARKERS = "<!-- benchmarks: written by python -m benchmarks -->\n", "<!-- /benchmarks -->\n"
 TICKS = (0.1, 0.2, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50)
 
@@ -20,33 +23,39 @@ def read(folder: Path) -> list[dict]:
 
 
 def rows(results: list[dict]) -> list[tuple[str, ...]]:
-    """Return a row of COLUMNS for each pair of ways, and for a way that stands alone."""
-    found: list[tuple[str, ...]] = []
-    for done in (done for result in results for done in result["comparisons"]):
-        n, (own, *others) = str(done["n"]), done["ways"]
-        medians = {way: amount(facts, done["unit"]) for way, facts in done["ways"].items()}
+    """Return the cells of COLUMNS for each comparison, and for each variant without comparison."""
+    cells: list[tuple[str, ...]] = []
+    for comparison in (comparison for result in results for comparison in result["comparisons"]):
+        title, n, (ours, *others) = comparison["title"], str(comparison["n"]), comparison["ways"]
+        medians = {
+            name: median(variant, comparison["unit"])
+            for name, variant in comparison["ways"].items()
+        }
         for other in others:
-            ratio = done["against"][other]
+            ratio = comparison["against"][other]
             spread = f"{times(ratio['min'])} to {times(ratio['max'])}"
-            comparison = other, medians[other], times(ratio["ratio"]), spread
-            found.append((done["title"], medians[own], *comparison, n))
+            cells.append(
+                (title, medians[ours], other, medians[other], times(ratio["ratio"]), spread, n)
+            )
         if not others:
-            found.append((done["title"], medians[own], "", "", "", "", n))
-    return found
+            cells.append((title, medians[ours], "", "", "", "", n))
+    return cells
 
 
-def amount(way: dict, unit: str) -> str:
-    median = way["median"]
-    text = f"{median:,.0f} {unit}" if median >= 100 else f"{median:.3g} {unit}"
-    return f"{text}, {way['precision']}" if "precision" in way else text
+def median(variant: dict, unit: str) -> str:
+    """Return the median of a variant as text, with its unit and precision."""
+    value = variant["median"]
+    text = f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+    return f"{text}, {variant['precision']}" if "precision" in variant else text
 
 
 def times(ratio: float) -> str:
+    """Return a ratio as text, such as 1.50×."""
     return f"{ratio:.2f}×" if ratio < 9.995 else f"{ratio:.0f}×"
 
 
-def made_on(results: list[dict]) -> list[str]:
-    """Say what was measured where and with what, a line for each difference."""
+def describe_machines(results: list[dict]) -> list[str]:
+    """Return a line for each machine and set of versions, with the benchmarks measured there."""
     lines: dict[str, list[str]] = {}
     for result in results:
         machine, versions = result["machine"], result["versions"]
@@ -61,39 +70,41 @@ def made_on(results: list[dict]) -> list[str]:
 
 
 def show(results: list[dict]) -> None:
-    drop = {"n": 1, "run by run": 2}
+    """Print the table and the notes."""
+    drop = {"n": 1, "min to max": 2}
     print_table([Column(heading, drop=drop.get(heading, 0)) for heading in COLUMNS], rows(results))
-    print("\n".join([NOTE, *made_on(results)]))
+    print("\n".join([NOTE, *describe_machines(results)]))
 
 
 def markdown(results: list[dict]) -> str:
-    """Return what stands between the markers of the page: nothing where nothing was measured."""
+    """Return the text between the markers of the page, empty without results."""
     if not results:
         return ""
     lines = [COLUMNS, ["---"] * len(COLUMNS), *rows(results)]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    notes = "\n\n".join([NOTE, *(f"{line}." for line in made_on(results))])
-    return f"\n![times as good](../benchmarks/results/benchmarks.png)\n\n{table}\n{notes}\n\n"
+    notes = "\n\n".join([NOTE, *(f"{line}." for line in describe_machines(results))])
+    return f"\n![ratios](../benchmarks/results/benchmarks.png)\n\n{table}\n{notes}\n\n"
 
 
-def in_page(page: str) -> tuple[str, str, str]:
-    """Return what stands before the markers, between them and after them."""
+def split_page(page: str) -> tuple[str, str, str]:
+    """Return the text before, between and after the markers."""
     before, between, after = re.split("|".join(map(re.escape, MARKERS)), page)
     return before, between, after
 
 
 def write_page(path: Path, results: list[dict]) -> None:
-    before, _, after = in_page(path.read_text("utf-8"))
+    """Replace the text between the markers of a page."""
+    before, _, after = split_page(path.read_text("utf-8"))
     path.write_text(before + markdown(results).join(MARKERS) + after, "utf-8")
 
 
 def draw(results: list[dict]) -> Figure:
-    """Draw how many times as good cnn-pipeline is as each other way, with the spread."""
+    """Draw the ratio of cnn-pipeline to each other variant, with the range of single runs."""
     pairs = [
-        (done["title"], other, ratio)
+        (comparison["title"], other, ratio)
         for result in results
-        for done in result["comparisons"]
-        for other, ratio in done["against"].items()
+        for comparison in result["comparisons"]
+        for other, ratio in comparison["against"].items()
     ]
     colors = {other: f"C{i}" for i, other in enumerate(dict.fromkeys(pair[1] for pair in pairs))}
     low = min([0.7, *(ratio["min"] for *_, ratio in pairs)]) / 1.1
@@ -109,9 +120,7 @@ def draw(results: list[dict]) -> Figure:
         axes.annotate(
             times(ratio["ratio"]), at, (0, 7), textcoords="offset points", ha="center", fontsize=9
         )
-    axes.set_yticks(
-        range(len(pairs)), [f"{title}  |  against {other}" for title, other, _ in pairs]
-    )
+    axes.set_yticks(range(len(pairs)), [f"{title}  |  {other}" for title, other, _ in pairs])
     axes.set_xscale("log")
     axes.set(xlim=(low, high), ylim=(len(pairs) - 0.5, -0.5))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -119,10 +128,12 @@ def draw(results: list[dict]) -> Figure:
     ticks = [tick for tick in TICKS if low <= tick <= high]
     axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
     axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel(f"right of 1×: {OURS} is faster, or needs less memory")
-    axes.set_title(f"How many times as good as another way {OURS} is\n"
-                   "dot: ratio of the medians; bar: smallest to largest ratio, run by run",
+    axes.set_xlabel(f"right of 1×: {OURS} is faster or needs less memory")
+    axes.set_title(f"{OURS} compared with other implementations\n"
+                   "dot: ratio of the medians; bar: range of the ratios of single runs",
                    fontsize=11)  # fmt: skip
-    figure.text(0.01, -0.01, "\n".join(made_on(results)), fontsize=7, va="top", color="0.35")
+    figure.text(
+        0.01, -0.01, "\n".join(describe_machines(results)), fontsize=7, va="top", color="0.35"
+    )
     figure.tight_layout()
     return figure

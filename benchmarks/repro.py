@@ -1,4 +1,4 @@
-"""`dvc repro` with nothing to do, as a whole process, in a clone where all has run."""
+"""Repro: measure `dvc repro` with nothing to do, in a clone in which every stage has run."""
 
 from benchmarks.harness import OURS, REPOSITORY, Plan, alternate, process, python, summarize
 
@@ -6,6 +6,7 @@ REPRO = python("-m", "dvc", "repro")
 
 
 def measure(plan: Plan) -> list[dict]:
+    """Run the graph once, then measure `dvc repro`."""
     clone = plan.folder / "clone"
     process(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], plan.folder)
     print("  the graph of digits runs once", flush=True)

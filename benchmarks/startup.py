@@ -1,8 +1,8 @@
-"""Start-up: from the start of a process to the end of the first training step.
+"""Startup: measure the time from the start of a process to the end of the first training step.
 
-`train@baseline` on the handwritten digits, as the stage runs it, against a plain script that
-imports Keras, builds the same network and fits it: to the built network, and to the end of the
-first step. Whole processes.
+Compares the stage `train@baseline` on the handwritten digits with a plain script that imports
+Keras and builds the same network, and with one that also trains the first step. All are whole
+processes.
 """
 
 import shutil
@@ -10,11 +10,11 @@ from functools import partial
 
 from benchmarks.harness import OURS, REPOSITORY, Plan, alternate, process, python, summarize
 
-# both leave at once: how a process ends is not how it starts
-LEAVE = """
+# exits at once, since the time that a process takes to end does not count
+EXIT = """
 import os
 
-class Leave(keras.callbacks.Callback):
+class Exit(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         os._exit(0)
 """
@@ -30,7 +30,7 @@ model = baseline.build(images.shape[1:], 10)
 FIT = """
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 model.compile("adam", loss, metrics=["accuracy"])
-model.fit(images, labels, batch_size=32, callbacks=[Leave()], verbose=0)
+model.fit(images, labels, batch_size=32, callbacks=[Exit()], verbose=0)
 """
 STAGE = """
 from pipeline import train
@@ -42,7 +42,7 @@ from pipeline.training import loop
 import keras
 """
 STEP = """
-class LearningRate(Leave, loop.LearningRateLogger):
+class LearningRate(Exit, loop.LearningRateLogger):
     pass
 
 loop.LearningRateLogger = LearningRate
@@ -51,10 +51,10 @@ train.main(
     "--metrics metrics.json --run run.json".split()
 )
 """
-WAYS = {
-    OURS: STAGE + LEAVE + STEP,
+VARIANTS = {
+    OURS: STAGE + EXIT + STEP,
     "import keras, build": BUILD + "import os; os._exit(0)",
-    "import keras, build, first step": BUILD + LEAVE + FIT,
+    "import keras, build, first step": BUILD + EXIT + FIT,
 }
 DATA = (
     "pipeline.download --raw data/raw",
@@ -64,12 +64,13 @@ DATA = (
 
 
 def measure(plan: Plan) -> list[dict]:
+    """Prepare the digits and measure each variant."""
     folder = plan.folder / "digits"
     folder.mkdir()
     shutil.copy(REPOSITORY / "params.yaml", folder)
     for stage in DATA:
         process(python("-m", *stage.split()), folder)
-    ways = {way: partial(process, python("-c", code), folder) for way, code in WAYS.items()}
-    for way in ways.values():  # bytecode and files are then where they will be
-        way()
-    return [summarize("start to first training step", "s", alternate(ways, plan.runs))]
+    runs = {name: partial(process, python("-c", code), folder) for name, code in VARIANTS.items()}
+    for run in runs.values():  # writes bytecode and fills the file cache
+        run()
+    return [summarize("start to first training step", "s", alternate(runs, plan.runs))]

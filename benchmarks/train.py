@@ -1,8 +1,8 @@
-"""Training: images a second once all is compiled, without validation.
+"""Train: measure the throughput of training after compilation, without validation.
 
-cnn-pipeline is the train stage's own `loop.fit` with the settings of params.yaml; plain Keras
-is `fit` on arrays of the same network, in float32; PyTorch is the same network again, in float32
-or bfloat16, whichever is the faster here.
+cnn-pipeline is the train stage's `loop.fit` with the settings of params.yaml; plain Keras is `fit`
+of the same network on arrays, in float32; PyTorch is the same network in float32 or bfloat16,
+whichever is faster on this machine.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import data
-from benchmarks.harness import OURS, Plan, Sample, serve, take_turns
+from benchmarks.harness import OURS, Plan, Sample, compare, serve
 from pipeline.config.params import load
 from pipeline.core import native_log
 from pipeline.core.files import read_json
@@ -27,47 +27,48 @@ class Case(NamedTuple):
     model: str
     batch_size: int
     images: int
-    """In an epoch: a few seconds on two cores, so that most turns miss what else a machine does"""
+    """In an epoch: a few seconds on two cores, short enough to miss most disturbances"""
 
 
 CASES = (Case("batchnorm", 128, 512), Case("baseline", 128, 10_240), Case("baseline", 32, 5_120))
 QUICK_CASES = Case("batchnorm", 128, 256), Case("baseline", 128, 2_560)
-VALIDATION = 128  # as few as a fit takes: not timed
-EPOCHS = 10**6  # until the measuring ends
+VALIDATION = 128  # a few images, since validation is not timed
+EPOCHS = 10**6  # more than are measured
 
 
 def measure(plan: Plan) -> list[dict]:
+    """Measure each case with each framework that is installed."""
     images = data.prepare(plan.folder, plan.quick)
-    ways = {OURS: ours, "plain Keras": plain}
+    variants = {OURS: ours, "plain Keras": plain}
     if find_spec("torch"):
-        ways["PyTorch"] = pytorch
+        variants["PyTorch"] = pytorch
     else:
-        print("  PyTorch is left out: `uv sync --inexact --group torch` installs it")
+        print("  PyTorch skipped: `uv sync --inexact --group torch` installs it")
     cases = QUICK_CASES if plan.quick else CASES
-    return [_measure(case, ways, plan, images) for case in cases]
+    return [_measure(case, variants, plan, images) for case in cases]
 
 
-def _measure(case: Case, ways: dict, plan: Plan, images: str) -> dict:
+def _measure(case: Case, variants: dict, plan: Plan, images: str) -> dict:
     title = f"train {case.model}, batch {case.batch_size}"
-    print(f"  {title}: {case.images:,} images an epoch, {images}", flush=True)
-    return take_turns(title, "images/s", ways, (plan.folder / "data/arrays", case), plan.runs)
+    print(f"  {title}: {case.images:,} images per epoch, {images}", flush=True)
+    return compare(title, "images/s", variants, (plan.folder / "data/arrays", case), plan.runs)
 
 
-def draw(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to train with, and to validate with."""
-    rows = np.random.default_rng(0).permutation(data.PARTS["train"])
+def sample_rows(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row numbers of the training and of the validation images."""
+    rows = np.random.default_rng(0).permutation(data.SPLITS["train"])
     return rows[: case.images], rows[-VALIDATION:]
 
 
-def turns(pipe: Connection, images: int, about: dict[str, str]) -> Any:
-    """Return a callback that makes two epochs of a fit a turn, and times the second.
+def respond(pipe: Connection, images: int, about: dict[str, str]) -> Any:
+    """Return a callback that responds to the requests of a `harness.Worker` during `fit`.
 
-    The first brings back what memory has lost of a process that waited. The very first two are
-    to warm up.
+    It trains two epochs per request and times the second: the first refills the caches of a process
+    that waited. The first request is the warm-up.
     """
     import keras
 
-    class Turns(keras.callbacks.Callback):
+    class Respond(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
             if epoch % 2 == 0:
                 pipe.recv()
@@ -81,13 +82,21 @@ def turns(pipe: Connection, images: int, about: dict[str, str]) -> Any:
             if epoch % 2:
                 pipe.send(sample if epoch > 1 else about)
 
-    return Turns()
+    return Respond()
 
 
 def ours(
     pipe: Connection, folder: Path, case: Case, backend: str = "", precision: str = ""
 ) -> None:
-    """Args: backend, precision: in place of those of params.yaml."""
+    """Train as the train stage does.
+
+    Args:
+        pipe: To the `harness.Worker`.
+        folder: The arrays.
+        case: What to train.
+        backend: Instead of that of params.yaml, unless empty.
+        precision: Instead of that of params.yaml, unless empty.
+    """
     params = load()
     select_backend.use(backend or params.backend)
     with native_log.silenced():
@@ -98,28 +107,29 @@ def ours(
     info = read_json(folder / "info.json")
     shape, classes = info["image_shape"], info["classes"]
     images, labels = arrays.load(folder / "train")
-    rows, held_out = draw(case)
-    own: dict[str, Any] = {
+    rows, held_out = sample_rows(case)
+    changes: dict[str, Any] = {
         "batch_size": case.batch_size,
         "epochs": EPOCHS,
         "early_stopping": None,
     }
     if precision:
-        own["precision"] = precision
-    settings = params.train_of(case.model).model_copy(update=own)
+        changes["precision"] = precision
+    settings = params.train_of(case.model).model_copy(update=changes)
     model = building.build(params.all_models[case.model], shape, len(classes), params.seed)
     about = _about(acceleration.resolve_precision(settings.precision), model.count_params())
-    parts = Subset(images, labels, rows), Subset(images, labels, held_out)
-    watch = [turns(pipe, case.images, about)]
-    loop.fit(model, *parts, settings, classes, params.seed, verbose=False, watch=watch)
+    subsets = Subset(images, labels, rows), Subset(images, labels, held_out)
+    watch = [respond(pipe, case.images, about)]
+    loop.fit(model, *subsets, settings, classes, params.seed, verbose=False, watch=watch)
 
 
 def plain(pipe: Connection, folder: Path, case: Case) -> None:
+    """Train with plain Keras."""
     with native_log.silenced():
         import keras
 
     images, labels = arrays.load(folder / "train")
-    rows, held_out = draw(case)
+    rows, held_out = sample_rows(case)
     architecture = importlib.import_module(f"pipeline.architectures.{case.model}")
     keras.utils.set_random_seed(0)
     model = architecture.build(images.shape[1:], data.CLASSES)
@@ -134,16 +144,17 @@ def plain(pipe: Connection, folder: Path, case: Case) -> None:
         batch_size=case.batch_size,
         epochs=EPOCHS,
         validation_data=(images[held_out], labels[held_out]),
-        callbacks=[turns(pipe, case.images, _about("float32", model.count_params()))],
+        callbacks=[respond(pipe, case.images, _about("float32", model.count_params()))],
         verbose=0,
     )
 
 
 def pytorch(pipe: Connection, folder: Path, case: Case) -> None:
+    """Train with PyTorch in the faster precision."""
     from benchmarks.pytorch import Training
 
     images, labels = arrays.load(folder / "train")
-    rows, _ = draw(case)
+    rows, _ = sample_rows(case)
     training = Training(case.model, images[rows], labels[rows], case.batch_size)
 
     def epoch(precision: str, count: int) -> Sample:
@@ -155,19 +166,19 @@ def pytorch(pipe: Connection, folder: Path, case: Case) -> None:
 
     def warm_up() -> dict[str, str]:
         nonlocal fastest
-        tried = {}
+        throughput = {}
         for precision in ("float32", "bfloat16"):
-            few = case.images // 16  # emulated, bfloat16 takes 27 times as long as float32 (Zen 3)
+            few = case.images // 16  # on Zen 3, emulated bfloat16 takes 27 times as long as float32
             epoch(precision, few)
-            tried[precision] = epoch(precision, few)["images/s"]
-        fastest = max(tried, key=lambda precision: tried[precision])
+            throughput[precision] = epoch(precision, few)["images/s"]
+        fastest = max(throughput, key=lambda precision: throughput[precision])
         return _about(fastest, training.parameters)
 
-    def turn() -> Sample:
+    def measure() -> Sample:
         epoch(fastest, case.images)
         return epoch(fastest, case.images)
 
-    serve(pipe, warm_up, turn)
+    serve(pipe, warm_up, measure)
 
 
 def _about(precision: str, parameters: int) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""The machine: full and read-only disks, short memory, other users, locks, and no Git.
+"""Machine: full and read-only disks, too little memory, other users, locks, and no Git.
 
-What a stage says of it is one line with the way out, nothing is half-written, and the last good
-outputs are still in place. File systems, users and processes are real: where they cannot be made,
-as without root, a test is skipped.
+A stage reports each of these in one line with the remedy, writes no partial output and leaves the
+last good outputs in place. File systems, users and processes are real. A test that cannot create
+them, for example without root, is skipped.
 """
 
 import json
@@ -23,7 +23,7 @@ from pipeline.ingest import decoding, parquet
 from tests.conftest import REPOSITORY, ROOT, arguments, grey, write_arrays, write_params
 from tests.test_graph import BATCHNORM
 
-pytestmark = pytest.mark.slow  # each starts a stage or DVC
+pytestmark = pytest.mark.slow  # each test starts a stage or DVC
 
 NOBODY = 65534
 
@@ -36,14 +36,15 @@ def files(*folders: Path) -> dict[Path, bytes]:
     return {p: p.read_bytes() for folder in folders for p in folder.rglob("*") if p.is_file()}
 
 
-def keep(disk: Path, *names: str) -> None:
-    """Write what stands for the last good outputs."""
+def write_last_good(disk: Path, *names: str) -> None:
+    """Write files that represent the last good outputs."""
     for name in names:
         (disk / name).parent.mkdir(parents=True, exist_ok=True)
         (disk / name).write_text("last good")
 
 
 def write_raw(folder: Path, count: int = 400) -> None:
+    """Write raw data as download does: `count` grey images of two classes in each split."""
     parts = {
         part: [grey(i % 256, i % 2, str(i), (16, 16)) for i in range(count)]
         for part in ("train", "test")
@@ -53,7 +54,7 @@ def write_raw(folder: Path, count: int = 400) -> None:
     )
 
 
-def write_all(project: Path, count: int = 20_000) -> None:
+def write_arrays_of_both_splits(project: Path, count: int = 20_000) -> None:
     for part in ("train", "test"):
         black = np.zeros((count, 1, 1, 1), np.float32)
         write_arrays(project / "arrays" / part, black, np.arange(count) % 2)
@@ -71,16 +72,18 @@ OUTPUTS = ["raw/train.parquet", "arrays/info.json", "split.npz", "split.json"]
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_full_disk_is_one_line_and_the_last_good_outputs_stay(project, stage, mount, name):
+def test_a_full_disk_is_reported_in_one_line_and_keeps_the_last_good_outputs(
+    project, stage, mount, name
+):
     disk = mount("size=1m")
-    keep(disk, *OUTPUTS)
+    write_last_good(disk, *OUTPUTS)
     write_raw(project / "raw")
-    write_all(project)
+    write_arrays_of_both_splits(project)
     (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 2**15))
     before = files(disk)
     done = stage(f"pipeline.{name}", *STAGES[name].split())
     assert (done.returncode, done.stdout) == (1, "")
-    if name == "preprocess":  # which knows what it will need
+    if name == "preprocess":  # which knows how much space it needs
         assert done.stderr.startswith(
             "error: disk/arrays/train/images.npy: needs 0.00041 GB, and its disk has 3."
         )
@@ -90,10 +93,8 @@ def test_a_full_disk_is_one_line_and_the_last_good_outputs_stay(project, stage, 
     assert not [path for path in disk.iterdir() if path.name.startswith(".")]
 
 
-def test_space_that_is_free_and_not_to_be_had_is_found_before_pixels_are_written(
-    tmp_path, mount, monkeypatch
-):
-    """A quota, or another process: written through memory, a hole in a full disk is SIGBUS."""
+def test_unavailable_space_is_noticed_before_pixels_are_written(tmp_path, mount, monkeypatch):
+    """A quota or another process can take free space; writing to a memory map would be a SIGBUS."""
     disk = mount("size=64k")
     free = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
@@ -102,10 +103,10 @@ def test_space_that_is_free_and_not_to_be_had_is_found_before_pixels_are_written
     decoding.create(disk / "fewer.npy", (4, 16, 16, 1), "float32")
 
 
-def test_a_model_that_finds_no_space_leaves_the_last_good_one(prepared, stage, mount):
+def test_without_space_for_a_model_the_last_good_one_stays(prepared, stage, mount):
     disk = mount("size=1m")
     names = ["model.keras", "history.csv", "train.json", "run.json"]
-    keep(disk, *names)
+    write_last_good(disk, *names)
     (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 2**15))
     before = files(disk)
     done = stage("pipeline.train", *arguments("baseline", "disk"))
@@ -116,12 +117,14 @@ def test_a_model_that_finds_no_space_leaves_the_last_good_one(prepared, stage, m
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_read_only_folder_is_one_line_and_the_last_good_outputs_stay(project, stage, mount, name):
+def test_a_read_only_folder_is_reported_in_one_line_and_keeps_the_last_good_outputs(
+    project, stage, mount, name
+):
     disk = mount("size=1m")
-    keep(disk, *OUTPUTS)
+    write_last_good(disk, *OUTPUTS)
     remount(disk, "ro")
     write_raw(project / "raw", 4)
-    write_all(project, 20)
+    write_arrays_of_both_splits(project, 20)
     before = files(disk)
     done = stage(f"pipeline.{name}", *STAGES[name].split())
     assert (done.returncode, done.stdout) == (1, "")
@@ -132,11 +135,11 @@ def test_a_read_only_folder_is_one_line_and_the_last_good_outputs_stay(project, 
     assert files(disk) == before
 
 
-def test_another_user_is_told_which_folder_is_not_his(project, stage):
-    """As nobody, who may read here what root may: the interpreter can lie in root's home."""
+def test_a_user_without_permission_is_told_which_folder(project, stage):
+    """Run as nobody, with permission to read root's files: the interpreter may be among them."""
     if not ROOT or not shutil.which("setpriv"):
         pytest.skip("only root may become another user")
-    keep(project, "out/raw/train.parquet")
+    write_last_good(project, "out/raw/train.parquet")
     before = files(project / "out")
     argv = [
         "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
@@ -146,7 +149,7 @@ def test_another_user_is_told_which_folder_is_not_his(project, stage):
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HOME": "/nonexistent"}
     done = subprocess.run(argv, env=env, capture_output=True, text=True)
     if "setpriv" in done.stderr:
-        pytest.skip(f"no such rights here: {done.stderr}")
+        pytest.skip(f"setpriv is not permitted: {done.stderr}")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "error: out/raw: Permission denied. Give this user the right to it, or work in a "
@@ -155,7 +158,7 @@ def test_another_user_is_told_which_folder_is_not_his(project, stage):
     assert files(project / "out") == before
 
 
-def test_images_that_are_not_for_this_user_are_listed(project, edit, stage):
+def test_images_that_this_user_may_not_read_are_listed(project, edit, stage):
     if not ROOT:
         pytest.skip("only root may become another user")
     edit("dataset: digits", "dataset: folder")
@@ -166,7 +169,7 @@ def test_images_that_are_not_for_this_user_are_listed(project, edit, stage):
         path.write_bytes(grey(1).image)
     (project / "photos/train/dog/b.png").chmod(0o600)
     project.chmod(0o755)
-    # everything is imported while it may be: the interpreter can lie in root's home
+    # import everything as root, who may own the interpreter
     (project / "program.py").write_text(f"""if True:
         import os, sys
         from pipeline import download
@@ -185,8 +188,8 @@ def test_images_that_are_not_for_this_user_are_listed(project, edit, stage):
     )
 
 
-# A layer with few weights, whose output for 48 images of 256×256 takes 1.5 TiB. No machine has
-# them; where the system would promise them all the same, the limit refuses.
+# A layer with few weights whose output for 48 images of 256×256 takes 1.5 TiB. If the system
+# overcommits memory, the limit makes the allocation fail.
 WIDE = """if True:
     import os, resource, sys
     from pipeline import train
@@ -208,15 +211,15 @@ WIDE = """if True:
 """
 
 
-# 1.6 TB are refused at once; 20 GB of 24 the system would give, but for the limit of 17. oneDNN's
-# convolution, on where nothing is said, would look at memory it did not get: SIGSEGV
+# 1.6 TB are refused at once; 20 GB exceed the limit of 17 GB on a machine with 24 GB. There,
+# oneDNN's convolution, the default, would end by SIGSEGV.
 @pytest.mark.parametrize(("backend", "env"), [
     ("tensorflow", {"FILTERS": "131072"}),
     ("tensorflow", {"FILTERS": "1600", "TF_ENABLE_ONEDNN_OPTS": "0"}),
     ("jax", {"FILTERS": "1600"}),
 ])  # fmt: skip
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
-def test_a_batch_that_memory_does_not_hold_is_one_line_that_names_batch_size(
+def test_a_batch_too_large_for_memory_is_an_error_that_names_batch_size(
     prepared, stage, edit, backend, env
 ):
     edit("backend: tensorflow", f"backend: {backend}")
@@ -227,7 +230,7 @@ def test_a_batch_that_memory_does_not_hold_is_one_line_that_names_batch_size(
     info = vars(Preprocessor(["dark", "bright"], [256, 256, 1], "unit", [0.5], [0.5]))
     (prepared / "arrays/info.json").write_text(json.dumps(info))
     (prepared / "wide.py").write_text(WIDE)
-    keep(prepared, "out/model.keras", "out/train.json")
+    write_last_good(prepared, "out/model.keras", "out/train.json")
     before = files(prepared / "out")
     done = stage("wide", *arguments("baseline", "out"), **env)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -260,8 +263,8 @@ stages:
 """
 
 
-def tiny(folder: Path, git: bool = False, cache: Path | None = None) -> None:
-    """A graph of one stage, done once, so that there is a last good output."""
+def run_tiny_graph(folder: Path, git: bool = False, cache: Path | None = None) -> None:
+    """Create a graph of one stage and run it, so that there is a last good output."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "dvc.yaml").write_text(TINY)
     (folder / "in.txt").write_text("one")
@@ -275,7 +278,7 @@ def tiny(folder: Path, git: bool = False, cache: Path | None = None) -> None:
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    """Start dvc repro of a stage that takes seconds, and wait until it works."""
+    """Start `dvc repro` of a stage that takes seconds, and wait until the stage runs."""
     (folder / "starts.txt").unlink()
     (folder / "in.txt").write_text("two")
     (folder / "seconds.txt").write_text("3")
@@ -290,8 +293,8 @@ def start(folder: Path) -> subprocess.Popen[str]:
     raise AssertionError(process.communicate()[0])
 
 
-def test_of_two_dvc_repro_at_once_one_works_and_the_other_says_who_is_busy(tmp_path):
-    tiny(tmp_path)
+def test_of_two_dvc_repro_at_once_one_runs_and_the_other_names_its_process(tmp_path):
+    run_tiny_graph(tmp_path)
     first = start(tmp_path)
     second = dvc(tmp_path, "repro")
     assert second.returncode != 0
@@ -305,13 +308,13 @@ def test_of_two_dvc_repro_at_once_one_works_and_the_other_says_who_is_busy(tmp_p
     assert json.loads(dvc(tmp_path, "status", "--json").stdout) == {}
 
 
-def test_the_lock_of_a_dead_dvc_holds_nobody_up_and_its_last_good_output_comes_back(tmp_path):
-    tiny(tmp_path)
+def test_the_lock_of_a_killed_dvc_blocks_nothing_and_its_last_good_output_is_restored(tmp_path):
+    run_tiny_graph(tmp_path)
     process = start(tmp_path)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert (tmp_path / ".dvc/tmp/lock").exists()
-    assert not (tmp_path / "out.txt").exists()  # which DVC removes before a stage
+    assert not (tmp_path / "out.txt").exists()  # DVC removes it before a stage
     assert dvc(tmp_path, "checkout").returncode == 0
     assert (tmp_path / "out.txt").read_text() == "one"
     (tmp_path / "seconds.txt").write_text("0")
@@ -321,16 +324,16 @@ def test_the_lock_of_a_dead_dvc_holds_nobody_up_and_its_last_good_output_comes_b
     assert json.loads(dvc(tmp_path, "status", "--json").stdout) == {}
 
 
-def test_a_dirty_git_tree_holds_nothing_up_and_is_left_as_it_is(tmp_path):
+def test_uncommitted_changes_do_not_block_a_run_and_are_left_alone(tmp_path):
     def git(*argv: str) -> str:
-        own = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
         return subprocess.run(
-            ["git", *own, *argv], cwd=tmp_path, env=environment(), capture_output=True, text=True,
-            check=True,
+            ["git", *identity, *argv], cwd=tmp_path, env=environment(), capture_output=True,
+            text=True, check=True,
         ).stdout  # fmt: skip
 
     git("init", "-q")
-    tiny(tmp_path, git=True)
+    run_tiny_graph(tmp_path, git=True)
     git("add", "-A")
     git("commit", "-qm", "one")
     (tmp_path / "in.txt").write_text("two")
@@ -345,10 +348,10 @@ def test_a_dirty_git_tree_holds_nothing_up_and_is_left_as_it_is(tmp_path):
     assert changed == {" M dvc.lock", " M starts.txt"}
 
 
-def test_a_full_cache_is_an_error_and_what_it_held_comes_back(tmp_path, mount):
+def test_a_full_cache_is_an_error_and_its_contents_can_be_restored(tmp_path, mount):
     disk = mount("size=256k")
     folder = tmp_path / "project"
-    tiny(folder, cache=disk)
+    run_tiny_graph(folder, cache=disk)
     locked = (folder / "dvc.lock").read_text()
     (folder / "in.txt").write_bytes(bytes(2**20))
     done = dvc(folder, "repro")
@@ -356,11 +359,11 @@ def test_a_full_cache_is_an_error_and_what_it_held_comes_back(tmp_path, mount):
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
     assert (folder / "dvc.lock").read_text() == locked
-    # what it was
+    # the earlier input and output
     (folder / "in.txt").write_text("one")
     assert dvc(folder, "checkout", "-f").returncode == 0
     assert (folder / "out.txt").read_text() == "one"
-    # with space, on it goes
+    # with more space it continues
     remount(disk, "size=8m")
     (folder / "in.txt").write_bytes(bytes(2**20))
     done = dvc(folder, "repro")
@@ -369,9 +372,9 @@ def test_a_full_cache_is_an_error_and_what_it_held_comes_back(tmp_path, mount):
     assert json.loads(dvc(folder, "status", "--json").stdout) == {}
 
 
-def test_a_read_only_clone_is_an_error_and_stays_as_it_is(mount):
+def test_a_read_only_clone_is_an_error_and_is_left_unchanged(mount):
     disk = mount("size=8m")
-    tiny(disk / "project")
+    run_tiny_graph(disk / "project")
     (disk / "project/in.txt").write_text("two")
     before = files(disk)
     remount(disk, "ro")
@@ -382,8 +385,8 @@ def test_a_read_only_clone_is_an_error_and_stays_as_it_is(mount):
     assert files(disk) == before
 
 
-def test_a_path_with_spaces_and_letters_of_any_script_and_no_git_will_do(tmp_path):
-    """The real graph, from a copy without .git, as GitHub's ZIP file is one."""
+def test_the_graph_runs_in_a_path_with_spaces_and_unicode_and_without_git(tmp_path):
+    """Run the real graph in a copy without .git, like GitHub's ZIP file."""
     folder = tmp_path / "Mes données, été & 数字"
     tracked = subprocess.run(
         ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=REPOSITORY, capture_output=True,
@@ -415,7 +418,7 @@ def test_a_path_with_spaces_and_letters_of_any_script_and_no_git_will_do(tmp_pat
         assert (folder / name).is_file()
 
 
-def test_params_with_a_terminal_code_are_one_harmless_line(project, edit, stage):
+def test_a_terminal_code_in_params_is_escaped_in_the_error(project, edit, stage):
     edit("seed: 0", 'seed: 0\n"\\e[2Jred": 1')
     done = stage("pipeline", "params", "check")
     assert (done.returncode, done.stdout) == (1, "")
@@ -424,9 +427,9 @@ def test_params_with_a_terminal_code_are_one_harmless_line(project, edit, stage)
     )
 
 
-def test_dvc_plots_show_what_a_class_is_called_and_nothing_more(tmp_path):
-    """The most that a name may hold, in a real page."""
-    tiny(tmp_path)
+def test_dvc_plots_show_markup_in_a_class_name_as_text(tmp_path):
+    """Render a class name with markup and quotes in a real page."""
+    run_tiny_graph(tmp_path)
     name = "<img src=x onerror=alert(1)>&\"' $b$"
     (tmp_path / "p.csv").write_text(
         "actual,predicted\n" + f'"{name.replace(chr(34), chr(34) * 2)}",cat\n' * 2
@@ -437,6 +440,6 @@ def test_dvc_plots_show_what_a_class_is_called_and_nothing_more(tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "page/index.html").read_text()
     scripts = page.split("<script")
-    # inside a script it is a string, and no tag
+    # inside a script it is a string and not a tag
     assert sum("<img src=x" in part.split("</script>")[0] for part in scripts[1:]) == 1
     assert sum("<img src=x" in part.split("</script>")[-1] for part in scripts) == 0
