@@ -279,7 +279,9 @@ def test_a_receptive_field_is_at_most_the_image(field, region):
         layer_table.Row("conv", "", (1, 1, 4), 0, 0, 0, field, "8×8", 0),
     ]
     figure = figures.layers(rows, "mine")
-    assert figure.get_suptitle() == f"mine: layers, for one image; conv sees {region}"
+    assert (
+        figure.get_suptitle() == f"mine: layers, for one image; receptive field of conv: {region}"
+    )
     plt.close(figure)
 
 

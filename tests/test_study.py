@@ -14,7 +14,9 @@ from pipeline import study
 from pipeline.config import params
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
+from pipeline.reporting.drawing import plt
 from pipeline.runtime import backend
+from pipeline.trials import figure
 from pipeline.trials.measure import gradient_norms
 from pipeline.trials.summary import paired, sentence, summarize
 from tests.conftest import REPOSITORY, write_arrays
@@ -156,6 +158,16 @@ def test_lines_are_compared_at_the_same_x():
         "depth 6 (-30.0 points); before training, the gradient in the first layer "
         "has a norm between 1e-09 (tanh_2) and 3 (tanh_6)."
     )
+
+
+def test_a_logarithmic_axis_has_plain_numbers():
+    runs_of = {"relu_2": runs([0.5, 0.5]), "relu_6": runs([0.9, 0.9], gradient=1e-6)}
+    drawn = figure.draw("How deep?", summary_rows(runs_of, over_x=True), "gradients", "build.depth")
+    drawn.canvas.draw()
+    labels = [label.get_text() for label in drawn.axes[1].get_yticklabels()]
+    assert "0.01" in labels
+    assert not any("$" in label for label in labels)
+    plt.close(drawn)
 
 
 def test_a_model_that_diverged_is_counted_and_not_compared():

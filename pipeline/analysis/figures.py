@@ -121,7 +121,7 @@ def layers(rows: Sequence[Row], name: str) -> Figure:
     field = tuple(map(int, last.receptive_field.split("×")))
     covers_image = all(pixels >= side for pixels, side in zip(field, image, strict=True))
     region = "the whole image" if covers_image else f"{last.receptive_field} pixels of the image"
-    receptive_field = f"; {last.name} sees {region}" if last is not rows[0] else ""
+    receptive_field = f"; receptive field of {last.name}: {region}" if last is not rows[0] else ""
     figure.suptitle(f"{name}: layers, for one image{receptive_field}")
     return figure
 
@@ -246,7 +246,7 @@ def _draw_norms(axes: Axes, x: np.ndarray, table: pd.DataFrame) -> None:
         visible = np.isfinite(values) & is_kernel
         axes.plot(x[visible], values[visible], style, label=label, markersize=4)
     axes.set(yscale="log", ylabel="L2 norm", title="Gradients and weights")
-    # The default formatter of a log axis writes TeX, which stays as it is while parse_math is off.
+    # The default formatter writes TeX, which stays as it is while parse_math is off.
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))

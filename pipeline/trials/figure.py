@@ -55,6 +55,9 @@ def draw(question: str, rows: list[dict], measure: str | None, x: str | None) ->
             axes.set_ylim(bottom=0)
         else:
             axes.set_yscale("log")
+            # The default formatter writes TeX, which stays as it is while parse_math is off.
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
     handles, labels = panels[0, -1].get_legend_handles_labels()
     if len(handles) > 1:  # outside, since lines may fill the axes
         panels[0, -1].legend(handles, labels, loc="upper left", bbox_to_anchor=(1, 1))
