@@ -1,6 +1,6 @@
-"""Download: fetch the data set named in params.yaml, its images encoded as they came.
+"""Download: fetch the data set named in params.yaml; its images stay encoded.
 
-Reads   the data set's source; for `dataset: folder`, the images below `folder`
+Reads   the source of the data set; for `dataset: folder`, the images below `folder`
 Writes  data/raw/{train,test}.parquet    image (bytes, path), label int64, id string; a
                                          validation split at the end of train
 Params  dataset, folder, test_share, test_seed
@@ -19,17 +19,17 @@ from pipeline.ingest import parquet
 
 
 def class_counts(classes: list[str], labels: Sequence[np.ndarray]) -> str:
-    """Say how many images each class has, in one line of bounded length.
+    """Describe the number of images of each class in one line of bounded length.
 
     Args:
         classes: k names.
-        labels: Of each file, `(n,)` int64 in [0, k).
+        labels: Labels of each file, `(n,)` int64 in [0, k).
     """
     counts = np.bincount(np.concatenate(labels), minlength=len(classes))
-    each = [f"{name} {count}" for name, count in zip(classes, counts, strict=True)]
-    smallest, largest = each[np.argmin(counts)], each[np.argmax(counts)]
-    tail = f"; smallest {smallest}, largest {largest}" if len(each) > MAX_NAMES else ""
-    return first_few(each) + tail
+    texts = [f"{name} {count}" for name, count in zip(classes, counts, strict=True)]
+    smallest, largest = texts[np.argmin(counts)], texts[np.argmax(counts)]
+    extremes = f"; smallest {smallest}, largest {largest}" if len(texts) > MAX_NAMES else ""
+    return first_few(texts) + extremes
 
 
 def main(argv: list[str] | None = None) -> None:

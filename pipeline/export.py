@@ -1,19 +1,19 @@
-"""Export: the champion for programs without Keras; each file is run once and compared with it.
+"""Export: convert the champion to formats that run without Keras, and check the predictions.
 
 Reads   models/champion.keras, data/arrays/test/images.npy, data/arrays/info.json
-Writes  models/export/champion.onnx      for onnxruntime
-        models/export/champion.tflite    for LiteRT: phones, browsers, small boards
-        metrics/export.json              of each format the largest difference from Keras, in
-                                         probability; the share of images with the same class;
-                                         bytes; or why there is no such file
+Writes  models/export/champion.onnx      for ONNX Runtime
+        models/export/champion.tflite    for LiteRT: phones, browsers, embedded devices
+        metrics/export.json              for each format: the largest difference in probability
+                                         from Keras, the share of images with the same predicted
+                                         class, and the file size; or why no file was written
 
-Both take `images`, (n, h, w, c) uint8, and answer `probabilities`, (n, k) float32. Names of the
-classes travel in them: in ONNX as the metadata `classes`, a JSON list; in the .tflite file, which
-is also a ZIP archive, as labels.txt. So does, of a model of grey images with more than 8 bits,
-their range [low, high], as `intensity_range` and intensity_range.json: such an image becomes uint8,
-as in training, by round(255 (clip(x, low, high) - low) / (high - low)).
+Both models take `images`, (n, h, w, c) uint8, and return `probabilities`, (n, k) float32. The class
+names are included: in ONNX as the metadata `classes`, a JSON list; in the .tflite file, which is
+also a ZIP archive, as labels.txt. If the training images were grayscale with more than 8 bits,
+their range [low, high] is included too, as `intensity_range` and intensity_range.json. As in
+training, such an image becomes uint8 by round(255 (clip(x, low, high) - low) / (high - low)).
 
-A network that a format cannot express costs that file alone, and no other stage.
+If a format does not support a network, only that file is missing; the stage does not fail.
 """
 
 import argparse
@@ -27,47 +27,63 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError, one_line, run
 from pipeline.core.files import atomic_path, read_json, write_json
-from pipeline.data import arrays, preprocessor
+from pipeline.data import arrays
 from pipeline.data.preprocessor import Preprocessor
+from pipeline.data.preprocessor import read as read_preprocessor
 from pipeline.runtime import select_backend
 from pipeline.serving import to_litert, to_onnx
 
 if TYPE_CHECKING:
     import keras
 
-IMAGES = 256  # of the test split, that each format is compared on
+NUM_IMAGES = 256  # test images that the formats are compared on
 BATCH_SIZE = 32
-# Largest difference in probability that rounding explains; measured are some 1e-6. Within it, a
-# predicted class differs only where Keras itself is undecided between two.
+# Largest difference in probability that rounding can explain; measured differences are about 1e-6.
+# Within it, a predicted class can only differ where Keras gives two classes almost the same
+# probability.
 TOLERANCE = 1e-3
-REASON = 300  # characters of it: converters can write pages
+MAX_REASON = 300  # characters; converters can print pages
 
-Answer = Callable[[np.ndarray], np.ndarray]
+Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def serving(model: "keras.Model", kept: Preprocessor) -> "keras.Model":
-    """Return a model from uint8 images to probabilities, with the normalization of training."""
+def serving_model(model: "keras.Model", preprocessor: Preprocessor) -> "keras.Model":
+    """Build a model from uint8 images to probabilities, which includes the normalization.
+
+    Args:
+        model: Model from normalized images `(n, h, w, c)` to logits `(n, k)`.
+        preprocessor: Preprocessing of the training images.
+    """
     import keras
 
-    shift, scale = kept.shift_and_scale()
-    images = keras.Input(kept.image_shape, dtype="uint8", name="images")
+    shift, scale = preprocessor.shift_and_scale()
+    images = keras.Input(preprocessor.image_shape, dtype="uint8", name="images")
     factor, offset = 1 / (255 * scale), -shift / scale
     logits = model(keras.layers.Rescaling(factor.tolist(), offset.tolist())(images))
-    served = keras.Model(images, {"probabilities": keras.layers.Softmax()(logits)}, name="champion")
-    served(np.zeros((1, *kept.image_shape), np.uint8))  # Keras exports what has been called
-    return served
+    probabilities = keras.layers.Softmax()(logits)
+    serving = keras.Model(images, {"probabilities": probabilities}, name="champion")
+    # Keras requires that a model was called before it is exported
+    serving(np.zeros((1, *preprocessor.image_shape), np.uint8))
+    return serving
 
 
-def metadata_of(kept: Preprocessor) -> dict[str, Any]:
-    """Return what a program has to know that runs an exported model."""
-    deep = {} if kept.intensity_range is None else {"intensity_range": kept.intensity_range}
-    return {"classes": kept.classes, **deep}
+def export_metadata(preprocessor: Preprocessor) -> dict[str, Any]:
+    """Return the class names and, if there is one, the intensity range of a model."""
+    metadata: dict[str, Any] = {"classes": preprocessor.classes}
+    if preprocessor.intensity_range is not None:
+        metadata["intensity_range"] = preprocessor.intensity_range
+    return metadata
 
 
 class Format(NamedTuple):
+    """An export format."""
+
     file: str
+    """File name"""
     write: Callable[["keras.Model", Path, Mapping[str, Any]], None]
-    load: Callable[[Path], Answer]
+    """Converts a model to a file"""
+    load: Callable[[Path], Predict]
+    """Returns the prediction function of a file"""
 
 
 FORMATS = {
@@ -76,11 +92,20 @@ FORMATS = {
 }
 
 
-@contextmanager
-def told(name: str) -> Iterator[None]:
-    """Turn what goes wrong in a converter or a runtime into NotWritten, with its reason.
+class NotWritten(Exception):
+    """A format does not support the network; the message is the reason."""
 
-    A full disk, short memory and a package that is missing are no fault of the network.
+
+@contextmanager
+def converter_errors(name: str) -> Iterator[None]:
+    """Convert errors of a converter or runtime to `NotWritten`.
+
+    A full disk, lack of memory and a missing package are not caused by the network, so those errors
+    are not converted.
+
+    Raises:
+        NotWritten: The converter or the runtime failed.
+        PipelineError: A package is missing.
     """
     try:
         yield
@@ -88,57 +113,62 @@ def told(name: str) -> Iterator[None]:
         raise PipelineError(
             f"export: {name} needs a package: {error}. Run `uv sync --inexact`"
         ) from error
-    except Exception as error:  # they have errors of their own, of any class
+    except Exception as error:  # converters raise many exception classes
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise
-        raise NotWritten(one_line(f"{type(error).__name__}: {error}")[:REASON]) from error
+        raise NotWritten(one_line(f"{type(error).__name__}: {error}")[:MAX_REASON]) from error
 
 
-class NotWritten(Exception):
-    """Why there is no file in a format."""
+def compare(probabilities: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """Compare the probabilities `(n, k)` of an exported model with those of Keras.
 
-
-def compare(answers: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    """Measure how far a format's probabilities `(n, k)` are from Keras's.
+    Returns:
+        `largest_difference` in probability, and `agreement`, the share of images with the same
+        predicted class.
 
     Raises:
-        NotWritten: Further than rounding explains.
+        NotWritten: The difference is larger than rounding can explain.
     """
-    difference = float(np.abs(answers - expected).max())
-    if not difference <= TOLERANCE:  # nor is NaN
+    difference = float(np.abs(probabilities - expected).max())
+    if not difference <= TOLERANCE:  # also true for NaN
         raise NotWritten(
-            f"probabilities must be those of Keras, to {TOLERANCE:g}. "
+            f"probabilities must differ from those of Keras by at most {TOLERANCE:g}. "
             f"Got a difference of {difference:.2g}"
         )
-    agreement = float((answers.argmax(axis=1) == expected.argmax(axis=1)).mean())
-    # two digits: the others are noise, and would change in Git with every processor
+    agreement = float((probabilities.argmax(axis=1) == expected.argmax(axis=1)).mean())
+    # two digits, because the others vary with the processor and would change in Git
     return {"largest_difference": float(f"{difference:.1e}"), "agreement": agreement}
 
 
 def write(
-    name: str, folder: Path, model: "keras.Model", kept: Preprocessor, pixels: np.ndarray,
+    name: str, folder: Path, model: "keras.Model", preprocessor: Preprocessor, pixels: np.ndarray,
     expected: np.ndarray,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write a format, run it, and return how it compares, or why there is no file.
+    """Write the model in one format, run it, and compare its probabilities with those of Keras.
 
     Args:
-        name: One of FORMATS.
-        model: From `serving`.
+        name: A key of FORMATS.
+        folder: Folder for the file.
+        model: From `serving_model`.
+        preprocessor: Preprocessing of the training images.
         pixels: `(n, h, w, c)` uint8.
-        expected: Keras's probabilities, `(n, k)`.
+        expected: Probabilities of Keras, `(n, k)`.
+
+    Returns:
+        The comparison and the file size, or under `not_written` why there is no file.
     """
     path = folder / FORMATS[name].file
     try:
-        with told(name):
-            FORMATS[name].write(model, path, metadata_of(kept))
-            answer = FORMATS[name].load(path)
+        with converter_errors(name):
+            FORMATS[name].write(model, path, export_metadata(preprocessor))
+            predict = FORMATS[name].load(path)
             starts = range(0, len(pixels), BATCH_SIZE)
-            answers = [answer(pixels[start : start + BATCH_SIZE]) for start in starts]
-        compared = compare(np.concatenate(answers), expected)
+            batches = [predict(pixels[start : start + BATCH_SIZE]) for start in starts]
+        comparison = compare(np.concatenate(batches), expected)
     except NotWritten as reason:
         path.unlink(missing_ok=True)
-        return {"not_written": [str(reason)]}  # in a list: DVC shows it in no table of numbers
-    return {**compared, "bytes": path.stat().st_size}
+        return {"not_written": [str(reason)]}  # a list, which DVC omits from tables of metrics
+    return {**comparison, "bytes": path.stat().st_size}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -147,40 +177,44 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument(f"--{path}", type=Path, required=True)
     args = parser.parse_args(argv)
 
-    kept = preprocessor.read(args.model)
-    if Preprocessor.of(read_json(args.arrays / "info.json")) != kept:
+    preprocessor = read_preprocessor(args.model)
+    if Preprocessor.of(read_json(args.arrays / "info.json")) != preprocessor:
         raise PipelineError(
-            f"{args.model}: was trained on images made in another way than {args.arrays}. "
-            "Run `dvc repro`"
+            f"{args.model}: must have the preprocessing of {args.arrays}. Got a model trained with "
+            "another one. Run `dvc repro`"
         )
     images, _ = arrays.load(args.arrays / "test")
-    normalized = images[np.unique(np.linspace(0, len(images) - 1, IMAGES).astype(int))]
-    pixels = kept.pixels(normalized)
+    normalized = images[np.unique(np.linspace(0, len(images) - 1, NUM_IMAGES).astype(int))]
+    pixels = preprocessor.pixels(normalized)
 
-    # whatever the model was trained on: the converters of both formats are TensorFlow's. No GPU,
-    # whose convolutions round to 10 bits, which would be taken for the format's fault
+    # whatever the backend of training, both converters need TensorFlow. Not on a GPU, where
+    # convolutions round to 10 bits: that would count as a difference of the format
     os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
     select_backend.use("tensorflow")
     from pipeline.core import native_log
     from pipeline.runtime import backend
 
-    with native_log.silenced():  # converters and runtimes talk, too
+    with native_log.silenced():  # converters and runtimes write to stderr too
         import keras
 
         model = backend.load(args.model)
         logits = model.predict(normalized, batch_size=BATCH_SIZE, verbose=0)
         expected = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
-        served = serving(model, kept)
+        serving = serving_model(model, preprocessor)
         with atomic_path(args.out) as folder:
             folder.mkdir()
-            rows = {name: write(name, folder, served, kept, pixels, expected) for name in FORMATS}
+            rows = {
+                name: write(name, folder, serving, preprocessor, pixels, expected)
+                for name in FORMATS
+            }
     write_json(args.metrics, {"images": len(pixels), **rows})
     for name, row in rows.items():
         for reason in row.get("not_written", ()):
             print(f"export: {name}: not written, {reason}")
     written = [name for name, row in rows.items() if "not_written" not in row]
     if written:
-        print(f"export: {', '.join(written)}: as Keras on {len(pixels)} test images -> {args.out}")
+        names = ", ".join(written)
+        print(f"export: {names}: agree with Keras on {len(pixels)} test images -> {args.out}")
 
 
 if __name__ == "__main__":

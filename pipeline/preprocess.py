@@ -1,20 +1,20 @@
-"""Preprocess: decode every image into arrays, of which any rows can be read.
+"""Preprocess: decode all images into arrays, and normalize them.
 
 Reads   data/raw/{train,test}.parquet
 Writes  data/arrays/{train,test}/images.npy    (n, h, w, c) float32, normalized, or uint8, which
                                                is normalized when it is read
         data/arrays/{train,test}/labels.npy    (n,) int64
-        data/arrays/{train,test}/SHA256SUMS    of these files
+        data/arrays/{train,test}/SHA256SUMS    checksums of both files
         data/arrays/info.json                  class names, shape, normalization, statistics,
-                                               intensity range, images of which only the high
-                                               byte was read, images skipped, validation images
-                                               at the end of train (0: the data set has no
-                                               validation split)
+                                               intensity range; numbers of images read by their
+                                               high byte only, of skipped images, and of
+                                               validation images at the end of train (0 if the
+                                               data set has no validation split)
 Params  preprocess
 """
 
 import argparse
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +28,13 @@ from pipeline.data import arrays
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.ingest import decoding, parquet
 from pipeline.ingest.decoding import Decoded, Options, Task
-from pipeline.ingest.images import ColourAmongGrey
+from pipeline.ingest.images import ColorAmongGrayscale
 
 SPLITS = ("train", "test")
 
 
 def statistics(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each channel, exactly, from its histogram.
+    """Compute the exact mean and standard deviation of each channel from its histogram.
 
     Args:
         histogram: Pixel counts `(c, 256)` int64.
@@ -50,37 +50,40 @@ def statistics(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standardize_group(task: Task, preprocessor: Preprocessor) -> None:
-    """Turn one group of images in [0, 1] into (pixel - mean) / std, in place."""
+    """Standardize one group of images in [0, 1] in place: (pixel - mean) / std."""
     preprocessor.standardize(arrays.rows(task.target, task.start, task.stop))
 
 
-def before(row: int, tasks: list[Task], decoded: list[Decoded]) -> list[Decoded]:
-    """Return the groups before a row, which is the first of one."""
+def groups_before(row: int, tasks: list[Task], decoded: list[Decoded]) -> list[Decoded]:
+    """Return the decoded groups before a row, which must be the first row of a group."""
     return [group for task, group in zip(tasks, decoded, strict=True) if task.start < row]
 
 
 def decode(
     sources: dict[str, Path], folder: Path, options: Options, num_train: int
 ) -> tuple[dict[str, list[Task]], dict[str, list[Decoded]]]:
-    """Decode every split, and again with what is known only then: colour, and the range of pixels.
+    """Decode every split.
+
+    Images are decoded again if a later image turns out to be in color, or after the intensity range
+    of the training images has been found.
 
     Args:
         sources: Parquet file of each split.
-        folder: Gets the arrays.
-        options: To begin with; the tasks that are returned have those that were used.
-        num_train: Images of train that are not the data set's own validation split.
+        folder: Folder for the arrays.
+        options: Initial options. The returned tasks hold the final ones.
+        num_train: Number of images in train before those of the validation split.
 
     Returns:
-        As `decoding.decode_all`.
+        The tasks of each split and their results, as `decoding.decode_all`.
     """
     try:
         tasks, decoded = decoding.decode_all(sources, folder, options)
-    except ColourAmongGrey:
+    except ColorAmongGrayscale:
         options = options._replace(shape=(*options.shape[:2], 3))
         tasks, decoded = decoding.decode_all(sources, folder, options)
-    groups = before(num_train, tasks["train"], decoded["train"])
-    if found := [pair for group in groups for pair in group.extremes]:
-        lows, highs = zip(*found, strict=True)
+    groups = groups_before(num_train, tasks["train"], decoded["train"])
+    if pixel_ranges := [pixel_range for group in groups for pixel_range in group.extremes]:
+        lows, highs = zip(*pixel_ranges, strict=True)
         options = options._replace(intensity_range=(min(lows), max(highs)))
         tasks, decoded = decoding.decode_all(sources, folder, options)
     return tasks, decoded
@@ -90,15 +93,13 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
     """Write the arrays of both splits, and info.json.
 
     Args:
-        raw_folder: Holds train.parquet and test.parquet.
-        folder: Gets train/, test/ and info.json.
-        settings: Of params.yaml.
+        raw_folder: Folder with train.parquet and test.parquet.
+        folder: Folder to write: train/, test/ and info.json.
+        settings: Section `preprocess` of params.yaml.
 
     Returns:
-        What info.json holds: class names, image shape, normalization, statistics, the intensity
-        range, the number of images skipped, and how many images at the end of train are a
-        validation split of the data set's own. Statistics and range are those of the images
-        before these.
+        The contents of info.json. Statistics and intensity range are those of the training images,
+        without the validation images at the end of train.
 
     Raises:
         PipelineError: A class has no images, or images cannot be decoded or differ in size.
@@ -108,8 +109,8 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
     labels = {split: parquet.labels(path) for split, path in sources.items()}
     num_train = len(labels["train"]) - parquet.num_validation(sources["train"])
     parquet.check_classes(source, classes, {**labels, "train": labels["train"][:num_train]})
-    # without a first one all are bad, whatever the shape, and decoding lists them
     first = decoding.first_image(sources.values(), settings.max_megapixels)
+    # if no image can be opened, decoding lists them all, whatever the shape
     first = first or Image.new("L", (1, 1))
     height, width = settings.image_size or (first.height, first.width)
     options = Options(
@@ -119,29 +120,29 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
         intensity_range=settings.intensity_range,
         max_megapixels=settings.max_megapixels,
     )
-    with atomic_path(folder) as beside:
-        tasks, decoded = decode(sources, beside, options, num_train)
+    with atomic_path(folder) as temporary:
+        tasks, decoded = decode(sources, temporary, options, num_train)
         options = tasks["train"][0].options
         bad = [text for split in SPLITS for group in decoded[split] for text in group.bad]
         if bad and settings.on_bad_image == "error":
             raise PipelineError(
-                f"{source}: every file must be a sound image. Got {len(bad)} of another kind: "
+                f"{source}: every file must be a valid image. Got {len(bad)} that are not: "
                 f"{first_few(bad, '; ')}. Replace or remove them, or set "
                 "preprocess.on_bad_image: skip"
             )
-        good = {split: np.concatenate([g.good for g in decoded[split]]) for split in SPLITS}
+        good = {split: np.concatenate([group.good for group in decoded[split]]) for split in SPLITS}
         validation = int(good["train"][num_train:].sum())
         if not validation and num_train < len(good["train"]):
             raise PipelineError(
-                f"{source}: validation must hold images. Got none that can be read. Add some, or "
+                f"{source}: validation must contain valid images. Got none. Add some, or "
                 "remove the validation split"
             )
         for split in SPLITS:
             labels[split] = labels[split][good[split]]
-            np.save(beside / split / "labels.npy", labels[split])
-        trained_on = labels["train"][: len(labels["train"]) - validation]
-        parquet.check_classes(source, classes, {**labels, "train": trained_on})
-        groups = before(num_train, tasks["train"], decoded["train"])
+            np.save(temporary / split / "labels.npy", labels[split])
+        train_labels = labels["train"][: len(labels["train"]) - validation]
+        parquet.check_classes(source, classes, {**labels, "train": train_labels})
+        groups = groups_before(num_train, tasks["train"], decoded["train"])
         for split in SPLITS:
             tasks[split] = decoding.close_gaps(tasks[split], decoded[split])
         mean, std = statistics(np.sum([group.histogram for group in groups], axis=0))
@@ -158,12 +159,12 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
             "validation": validation,
         }
         if settings.normalize == "standardize" and settings.dtype == "float32":
-            every = [task for own in tasks.values() for task in own]
-            with decoding.mapper(len(every)) as run_all:
-                list(run_all(standardize_group, every, repeat(Preprocessor.of(info))))
+            all_tasks = list(chain.from_iterable(tasks.values()))
+            with decoding.mapper(len(all_tasks)) as parallel_map:
+                list(parallel_map(standardize_group, all_tasks, repeat(Preprocessor.of(info))))
         for split in SPLITS:
-            arrays.seal(beside / split)
-        write_json(beside / "info.json", info)
+            arrays.seal(temporary / split)
+        write_json(temporary / "info.json", info)
     return info
 
 
@@ -176,13 +177,14 @@ def main(argv: list[str] | None = None) -> None:
 
     info = preprocess(args.raw, args.arrays, params.preprocess)
     shape = " × ".join(map(str, info["image_shape"]))
-    scaled = "{:g} to {:g} as 0 to 255".format(*info["intensity_range"] or (0, 255))
-    deep = f", {scaled}" if info["intensity_range"] else ""
+    notes = ""
+    if info["intensity_range"]:
+        notes += ", {:g} to {:g} scaled to 0 to 255".format(*info["intensity_range"])
     if high_byte := sum(info["high_byte"].values()):
-        deep += f", {high_byte} in colour of 16 bits by their high 8"
-    skipped = sum(info["skipped"].values())
-    tail = f", {skipped} skipped as bad" if skipped else ""
-    print(f"preprocess: {shape} images, {info['normalize']}{deep}{tail} -> {args.arrays}")
+        notes += f", high 8 bits of {high_byte} images in 16-bit color"
+    if skipped := sum(info["skipped"].values()):
+        notes += f", {skipped} bad images skipped"
+    print(f"preprocess: {shape} images, {info['normalize']}{notes} -> {args.arrays}")
 
 
 if __name__ == "__main__":

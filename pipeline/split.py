@@ -1,12 +1,11 @@
-"""Split: hold out part of the training images for validation, and look for leaks.
+"""Split: hold out part of the training images for validation, and find duplicates.
 
-A data set that brings a validation split keeps it, whatever the seed: nothing is held out.
+If the data set has a validation split, that is used for every seed, and nothing is held out.
 
 Reads   data/arrays/{train,test}/{images,labels}.npy, data/arrays/info.json
 Writes  data/split.npz        train (k,) int64, validation (n - k,) int64: row numbers, sorted
-        metrics/split.json    rows and exact duplicates of each part, whether validation rows
-                              were held out, images of each class and in two classes, images
-                              that preprocess skipped
+        metrics/split.json    number of rows, skipped images and images of each class, for each
+                              split; whether validation rows were held out; exact duplicates
 Params  split.validation, seed
 """
 
@@ -26,43 +25,45 @@ from pipeline.core.files import read_json, write_json
 from pipeline.core.splitting import stratified_split
 from pipeline.data import arrays
 
-READ_VALUES = 2**20  # at a time: 4 MiB
+READ_VALUES = 2**20  # pixel values read at a time: 4 MiB
 
 
-Part = tuple[arrays.Images | np.ndarray, np.ndarray, np.ndarray]
+Split = tuple[arrays.Images | np.ndarray, np.ndarray, np.ndarray]
 
 
-def duplicates(parts: Mapping[str, Part], classes: list[str]) -> dict:
-    """Find images that are equal to the last bit, within parts and across them.
+def duplicates(splits: Mapping[str, Split], classes: list[str]) -> dict:
+    """Find identical images within splits and across them.
 
     Args:
-        parts: Name to images `(n, h, w, c)` and their labels `(n,)` int64 in [0, k), and the row
-            numbers that belong to the part.
+        splits: Images `(n, h, w, c)`, labels `(n,)` int64 in [0, k) and row numbers of each split.
         classes: k names.
 
     Returns:
-        Number of images that repeat an earlier one `within` each part; number of distinct
-        images that two parts share, `across`; their rows, as `groups`; and those of them that
-        stand in two classes, so that one label is wrong, with each class, as `conflicts`.
+        `within`: number of images of each split that repeat an earlier one. `across`: number of
+        distinct images that two splits share. `groups`: rows of each set of identical images.
+        `conflicts`: the sets with different labels, with the class of each row.
     """
-    places: dict[bytes, list[tuple[str, int, int]]] = defaultdict(list)
-    for part, (images, labels, rows) in parts.items():
+    occurrences: dict[bytes, list[tuple[str, int, int]]] = defaultdict(list)
+    for split, (images, labels, rows) in splits.items():
         chunk = batch_size(images.shape[1:], READ_VALUES)
-        for at in range(0, len(rows), chunk):
-            some = rows[at : at + chunk]
-            for row, image in zip(some.tolist(), images[some], strict=True):
+        for start in range(0, len(rows), chunk):
+            chunk_rows = rows[start : start + chunk]
+            for row, image in zip(chunk_rows.tolist(), images[chunk_rows], strict=True):
                 digest = hashlib.blake2b(image.data, digest_size=16).digest()
-                places[digest].append((part, row, int(labels[row])))
-    groups = [group for group in places.values() if len(group) > 1]
-    names = [[part for part, _, _ in group] for group in groups]
+                occurrences[digest].append((split, row, int(labels[row])))
+    groups = [group for group in occurrences.values() if len(group) > 1]
+    names = [[split for split, _, _ in group] for group in groups]
     return {
-        "within": {part: sum(max(0, group.count(part) - 1) for group in names) for part in parts},
-        "across": {
-            f"{a}_{b}": sum(a in g and b in g for g in names) for a, b in combinations(parts, 2)
+        "within": {
+            split: sum(max(0, group.count(split) - 1) for group in names) for split in splits
         },
-        "groups": [[f"{part} {row}" for part, row, _ in group] for group in groups],
+        "across": {
+            f"{a}_{b}": sum(a in group and b in group for group in names)
+            for a, b in combinations(splits, 2)
+        },
+        "groups": [[f"{split} {row}" for split, row, _ in group] for group in groups],
         "conflicts": [
-            [f"{part} {row} ({classes[label]})" for part, row, label in group]
+            [f"{split} {row} ({classes[label]})" for split, row, label in group]
             for group in groups
             if len({label for _, _, label in group}) > 1
         ],
@@ -82,13 +83,13 @@ def main(argv: list[str] | None = None) -> None:
     info = read_json(args.arrays / "info.json")
     held_out = not info["validation"]
     if held_out:
-        remedy = "Add some, move split.validation towards 0.5, or bring a validation split"
+        remedy = "Add some, move split.validation towards 0.5, or provide a validation split"
         train, validation = stratified_split(
             labels, info["classes"], params.split.validation, params.seed, "split", remedy
         )
     else:
         train, validation = np.split(np.arange(len(labels)), [len(labels) - info["validation"]])
-    found = duplicates(
+    duplicate_images = duplicates(
         {
             "train": (images, labels, train),
             "validation": (images, labels, validation),
@@ -96,33 +97,40 @@ def main(argv: list[str] | None = None) -> None:
         },
         info["classes"],
     )
-    parts = {"train": labels[train], "validation": labels[validation], "test": test_labels}
+    labels_by_split = {
+        "train": labels[train], "validation": labels[validation], "test": test_labels
+    }  # fmt: skip
+    classes = info["classes"]
+    class_counts = {
+        split: np.bincount(split_labels, minlength=len(classes)).tolist()
+        for split, split_labels in labels_by_split.items()
+    }
     metrics = {
-        "rows": {part: len(own) for part, own in parts.items()},
+        "rows": {split: sum(counts) for split, counts in class_counts.items()},
         "held_out": held_out,
         "skipped": info["skipped"],
-        "duplicates": found,
+        "duplicates": duplicate_images,
         "classes": [
-            {"class": name, **{part: int((own == label).sum()) for part, own in parts.items()}}
-            for label, name in enumerate(info["classes"])
+            {"class": name, **{split: counts[label] for split, counts in class_counts.items()}}
+            for label, name in enumerate(classes)
         ],
     }
     arrays.write_split(args.split, train, validation)
     write_json(args.metrics, metrics)
-    across = sum(found["across"].values())
-    origin = "held out" if held_out else "of the data set, nothing held out"
+    across = sum(duplicate_images["across"].values())
+    origin = "held out" if held_out else "from the data set"
     print(
         f"split: {len(train)} train, {len(validation)} validation rows ({origin}) -> {args.split}"
     )
     missing = [row["class"] for row in metrics["classes"] if not row["validation"]]
     if missing:
-        print(f"split: warning: no validation images of {first_few(missing)}: too few of it")
+        print(f"split: warning: no validation images of {first_few(missing)}: too few images")
     if across:
-        print(f"split: warning: {across} images stand in two parts, see {args.metrics}")
-    if conflicts := found["conflicts"]:
+        print(f"split: warning: {across} images are in two splits, see {args.metrics}")
+    if conflicts := duplicate_images["conflicts"]:
         print(
-            f"split: warning: {len(conflicts)} images stand in two classes, as "
-            f"{first_few(conflicts[0])}: one label is wrong, see {args.metrics}"
+            f"split: warning: {len(conflicts)} images are in two classes, so a label is wrong, "
+            f"for example {first_few(conflicts[0])}. See {args.metrics}"
         )
 
 

@@ -3,13 +3,13 @@
 uv.lock changes with every package. A stage that depends on its own file reruns only if one of its
 packages changes: a new matplotlib redraws plots and retrains nothing.
 
-The first stage of all, it also checks `folder`, since DVC only says "No such file or directory".
-And it lists which pictures analyze draws of each model: that takes the names of all, and a model's
-own stages must not run again with another's settings.
+As the first stage, it also checks `folder`, because DVC's own message would only be "No such file
+or directory". It also lists the pictures that analyze draws of each model: they depend on the names
+of all models, while the other stages of a model must not rerun when settings of another one change.
 
 Reads   uv.lock
-Writes  data/versions/STAGE.json    package to locked version, or versions
-        data/analysis/MODEL.json     names of pictures; none where the model is not chosen
+Writes  data/versions/STAGE.json    locked version, or versions, of each package
+        data/analysis/MODEL.json    names of pictures; empty if the model is not analyzed
 Params  backend, folder; for analyze: analyze, finetune, models, reference
 """
 
@@ -21,9 +21,9 @@ from pipeline.config.params import check_folder, load
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, write_json
 
-# What each stage imports, and what writes or computes for that: h5py the weights in a .keras
-# file, SciPy for scikit-learn, Pillow the PNGs of matplotlib. Not what only checks, prints or
-# shows progress.
+# Packages that each stage imports, and those that write or compute for them: h5py writes the
+# weights in a .keras file, SciPy computes for scikit-learn, Pillow writes the PNGs of matplotlib.
+# Packages that only validate, print or show progress are left out.
 PACKAGES = {
     "download": ("numpy", "pillow", "pyarrow", "scikit-learn", "tensorflow-datasets"),
     "preprocess": ("numpy", "pillow", "pyarrow"),
@@ -44,40 +44,44 @@ PACKAGES = {
     "plot": ("matplotlib", "numpy", "pandas", "pillow"),
     "report": ("altair", "jinja2", "numpy", "pandas", "pillow", "vl-convert-python"),
 }
-# Of the stages that compute with Keras on the backend of params.yaml.
+# Additional packages of the stages that use Keras with the backend of params.yaml.
 BACKENDS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}
 WITH_KERAS = ("train", "evaluate", "analyze")
 
 
 def locked_versions(path: Path) -> dict[str, str]:
-    """Return the version of each package in uv.lock; all of them if it depends on Python."""
+    """Return the locked version of each package; all versions if they depend on Python."""
     try:
         packages = tomllib.loads(path.read_text("utf-8"))["package"]
-        found: dict[str, set[str]] = {}
+        locked: dict[str, set[str]] = {}
         for package in packages:
-            found.setdefault(package["name"], set()).add(package["version"])
-        return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
+            locked.setdefault(package["name"], set()).add(package["version"])
+        return {name: ", ".join(sorted(versions)) for name, versions in locked.items()}
     except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
         raise PipelineError(
             f"{path}: must be uv's lock file. Got {error}. Run `git checkout {path}`"
         ) from None
 
 
-def versions_by_stage(found: dict[str, str], backend: str) -> dict[str, dict[str, str]]:
-    """Return the locked versions that each stage depends on.
+def versions_by_stage(locked: dict[str, str], backend: str) -> dict[str, dict[str, str]]:
+    """Return the locked version of each package, for every stage.
+
+    Args:
+        locked: Version of each package, from `locked_versions`.
+        backend: A key of BACKENDS.
 
     Raises:
         PipelineError: A package is not locked.
     """
-    wanted = {
+    packages = {
         stage: names + (BACKENDS[backend] if stage in WITH_KERAS else ())
         for stage, names in PACKAGES.items()
     }
-    if missing := {name for names in wanted.values() for name in names} - set(found):
+    if missing := {name for names in packages.values() for name in names} - set(locked):
         raise PipelineError(
             f"uv.lock: must lock {', '.join(sorted(missing))}. Got no such package. Run `uv lock`"
         )
-    return {stage: {name: found[name] for name in names} for stage, names in wanted.items()}
+    return {stage: {name: locked[name] for name in names} for stage, names in packages.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -93,12 +97,12 @@ def main(argv: list[str] | None = None) -> None:
     with atomic_path(args.versions) as folder:
         for stage, versions in stages.items():
             write_json(folder / f"{stage}.json", versions)
-    pictures = {name: params.pictures_of(name) for name in params.all_models}
+    pictures = {model: params.pictures_of(model) for model in params.all_models}
     with atomic_path(args.analysis) as folder:
-        for name, chosen in pictures.items():
-            write_json(folder / f"{name}.json", chosen)
-    drawn = ", ".join(name for name, chosen in pictures.items() if chosen) or "none"
-    print(f"versions: of {len(stages)} stages -> {args.versions}; analyze draws {drawn}")
+        for model, names in pictures.items():
+            write_json(folder / f"{model}.json", names)
+    analyzed = ", ".join(model for model, names in pictures.items() if names) or "none"
+    print(f"versions: {len(stages)} stages -> {args.versions}; analyzed models: {analyzed}")
 
 
 if __name__ == "__main__":

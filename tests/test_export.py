@@ -1,4 +1,4 @@
-"""Export: the same answers without Keras, from raw pixels."""
+"""Export: the same predictions without Keras, from raw pixels."""
 
 import dataclasses
 import json
@@ -18,31 +18,30 @@ from pipeline import export
 from pipeline.architectures import pretrained
 from pipeline.config.schema import Activation
 from pipeline.core.errors import PipelineError
-from pipeline.data import preprocessor
-from pipeline.data.preprocessor import Preprocessor
+from pipeline.data.preprocessor import Preprocessor, store
 from pipeline.serving import to_onnx
 from tests.conftest import EXPORT, write_arrays
 
 CLASSES = ["Ελλάδα", "bright, white"]
-KEPT = Preprocessor(CLASSES, [2, 2, 1], "standardize", [0.5], [0.25])
+PREPROCESSOR = Preprocessor(CLASSES, [2, 2, 1], "standardize", [0.5], [0.25])
 BLACK, WHITE = np.zeros((2, 2, 1), np.uint8), np.full((2, 2, 1), 255, np.uint8)
 
 
-def save(folder: Path, model: keras.Model, kept: Preprocessor = KEPT) -> None:
-    """Save a model of 2×2 grey images with 300 of them, half black and half white, to test it."""
+def save(folder: Path, model: keras.Model, preprocessor: Preprocessor = PREPROCESSOR) -> None:
+    """Save a model of 2×2 grayscale images, and 300 test images: half black, half white."""
     model.save(folder / "champion.keras")
-    preprocessor.store(folder / "champion.keras", kept)
+    store(folder / "champion.keras", preprocessor)
     labels = np.arange(300) % 2
-    images = KEPT.normalized(np.stack([BLACK, WHITE])[labels])
+    images = PREPROCESSOR.normalized(np.stack([BLACK, WHITE])[labels])
     write_arrays(folder / "arrays/test", images, labels)
-    (folder / "arrays/info.json").write_text(json.dumps({**vars(kept), "skipped": {}}))
+    (folder / "arrays/info.json").write_text(json.dumps({**vars(preprocessor), "skipped": {}}))
 
 
 @pytest.fixture
 def champion(project, monkeypatch):
-    """A model whose logit of the second class is the sum of its pixels, of the first 2."""
+    """A project with a model whose logits are 2 and the sum of the pixels."""
     for variable in ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.setenv(variable, "")  # as before, once the test is over
+        monkeypatch.setenv(variable, "")  # so that the test restores what export sets
     images = keras.Input((2, 2, 1))
     dense = keras.layers.Dense(2)
     model = keras.Model(images, dense(keras.layers.Flatten()(images)))
@@ -52,23 +51,23 @@ def champion(project, monkeypatch):
 
 
 # standardized, black is -2 and white 2: logits (2, -8) and (2, 8); 1 / (1 + e^10), 1 / (1 + e^6)
-ANSWERS = np.array([[0.9999546, 0.0000454], [0.0024726, 0.9975274]])
+PROBABILITIES = np.array([[0.9999546, 0.0000454], [0.0024726, 0.9975274]])
 
 
-def test_both_formats_take_raw_pixels_and_name_the_classes(champion, capsys):
+def test_both_formats_take_raw_pixels_and_contain_the_class_names(champion, capsys):
     export.main(EXPORT)
-    said = "export: onnx, litert: as Keras on 256 test images -> export\n"
-    assert capsys.readouterr() == (said, "")
+    expected = "export: onnx, litert: agree with Keras on 256 test images -> export\n"
+    assert capsys.readouterr() == (expected, "")
     images = np.stack([BLACK, WHITE])
 
     session = onnxruntime.InferenceSession(champion / "export/champion.onnx")
-    (answers,) = session.run(["probabilities"], {"images": images})
-    assert answers == pytest.approx(ANSWERS, abs=1e-6)
+    (probabilities,) = session.run(["probabilities"], {"images": images})
+    assert probabilities == pytest.approx(PROBABILITIES, abs=1e-6)
     assert session.get_inputs()[0].shape == ["n", 2, 2, 1]
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == CLASSES
 
     runner = Interpreter(model_path=str(champion / "export/champion.tflite")).get_signature_runner()
-    assert runner(images=images)["probabilities"] == pytest.approx(ANSWERS, abs=1e-6)
+    assert runner(images=images)["probabilities"] == pytest.approx(PROBABILITIES, abs=1e-6)
     with zipfile.ZipFile(champion / "export/champion.tflite") as archive:
         assert archive.read("labels.txt").decode().splitlines() == CLASSES
         assert "intensity_range.json" not in archive.namelist()
@@ -81,9 +80,9 @@ def test_both_formats_take_raw_pixels_and_name_the_classes(champion, capsys):
         assert metrics[name]["bytes"] == (champion / "export" / file).stat().st_size
 
 
-def test_the_range_of_16_bit_images_is_in_both_files(champion):
+def test_the_intensity_range_of_16_bit_images_is_in_both_files(champion):
     model = keras.saving.load_model(champion / "champion.keras")
-    save(champion, model, dataclasses.replace(KEPT, intensity_range=[0.0, 4095.0]))
+    save(champion, model, dataclasses.replace(PREPROCESSOR, intensity_range=[0.0, 4095.0]))
     export.main(EXPORT)
     session = onnxruntime.InferenceSession(champion / "export/champion.onnx")
     metadata = session.get_modelmeta().custom_metadata_map
@@ -94,23 +93,23 @@ def test_the_range_of_16_bit_images_is_in_both_files(champion):
 
 
 @pytest.mark.slow
-def test_the_same_bytes_twice_and_on_tensorflow_whatever_trained(project, stage):
+def test_repeated_exports_are_identical_whatever_the_training_backend(project, stage):
     images = keras.Input((2, 2, 1))
     x = images
-    for _ in range(4):  # equal weights, of which the converter keeps one by chance
+    for _ in range(4):  # the converter merges equal weights, and keeps one at random
         x = keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 1, activation="relu")(x))
     save(project, keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(x))))
-    written = []
+    exports = []
     for seed, backend in (("1", "tensorflow"), ("2", "jax")):
         done = stage("pipeline.export", *EXPORT, PYTHONHASHSEED=seed, KERAS_BACKEND=backend)
         assert (done.returncode, done.stderr) == (0, "")
         outputs = [project / "export.json", *sorted((project / "export").iterdir())]
-        written.append([path.read_bytes() for path in outputs])
-    assert len(written[0]) == 3
-    assert written[0] == written[1]
+        exports.append([path.read_bytes() for path in outputs])
+    assert len(exports[0]) == 3
+    assert exports[0] == exports[1]
 
 
-def test_a_target_that_is_computed_from_the_input_becomes_a_constant():
+def test_a_computed_reshape_target_becomes_a_constant():
     def weight(name: str, values: list[int]) -> onnx.TensorProto:
         return onnx.numpy_helper.from_array(np.array(values, np.int64), name)
 
@@ -139,15 +138,14 @@ def test_a_target_that_is_computed_from_the_input_becomes_a_constant():
 def test_probabilities_are_compared_with_those_of_keras():
     expected = np.array([[0.5, 0.5], [0.2, 0.8]], np.float32)
     near = expected + np.array([[-0.00012, 0.00012], [0, 0]], np.float32)
-    found = export.compare(near, expected)
-    # the first image is now the other class's, where Keras itself had no preference
-    assert found == {"largest_difference": 0.00012, "agreement": 0.5}
+    # the predicted class of the first image changes, where Keras had equal probabilities
+    assert export.compare(near, expected) == {"largest_difference": 0.00012, "agreement": 0.5}
     for wrong in (expected + 0.002, expected * np.nan):
-        with pytest.raises(export.NotWritten, match=r"must be those of Keras, to 0\.001\. Got a "):
+        with pytest.raises(export.NotWritten, match=r"from those of Keras by at most 0\.001\. Got"):
             export.compare(wrong, expected)
 
 
-def test_a_package_that_is_missing_is_named_and_nothing_is_written(champion, monkeypatch):
+def test_a_missing_package_is_named_and_nothing_is_written(champion, monkeypatch):
     (champion / "export").mkdir()
     (champion / "export/champion.tflite").write_text("last good")
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
@@ -157,7 +155,7 @@ def test_a_package_that_is_missing_is_named_and_nothing_is_written(champion, mon
     assert not (champion / "export.json").exists()
 
 
-def test_a_format_that_cannot_express_a_network_is_a_row_with_the_reason(champion, stage):
+def test_a_format_that_does_not_support_a_network_gives_the_reason(champion, stage):
     images = keras.Input((2, 2, 1))
     x = keras.ops.erfinv(0.1 * keras.layers.Flatten()(images))
     save(champion, keras.Model(images, keras.layers.Dense(2)(x)))
@@ -165,8 +163,8 @@ def test_a_format_that_cannot_express_a_network_is_a_row_with_the_reason(champio
     (champion / "export/champion.onnx").write_text("of another network")
     done = stage("pipeline.export", *EXPORT)
     assert (done.returncode, done.stderr) == (0, "")
-    said = done.stdout.splitlines()
-    assert [line.split(", ")[0] for line in said] == [
+    lines = done.stdout.splitlines()
+    assert [line.split(", ")[0] for line in lines] == [
         "export: onnx: not written", "export: litert: not written"
     ]  # fmt: skip
     rows = json.loads((champion / "export.json").read_text())
@@ -175,34 +173,36 @@ def test_a_format_that_cannot_express_a_network_is_a_row_with_the_reason(champio
     assert list((champion / "export").iterdir()) == []
 
 
-def test_one_format_that_fails_leaves_the_other(champion, monkeypatch, capsys):
-    def give_up(*_):
-        raise ValueError("no words for this")
+def test_if_one_format_fails_the_other_is_still_written(champion, monkeypatch, capsys):
+    def fail(*_):
+        raise ValueError("unsupported operation")
 
-    monkeypatch.setitem(export.FORMATS, "onnx", export.FORMATS["onnx"]._replace(write=give_up))
+    monkeypatch.setitem(export.FORMATS, "onnx", export.FORMATS["onnx"]._replace(write=fail))
     export.main(EXPORT)
     assert capsys.readouterr().out.splitlines() == [
-        "export: onnx: not written, ValueError: no words for this",
-        "export: litert: as Keras on 256 test images -> export",
+        "export: onnx: not written, ValueError: unsupported operation",
+        "export: litert: agree with Keras on 256 test images -> export",
     ]
     assert [path.name for path in (champion / "export").iterdir()] == ["champion.tflite"]
     rows = json.loads((champion / "export.json").read_text())
-    assert rows["onnx"] == {"not_written": ["ValueError: no words for this"]}
+    assert rows["onnx"] == {"not_written": ["ValueError: unsupported operation"]}
     assert rows["litert"]["agreement"] == 1
 
 
-def test_a_file_that_does_not_answer_as_keras_is_not_left_behind(champion, monkeypatch):
+def test_a_file_with_other_predictions_than_keras_is_removed(champion, monkeypatch):
     right = export.FORMATS["litert"]
     wrong = right._replace(load=lambda path: lambda images: 1 - right.load(path)(images))
     monkeypatch.setitem(export.FORMATS, "litert", wrong)
     export.main(EXPORT)
     assert [path.name for path in (champion / "export").iterdir()] == ["champion.onnx"]
     (reason,) = json.loads((champion / "export.json").read_text())["litert"]["not_written"]
-    # of black, 0.99995 against 0.00005
-    assert reason == "probabilities must be those of Keras, to 0.001. Got a difference of 1"
+    # for black, 0.99995 instead of 0.00005
+    assert reason == (
+        "probabilities must differ from those of Keras by at most 0.001. Got a difference of 1"
+    )
 
 
-# the smallest network of each family of keras.applications, and the smallest side it takes
+# the smallest network of each family in keras.applications, and its smallest image size
 FAMILIES = {
     "convnext_tiny": 32, "densenet121": 32, "efficientnet_b0": 32, "efficientnet_v2_b0": 32,
     "inception_resnet_v2": 75, "inception_v3": 75, "mobilenet": 32, "mobilenet_v2": 32,
@@ -211,21 +211,22 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def written(network: keras.Model, folder: Path) -> dict[str, dict]:
-    """Export a network of colour images, its answers spread over the classes; return the rows."""
+def export_network(network: keras.Model, folder: Path) -> dict[str, dict]:
+    """Export a network of RGB images in both formats; return the rows of metrics/export.json."""
     shape = [*network.input_shape[1:]]
-    kept = Preprocessor(CLASSES, shape, "standardize", [0.5] * 3, [0.2, 0.3, 0.25])
+    preprocessor = Preprocessor(CLASSES, shape, "standardize", [0.5] * 3, [0.2, 0.3, 0.25])
     pixels = np.random.default_rng(0).integers(0, 256, (8, *shape)).astype(np.uint8)
-    # random weights answer all images nearly alike, which would hide a fault
-    logits = network.predict(kept.normalized(pixels), verbose=0)
+    # random weights predict nearly the same for all images, which would hide errors: rescale them
+    logits = network.predict(preprocessor.normalized(pixels), verbose=0)
     kernel, bias = network.layers[-1].get_weights()
     scale = logits.std(axis=0).mean()
     network.layers[-1].set_weights([kernel / scale, (bias - logits.mean(axis=0)) / scale])
-    served = export.serving(network, kept)
-    expected = served.predict(pixels, verbose=0)["probabilities"]
+    serving = export.serving_model(network, preprocessor)
+    expected = serving.predict(pixels, verbose=0)["probabilities"]
     assert expected.std(axis=0).min() > 0.05
     return {
-        name: export.write(name, folder, served, kept, pixels, expected) for name in export.FORMATS
+        name: export.write(name, folder, serving, preprocessor, pixels, expected)
+        for name in export.FORMATS
     }
 
 
@@ -235,7 +236,7 @@ def test_every_activation_can_be_exported(activation, tmp_path):
         keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, activation=activation),
         keras.layers.Flatten(), keras.layers.Dense(2),
     ])  # fmt: skip
-    for name, row in written(network, tmp_path).items():
+    for name, row in export_network(network, tmp_path).items():
         assert row.get("largest_difference", 1) < 1e-5, (name, row)
 
 
@@ -245,28 +246,28 @@ def test_a_network_of_every_family_can_be_exported(base, tmp_path):
     keras.utils.set_random_seed(0)
     shape = (FAMILIES[base], FAMILIES[base], 3)
     network = pretrained.build(shape, 2, base=base, weights=None)
-    for name, row in written(network, tmp_path).items():
+    for name, row in export_network(network, tmp_path).items():
         assert "not_written" not in row, (name, row)
 
 
 def test_every_family_of_networks_is_exported():
-    # a family is a module of its own
+    # each family is a separate module
     modules = {
         function.__module__.rsplit(".", 1)[1]
         for name, function in vars(keras.applications).items()
         if name[0].isupper()
     }
-    found = {pretrained._find(base).__module__.rsplit(".", 1)[1] for base in FAMILIES}
-    assert modules - found == {"vgg19"}  # of the family of vgg16
+    tested = {pretrained._find(base).__module__.rsplit(".", 1)[1] for base in FAMILIES}
+    assert modules - tested == {"vgg19"}  # in the family of vgg16
 
 
-def test_a_full_disk_is_no_fault_of_a_format():
-    with pytest.raises(OSError, match="No space left"), export.told("onnx"):
+def test_a_full_disk_is_not_reported_as_an_unsupported_network():
+    with pytest.raises(OSError, match="No space left"), export.converter_errors("onnx"):
         raise OSError(28, "No space left on device")
 
 
-def test_images_made_in_another_way_are_refused(champion):
-    info = {**vars(KEPT), "normalize": "unit"}
+def test_images_with_other_preprocessing_are_refused(champion):
+    info = {**vars(PREPROCESSOR), "normalize": "unit"}
     (champion / "arrays/info.json").write_text(json.dumps(info))
-    with pytest.raises(PipelineError, match=r"champion\.keras: was trained on images made in ano"):
+    with pytest.raises(PipelineError, match=r"champion\.keras: must have the preprocessing of"):
         export.main(EXPORT)

@@ -1,4 +1,4 @@
-"""Preprocess: pixels to normalized arrays."""
+"""Preprocess: decoding, normalization, bad images and stored arrays."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from pipeline.ingest import decoding, images, parquet
 from pipeline.ingest.parquet import Example
 from tests.conftest import REPOSITORY, grey, png, write_arrays
 
-# one of each class: a test part that only has to be there
+# a minimal test split, with one image of each class
 TEST = [grey(0, 0), grey(255, 1)]
 
 
@@ -34,30 +34,31 @@ def prepare(
     train: list[Example],
     test: list[Example] = TEST,
     validation: list[Example] | None = None,
-    **own,
+    **options,
 ) -> dict:
+    """Write raw data and preprocess it; return the contents of info.json."""
     splits = {"train": train, "test": test}
     if validation is not None:
         splits["validation"] = validation
     sizes = {split: len(examples) for split, examples in splits.items()}
     parquet.write(top / "raw", parquet.Dataset(["cat", "dog"], "a test", sizes, splits))
-    return preprocess.preprocess(top / "raw", top / "arrays", settings(**own))
+    return preprocess.preprocess(top / "raw", top / "arrays", settings(**options))
 
 
-def settings(**own) -> Preprocess:
+def settings(**options) -> Preprocess:
     defaults = {
         "normalize": "unit", "image_size": None, "dtype": "float32", "on_bad_image": "error",
         "intensity_range": None, "max_megapixels": 250,
     }  # fmt: skip
-    return Preprocess.model_validate({**defaults, **own})
+    return Preprocess.model_validate({**defaults, **options})
 
 
 def read(top: Path, split: str = "train") -> np.ndarray:
-    """All images of a split, (n, h, w, c)."""
+    """Return all images of a split, `(n, h, w, c)`."""
     return arrays.load(top / "arrays" / split)[0][:]
 
 
-def test_unit_divides_by_255_and_greyscale_stays_one_channel(tmp_path):
+def test_unit_divides_by_255_and_grayscale_has_one_channel(tmp_path):
     info = prepare(tmp_path, [grey(0, 1), grey(255, 0)], [grey(51, 1), grey(51, 0)])
     images, labels = arrays.load(tmp_path / "arrays/train")
     assert (images.shape, len(images)) == ((2, 2, 3, 1), 2)
@@ -72,7 +73,7 @@ def test_unit_divides_by_255_and_greyscale_stays_one_channel(tmp_path):
     }  # fmt: skip
 
 
-def test_standardize_uses_the_training_images_only(tmp_path):
+def test_standardize_uses_only_the_training_images(tmp_path):
     test = [grey(255, 0), grey(255, 1)]
     prepare(tmp_path, [grey(0, 0), grey(255, 1)], test, normalize="standardize")
     # train: mean 0.5, standard deviation 0.5
@@ -80,9 +81,9 @@ def test_standardize_uses_the_training_images_only(tmp_path):
     assert set(read(tmp_path, "test").ravel().tolist()) == {1.0}
 
 
-def test_standardize_is_per_channel_and_survives_a_flat_one(tmp_path):
+def test_standardize_is_per_channel_and_accepts_a_constant_channel(tmp_path):
     colour = np.zeros((2, 2, 3), np.uint8)
-    colour[0, :, 0] = 255  # red: half on; green: none; blue: all
+    colour[0, :, 0] = 255  # red: half of the pixels; green: none; blue: all
     colour[..., 2] = 255
     both = [Example(png(colour), label, "a") for label in (0, 1)]
     prepare(tmp_path, both, both, normalize="standardize")
@@ -100,14 +101,14 @@ def test_statistics_are_exact():
     assert std.tolist() == pytest.approx([np.sqrt(0.59 / 4)])
 
 
-def test_many_groups_in_processes_are_the_images_in_order(tmp_path):
-    count = 8 * parquet.GROUP_ROWS + 5  # nine groups: enough for the processes to be used
+def test_images_decoded_in_parallel_stay_in_order(tmp_path):
+    count = 8 * parquet.GROUP_ROWS + 5  # nine groups: enough for worker processes
     prepare(tmp_path, [grey(i % 256, i % 2, str(i)) for i in range(count)])
     values = (np.arange(count) % 256).astype(np.float32)
     assert np.array_equal(read(tmp_path)[:, 0, 0, 0], values / np.float32(255))
 
 
-def test_a_colour_image_among_grey_ones_makes_all_colour(tmp_path):
+def test_with_one_color_image_all_images_have_three_channels(tmp_path):
     red = np.zeros((2, 3, 3), np.uint8)
     red[..., 0] = 255
     test = [Example(png(red), 0, "red"), grey(0, 1)]
@@ -117,21 +118,21 @@ def test_a_colour_image_among_grey_ones_makes_all_colour(tmp_path):
     assert read(tmp_path, "test")[0, 0, 0].tolist() == [1.0, 0.0, 0.0]
 
 
-def test_image_size_resizes(tmp_path):
+def test_images_are_resized_to_image_size(tmp_path):
     info = prepare(tmp_path, [grey(51), grey(51, 1, size=(9, 5))], image_size=[4, 6])
     assert info["image_shape"] == [4, 6, 1]
     assert np.allclose(read(tmp_path), 0.2)
 
 
 @pytest.mark.parametrize("on_bad_image", ["error", "skip"])
-def test_differing_sizes_without_image_size_are_refused(tmp_path, on_bad_image):
+def test_different_sizes_without_image_size_are_refused(tmp_path, on_bad_image):
     train = [grey(1), grey(1, 1, id="b.png", size=(9, 5))]
     with pytest.raises(
         PipelineError,
-        match=r"b\.png: is 9×5 pixels, the first image 2×3\. Set preprocess\.image_size",
+        match=r"b\.png: must have the size of the first image, 2×3 pixels\. Got 9×5\. Set pre",
     ):
         prepare(tmp_path, train, on_bad_image=on_bad_image)
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]  # nothing half-written
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]  # no incomplete output
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:
@@ -140,7 +141,7 @@ def encode(image: Image.Image, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def turned(orientation: int) -> Image.Exif:
+def with_orientation(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
@@ -163,14 +164,14 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
     (encode(halves("L", 10, 200), "PNG"), (10,) * 3, (200,) * 3),
     (encode(halves("1", 0, 1), "PNG"), (0,) * 3, (255,) * 3),
     (encode(halves("LA", (10, 0), (200, 255)), "PNG"), (10,) * 3, (200,) * 3),
-    # the colours below, however transparent
+    # transparency is ignored
     (encode(halves("RGBA", (*RED, 255), (*BLUE, 128)), "PNG"), RED, BLUE),
     (encode(halves("RGB", RED, BLUE).quantize(2), "PNG"), RED, BLUE),
     (encode(halves("RGB", RED, BLUE).quantize(2), "GIF"), RED, BLUE),
-    # no ink but magenta and yellow: red; but cyan and magenta: blue
+    # magenta and yellow ink: red; cyan and magenta: blue
     (encode(halves("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)), "TIFF"), RED, BLUE),
 ], ids="RGB BMP WebP grey bilevel grey+alpha RGBA palette GIF CMYK".split())  # fmt: skip
-def test_every_kind_of_image_is_decoded(encoded, left, right):
+def test_every_mode_and_format_is_decoded(encoded, left, right):
     decoded = images.decode(images.open_image(encoded, 1), "x", (2, 4, 3), resize=False)
     assert decoded.dtype == np.uint8
     assert decoded.tolist() == [[[*left]] * 2 + [[*right]] * 2] * 2
@@ -179,7 +180,7 @@ def test_every_kind_of_image_is_decoded(encoded, left, right):
 @pytest.mark.parametrize(("mode", "red", "blue"), [
     ("RGB", RED, BLUE), ("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)),
 ])  # fmt: skip
-def test_jpeg_is_decoded_up_to_its_own_loss(mode, red, blue):
+def test_jpeg_is_decoded_up_to_compression_loss(mode, red, blue):
     large = halves(mode, red, blue).resize((32, 16), Image.Resampling.NEAREST)
     encoded = encode(large, "JPEG", quality=95, subsampling=0)
     decoded = images.decode(images.open_image(encoded, 1), "x", (16, 32, 3), resize=False)
@@ -190,20 +191,20 @@ def test_jpeg_is_decoded_up_to_its_own_loss(mode, red, blue):
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize(("orientation", "expected"), [
     (1, [[1, 2, 3], [4, 5, 6]]),
-    (3, [[6, 5, 4], [3, 2, 1]]),  # held upside down
-    (6, [[4, 1], [5, 2], [6, 3]]),  # to be turned by 90 degrees to the right
-    (8, [[3, 6], [2, 5], [1, 4]]),  # to the left
+    (3, [[6, 5, 4], [3, 2, 1]]),  # rotate by 180 degrees
+    (6, [[4, 1], [5, 2], [6, 3]]),  # rotate by 90 degrees clockwise
+    (8, [[3, 6], [2, 5], [1, 4]]),  # counterclockwise
 ])  # fmt: skip
-def test_photographs_are_turned_the_way_the_camera_was_held(kind, orientation, expected):
+def test_exif_orientation_is_applied(kind, orientation, expected):
     pixels = Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
-    encoded = encode(pixels, kind, exif=turned(orientation))
+    encoded = encode(pixels, kind, exif=with_orientation(orientation))
     assert np.asarray(images.open_image(encoded, 1)).tolist() == expected
-    photo = encode(Image.new("RGB", (4, 2)), "JPEG", exif=turned(orientation))
+    photo = encode(Image.new("RGB", (4, 2)), "JPEG", exif=with_orientation(orientation))
     assert images.open_image(photo, 1).size == ((4, 2) if orientation < 5 else (2, 4))
 
 
 def ramp(low: int, high: int, kind: str = "PNG", dtype=np.uint16) -> bytes:
-    """An image (2, n) of every whole number from `low` to `high`, upwards and downwards."""
+    """Encode an image (2, n) of all integers from `low` to `high`, ascending and descending."""
     values = np.arange(low, high + 1)
     return encode(Image.fromarray(np.stack([values, values[::-1]]).astype(dtype)), kind)
 
@@ -222,36 +223,35 @@ def test_12_bits_in_16_keep_all_256_levels(tmp_path, kind, dtype):
     assert np.array_equal(up, down[::-1])
     levels, counts = np.unique(up, return_counts=True)
     assert levels.tolist() == list(range(256))
-    # a level is 4095 / 255 = 16.06 values wide, the first and the last half of that
+    # a level is 4095 / 255 = 16.06 values wide; the first and the last level, half of that
     assert (counts[0], counts[-1]) == (9, 9)
     assert set(counts[1:-1].tolist()) == {16, 17}
     assert up[[0, 8, 9, 2047, 2048, 4095]].tolist() == [0, 0, 1, 127, 128, 255]
 
 
-def test_the_range_is_found_on_the_training_images_alone_and_beyond_it_is_clipped(tmp_path):
+def test_the_intensity_range_is_that_of_the_training_images_and_others_are_clipped(tmp_path):
     train = [Example(ramp(1000, 1010), 0, "a"), Example(ramp(1500, 1510), 1, "b")]
     test = [Example(ramp(1250, 1260), 0, "c"), Example(ramp(0, 10), 1, "d"),
             Example(ramp(65525, 65535), 1, "e")]  # fmt: skip
     info = prepare(tmp_path, train, test, validation=test)
     assert info["intensity_range"] == [1000, 1510]
-    # two values a level: half of them lie between two, and are rounded to the even one
+    # two values per level: every second value is halfway, and is rounded to the even level
     assert np.rint(read(tmp_path)[0, 0, :, 0] * 255).tolist() == [0, 0, 1, 2, 2, 2, 3, 4, 4, 4, 5]
     middle, below, above = np.rint(read(tmp_path, "test")[:, 0, :2, 0] * 255).tolist()
     assert (middle, below, above) == ([125, 126], [0, 0], [255, 255])
 
 
-def test_a_range_that_is_set_is_used_and_8_bit_images_stay_as_they_are(tmp_path):
+def test_intensity_range_can_be_set_and_does_not_change_8_bit_images(tmp_path):
     deep = encode(Image.fromarray(np.full((2, 3), 300, np.uint16)), "PNG")
     train = [grey(7, 0, size=(2, 3)), Example(deep, 1, "deep")]
-    # (300 - 200) / 500 of 255
-    for own, expected, level in (([200, 700], [200, 700], 51), (None, [300, 300], 0)):
-        info = prepare(tmp_path, train, intensity_range=own)
+    # 255 (300 - 200) / 500 = 51
+    for intensity_range, expected, level in (([200, 700], [200, 700], 51), (None, [300, 300], 0)):
+        info = prepare(tmp_path, train, intensity_range=intensity_range)
         assert info["intensity_range"] == expected
-        found = np.rint(read(tmp_path)[:, 0, 0, 0] * 255).tolist()
-        assert found == [7, level]
+        assert np.rint(read(tmp_path)[:, 0, 0, 0] * 255).tolist() == [7, level]
 
 
-def test_without_training_images_of_16_bits_these_count_in_full(tmp_path):
+def test_without_16_bit_training_images_the_full_range_is_used(tmp_path):
     test = [grey(7, 0, size=(1, 2)), Example(encode(
         Image.fromarray(np.array([[0x1000, 0xFFFF]], np.uint16)), "PNG"), 1, "deep")]  # fmt: skip
     info = prepare(tmp_path, [grey(0, 0, size=(1, 2)), grey(1, 1, size=(1, 2))], test)
@@ -259,30 +259,30 @@ def test_without_training_images_of_16_bits_these_count_in_full(tmp_path):
     assert np.rint(read(tmp_path, "test")[1].ravel() * 255).tolist() == [16, 255]  # 4096 / 257
 
 
-def test_the_range_depends_neither_on_the_number_of_processes_nor_on_bad_files(tmp_path):
+def test_the_intensity_range_does_not_depend_on_processes_or_bad_files(tmp_path):
     random = np.random.default_rng(0)
-    every = [Example(encode(Image.fromarray(
+    examples = [Example(encode(Image.fromarray(
         random.integers(0, 4096, (2, 3)).astype(np.uint16)), "PNG"), i % 2, str(i))
         for i in range(8 * parquet.GROUP_ROWS + 5)]  # fmt: skip
-    # two numbers of 32 bits among them, and a colour image: decoded anew for each
+    # two 32-bit images and a color image, for which all images are decoded again
     for row, value in ((300, -100), (301, 4200)):
         wide = Image.fromarray(np.full((2, 3), value, np.int32))
-        every[row] = Example(encode(wide, "TIFF"), 0, "wide")
-    every[700] = Example(png(np.full((2, 3, 3), 9, np.uint8)), 1, "colour")
-    every[1000:1001] = bad(0, names=["half.png"])
-    info = prepare(tmp_path / "all", every, on_bad_image="skip")
+        examples[row] = Example(encode(wide, "TIFF"), 0, "wide")
+    examples[700] = Example(png(np.full((2, 3, 3), 9, np.uint8)), 1, "colour")
+    examples[1000:1001] = bad(0, names=["half.png"])
+    info = prepare(tmp_path / "all", examples, on_bad_image="skip")
     assert info["intensity_range"] == [-100, 4200]
     assert info["image_shape"] == [2, 3, 3]
     assert info["skipped"] == {"train": 1, "test": 0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.core.cpu.available_cores", lambda: range(1))
-        prepare(tmp_path / "one", every, on_bad_image="skip")
-    one, two = (tmp_path / name / "arrays/train/images.npy" for name in ("all", "one"))
-    assert one.read_bytes() == two.read_bytes()
+        prepare(tmp_path / "one", examples, on_bad_image="skip")
+    all_cores, one_core = (tmp_path / name / "arrays/train/images.npy" for name in ("all", "one"))
+    assert all_cores.read_bytes() == one_core.read_bytes()
 
 
-def test_colour_of_16_bits_is_read_by_its_high_byte_and_counted(project, stage):
-    """The high byte is all that Pillow reads."""
+def test_16_bit_color_images_are_read_by_their_high_byte_and_counted(project, stage):
+    """Pillow reads only the high byte."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         sums = struct.pack(">I", zlib.crc32(kind + data))
@@ -297,7 +297,7 @@ def test_colour_of_16_bits_is_read_by_its_high_byte_and_counted(project, stage):
     parquet.write(project / "raw", parquet.Dataset(["a", "b"], "t", dict.fromkeys(parts, 2), parts))
     done = stage("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
     assert done.stdout == (
-        "preprocess: 1 × 1 × 3 images, unit, 2 in colour of 16 bits by their high 8 -> arrays\n"
+        "preprocess: 1 × 1 × 3 images, unit, high 8 bits of 2 images in 16-bit color -> arrays\n"
     ), done.stderr
 
 
@@ -305,21 +305,21 @@ def test_colour_of_16_bits_is_read_by_its_high_byte_and_counted(project, stage):
     ((100, 0, 0), (255, 255, 255)), ((0, 0, 0), (0, 0, 0)), ((54.3, 80.8, 69.9), (255, 0, 0)),
 ])  # fmt: skip
 def test_cielab_is_converted(lab, rgb):
-    """Lightness as 0 to 255, a and b as signed bytes; red of sRGB as seen in light of D50."""
+    """Lightness is 0 to 255, a and b are signed bytes; the illuminant is D50."""
     lightness, a, b = lab
     pixel = bytes([round(lightness * 2.55), round(a), round(b)])
     image = images.open_image(encode(Image.frombytes("LAB", (1, 1), pixel), "TIFF"), 1)
     assert image.mode == "RGB"
-    assert np.abs(np.asarray(image).astype(int) - rgb).max() <= 6  # a byte a number
+    assert np.abs(np.asarray(image).astype(int) - rgb).max() <= 6  # rounding of L, a and b to bytes
 
 
-def test_an_image_of_182_megapixels_is_taken_and_the_bound_is_ours(tmp_path):
+def test_images_larger_than_max_megapixels_are_refused(tmp_path):
     solid = encode(Image.new("L", (14_000, 13_000), 51), "PNG")
     files = [Example(solid, 0, "large.png"), grey(0, 1)]
     prepare(tmp_path, files, image_size=[2, 2])
     assert np.allclose(read(tmp_path)[0], 0.2)
     with pytest.raises(PipelineError, match=(
-        r"Got 1 of another kind: large\.png has 182 megapixels, more than "
+        r"Got 1 that are not: large\.png has 182 megapixels, more than "
         r"preprocess\.max_megapixels: 181\.5 \(raise it, or shrink the image\)\. Replace"
     )):  # fmt: skip
         prepare(tmp_path, files, image_size=[2, 2], max_megapixels=181.5)
@@ -329,21 +329,21 @@ def test_an_image_of_182_megapixels_is_taken_and_the_bound_is_ours(tmp_path):
     assert info["max_megapixels"] == 1
 
 
-def test_pillow_says_nothing_in_its_own_words():
-    """Of palettes, of metadata that is cut off, of too many samples, of sizes."""
+def test_pillow_prints_no_warnings():
+    """The images have transparent palettes, truncated metadata, extra samples or many pixels."""
     palette = Image.new("P", (3, 2))
     palette.putpalette([9, 9, 9, 8, 8, 8])
-    see_through = encode(palette, "PNG", transparency=b"\0\x80")
+    transparent = encode(palette, "PNG", transparency=b"\0\x80")
     exif = Image.Exif()
     exif[0x010E] = "a description that is longer than four bytes"
-    cut = exif.tobytes()[:-30]
-    metadata = encode(Image.new("RGB", (3, 2)), "JPEG", exif=cut)
+    truncated = exif.tobytes()[:-30]
+    metadata = encode(Image.new("RGB", (3, 2)), "JPEG", exif=truncated)
     tiff = bytearray(encode(Image.new("RGB", (3, 2)), "TIFF"))
-    at = tiff.index(struct.pack("<HHI", 277, 3, 1))  # SamplesPerPixel, one SHORT
-    tiff[at + 8 : at + 10] = struct.pack("<H", 9)
+    position = tiff.index(struct.pack("<HHI", 277, 3, 1))  # SamplesPerPixel, one SHORT
+    tiff[position + 8 : position + 10] = struct.pack("<H", 9)
     code = f"""if True:
         from pipeline.ingest import images
-        for encoded in {[see_through, metadata, bytes(tiff), WHOLE]!r}:
+        for encoded in {[transparent, metadata, bytes(tiff), WHOLE]!r}:
             try:
                 print(images.open_image(encoded, 0.001).mode)
             except images.BadImage as error:
@@ -354,20 +354,20 @@ def test_pillow_says_nothing_in_its_own_words():
     )
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
-        "RGB", "RGB", "is no image, or of an unknown kind",
+        "RGB", "RGB", "is not an image, or has an unknown format",
         "has 0.0016 megapixels, more than preprocess.max_megapixels: 0.001 (raise it, or shrink "
         "the image)",
     ]  # fmt: skip
 
 
-def test_of_many_bad_files_the_first_few_are_named_and_the_others_counted(tmp_path):
-    # how a phone's photograph begins
+def test_the_first_bad_files_are_listed_and_the_others_counted(tmp_path):
+    # the header of a HEIC file
     heic = b"\0\0\0\x24ftypheic\0\0\0\0mif1MiHEmiafheic" + bytes(40)
     files = [Example(heic, i % 2, f"IMG_{i:04}.HEIC") for i in range(300)]
     with pytest.raises(PipelineError) as refused:
         prepare(tmp_path, [*files, *TEST])
     text = str(refused.value)
-    assert "Got 300 of another kind: IMG_0000.HEIC is HEIC, which cannot be read: convert " in text
+    assert "Got 300 that are not: IMG_0000.HEIC is HEIC, which cannot be read: convert " in text
     assert (
         "IMG_0009.HEIC is HEIC, which cannot be read: convert it to JPEG or PNG; and 290 more. R"
         in text
@@ -379,7 +379,7 @@ WHOLE = encode(Image.effect_noise((40, 40), 50), "JPEG")
 NOISE = png(np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8))
 BAD = {
     "zero.jpg": (b"", "is empty"),
-    "notes.txt": (b"a list of my cats", "is no image, or of an unknown kind"),
+    "notes.txt": (b"a list of my cats", "is not an image, or has an unknown format"),
     "half.jpg": (WHOLE[: len(WHOLE) // 2], "is damaged (image file is truncated"),
     "half.png": (NOISE[: len(NOISE) // 2], "is damaged (image file is truncated"),
     "head.png": (NOISE[:20], "is damaged ("),
@@ -390,22 +390,23 @@ BAD = {
 
 
 def bad(label: int, prefix: str = "", names=tuple(BAD)) -> list[Example]:
+    """Return one example of each kind of bad file."""
     return [Example(BAD[name][0], label, prefix + name) for name in names]
 
 
-def test_every_bad_file_is_listed_in_one_error_and_the_arrays_stay(tmp_path):
+def test_all_bad_files_are_listed_in_one_error_and_the_previous_arrays_stay(tmp_path):
     good = [grey(0, 0), grey(255, 1)]
     prepare(tmp_path, good)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.parts[-3] == "arrays"}
     assert len(before) == 6
     train, test = bad(0, "train/"), bad(1, "test/", ["zero.jpg"])
     with pytest.raises(PipelineError) as refused:
-        # the first file is bad, so that another decides the shape
+        # the first file is bad, so the shape is that of another one
         prepare(tmp_path, [*train[:3], *good, *train[3:]], [*good, *test])
     text = str(refused.value)
-    assert text.startswith("a test: every file must be a sound image. Got 7 of another kind: ")
-    found = [text.index(f"train/{name} {reason}") for name, (_, reason) in BAD.items()]
-    assert found == sorted(found)
+    assert text.startswith("a test: every file must be a valid image. Got 7 that are not: ")
+    positions = [text.index(f"train/{name} {reason}") for name, (_, reason) in BAD.items()]
+    assert positions == sorted(positions)
     assert text.endswith(
         "test/zero.jpg is empty. Replace or remove them, or set preprocess.on_bad_image: skip"
     )
@@ -414,31 +415,31 @@ def test_every_bad_file_is_listed_in_one_error_and_the_arrays_stay(tmp_path):
 
 
 @pytest.mark.parametrize("on_bad_image", ["error", "skip"])
-def test_files_that_are_all_bad_are_refused(tmp_path, on_bad_image):
+def test_a_data_set_with_only_bad_files_is_refused(tmp_path, on_bad_image):
     files = bad(0) + bad(1)
-    messages = {"error": "Got 24 of another kind", "skip": r"train must hold .* none of cat, dog"}
+    messages = {"error": "Got 24 that are not", "skip": r"train must contain .* none of cat, dog"}
     with pytest.raises(PipelineError, match=messages[on_bad_image]):
         prepare(tmp_path, files, files, on_bad_image=on_bad_image)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 @pytest.mark.parametrize("normalize", ["unit", "standardize"])
-def test_skipped_files_are_counted_and_the_others_stay_in_order(tmp_path, normalize, dtype):
+def test_bad_files_can_be_skipped_and_are_counted(tmp_path, normalize, dtype):
     good = [grey(i % 256, i % 2, str(i)) for i in range(4 * parquet.GROUP_ROWS)]
-    # in the first group, over the whole of the second, and at the end
-    some = bad(0) + good[:300] + bad(1) * 60 + good[300:] + bad(1)
-    own = {"normalize": normalize, "dtype": dtype}
-    prepare(tmp_path / "good", good, **own)
+    # bad files in the first group, throughout the second, and at the end
+    mixed = bad(0) + good[:300] + bad(1) * 60 + good[300:] + bad(1)
+    options = {"normalize": normalize, "dtype": dtype}
+    prepare(tmp_path / "good", good, **options)
     test = [*bad(0, names=["zero.jpg"]), *TEST]
-    info = prepare(tmp_path / "some", some, test, on_bad_image="skip", **own)
+    info = prepare(tmp_path / "mixed", mixed, test, on_bad_image="skip", **options)
     assert info["skipped"] == {"train": 6 * 62, "test": 1}
     for name in ("images", "labels"):
         for split in ("train", "test"):
-            one, two = (tmp_path / x / f"arrays/{split}/{name}.npy" for x in ("good", "some"))
+            one, two = (tmp_path / x / f"arrays/{split}/{name}.npy" for x in ("good", "mixed"))
             assert one.read_bytes() == two.read_bytes()
 
 
-def test_a_validation_split_stands_behind_the_training_images_and_is_no_part_of_statistics(
+def test_a_validation_split_follows_the_training_images_and_does_not_change_statistics(
     tmp_path,
 ):
     splits = {
@@ -448,17 +449,19 @@ def test_a_validation_split_stands_behind_the_training_images_and_is_no_part_of_
     }
     info = prepare(tmp_path, **splits, normalize="standardize", dtype="uint8", on_bad_image="skip")
     assert (info["validation"], info["skipped"]) == (2, {"train": 2, "test": 0})
-    # of 0 and 0.2
+    # the training pixels are 0 and 0.2
     assert np.allclose((info["mean"], info["std"]), 0.1)
     _, labels = arrays.load(tmp_path / "arrays/train")
     assert labels.tolist() == [0, 1, 1, 0]
     assert np.allclose(read(tmp_path)[:, 0, 0, 0], [-1, 1, 9, 9])
 
 
-def test_a_validation_split_does_not_stand_in_for_training_images_and_may_not_be_all_bad(tmp_path):
-    with pytest.raises(PipelineError, match=r"train must hold images of every class\. .* dog\."):
+def test_training_and_validation_images_are_both_required(tmp_path):
+    with pytest.raises(PipelineError, match=r"train must contain images of every class\. .* dog\."):
         prepare(tmp_path, [grey(0, 0)], validation=[grey(0, 1)])
-    with pytest.raises(PipelineError, match=r"a test: validation must hold images\. Got none"):
+    with pytest.raises(
+        PipelineError, match=r"test: validation must contain valid images\. Got none"
+    ):
         prepare(
             tmp_path, [grey(0, 0), grey(0, 1)], validation=bad(0, names=["zero.jpg"]),
             on_bad_image="skip",
@@ -466,7 +469,9 @@ def test_a_validation_split_does_not_stand_in_for_training_images_and_may_not_be
 
 
 def test_a_class_without_images_is_refused_before_and_after_skipping(tmp_path):
-    message = r"a test: {} must hold images of every class\. Got none of dog\. Add some, or remove"
+    message = (
+        r"a test: {} must contain images of every class\. Got none of dog\. Add some, or remove"
+    )
     with pytest.raises(PipelineError, match=message.format("train")):
         prepare(tmp_path, [grey(0, 0)])
     with pytest.raises(PipelineError, match=message.format("test")):
@@ -486,18 +491,18 @@ def test_a_single_class_is_refused(tmp_path):
 
 
 def every_level(seed: int) -> list[Example]:
-    """Four colour images (8, 32) that hold all 256 levels in each channel, shuffled."""
+    """Return four RGB images (8, 32) with all 256 levels in each channel, in random order."""
     rng = np.random.default_rng(seed)
     levels = [np.stack([rng.permutation(256) for _ in range(3)], -1) for _ in range(4)]
-    # less contrast in the second channel, little in the third
+    # fewer levels in the second channel, 4 in the third
     scaled = [(value // [1, 2, 64]).astype(np.uint8).reshape(8, 32, 3) for value in levels]
     return [Example(png(pixels), i % 2, str(i)) for i, pixels in enumerate(scaled)]
 
 
 @pytest.mark.parametrize("normalize", ["unit", "standardize"])
-def test_uint8_is_read_as_the_same_float32_at_a_quarter_of_the_size(tmp_path, normalize):
+def test_uint8_gives_the_same_float32_images_at_a_quarter_of_the_size(tmp_path, normalize):
     for dtype in ("float32", "uint8"):
-        # the test split has levels that no training image has
+        # the test split has levels that the training images lack
         test = [
             Example(png(np.arange(768, dtype=np.uint8).reshape(8, 32, 3)), i, "x") for i in (0, 1)
         ]
@@ -511,12 +516,12 @@ def test_uint8_is_read_as_the_same_float32_at_a_quarter_of_the_size(tmp_path, no
             assert np.array_equal(images[rows].view(np.uint32), normalized[rows].view(np.uint32))
         sizes = [(path / "images.npy").stat().st_size - 128 for path in (one, two)]
         assert sizes == [4 * images.size, images.size]
-    # the pixels as they are
+    # uint8 pixels are not normalized
     assert np.load(two / "images.npy")[0].ravel().tolist() == [*range(256)] * 3
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
-def test_standardized_in_processes_is_the_images_in_order(tmp_path, dtype):
+def test_images_standardized_in_parallel_stay_in_order(tmp_path, dtype):
     count = 8 * parquet.GROUP_ROWS + 5
     train = [grey(i % 256, i % 2, str(i)) for i in range(count)]
     prepare(tmp_path, train, normalize="standardize", dtype=dtype)
@@ -526,7 +531,7 @@ def test_standardized_in_processes_is_the_images_in_order(tmp_path, dtype):
     assert np.array_equal(read(tmp_path)[:, 1, 1, 0], values)
 
 
-def test_reading_takes_no_more_memory_from_a_file_ten_times_as_large(tmp_path):
+def test_reading_a_file_ten_times_as_large_takes_no_more_memory(tmp_path):
     code = """if True:
         import sys
         from pathlib import Path
@@ -540,7 +545,7 @@ def test_reading_takes_no_more_memory_from_a_file_ten_times_as_large(tmp_path):
     """
     status = Path("/proc/self/status")
     if not status.is_file() or "VmHWM" not in status.read_text():
-        pytest.skip("the peak of a process is read from Linux's /proc")
+        pytest.skip("peak memory is read from /proc of Linux")
     peaks = []
     info = Preprocessor([], [32, 32, 3], "standardize", [0.5] * 3, [0.5] * 3)
     (tmp_path / "info.json").write_text(json.dumps(vars(info)))
@@ -553,13 +558,13 @@ def test_reading_takes_no_more_memory_from_a_file_ten_times_as_large(tmp_path):
             argv = [sys.executable, "-c", code, str(folder)]
             done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=True)
             peaks.append(int(done.stdout) / 1024)
-    # the larger files have 117 and 29 MiB, the smaller a tenth
+    # the larger files have 117 and 29 MiB, the smaller ones a tenth
     assert peaks[1] - peaks[0] < 8
     assert peaks[3] - peaks[2] < 8
 
 
-def test_photographs_of_a_folder_in_many_guises(project, edit, stage):
-    """Two photographs that come with scikit-learn, 427×640 pixels, as people store them."""
+def test_a_folder_of_photographs_in_many_formats(project, edit, stage):
+    """Two photographs of 427×640 pixels from scikit-learn, stored in many ways."""
     photos = Path(sklearn.datasets.__file__).parent / "images"
     for split in ("train", "test"):
         for name in ("china", "flower"):
@@ -567,8 +572,10 @@ def test_photographs_of_a_folder_in_many_guises(project, edit, stage):
             top.mkdir(parents=True)
             (top / "0.jpg").write_bytes((photos / f"{name}.jpg").read_bytes())
             with Image.open(photos / f"{name}.jpg") as photo:
-                # lying on its left side, which its EXIF says
-                photo.rotate(90, expand=True).save(top / "1.jpg", quality=95, exif=turned(6))
+                # rotated by 90 degrees, as its EXIF orientation says
+                photo.rotate(90, expand=True).save(
+                    top / "1.jpg", quality=95, exif=with_orientation(6)
+                )
                 photo.convert("CMYK").save(top / "2.JPEG", quality=95)
                 photo.convert("RGBA").save(top / "3.png")
                 photo.resize((320, 214)).save(top / "4.webp", quality=95)
@@ -582,30 +589,28 @@ def test_photographs_of_a_folder_in_many_guises(project, edit, stage):
     done = stage("pipeline.download", "--raw", "raw")
     assert "14 train, 14 test images, 2 classes" in done.stdout, done.stderr
     done = stage("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
-    assert "43 × 64 × 3 images, unit, 4 skipped as bad" in done.stdout, done.stderr
+    assert "43 × 64 × 3 images, unit, 4 bad images skipped" in done.stdout, done.stderr
     images, labels = arrays.load(project / "arrays/train")
     assert labels.tolist() == [0] * 6 + [1] * 6
     for start in (0, 6):
-        upright, *others, grey_one = images[start : start + 6]
+        photo, *others, grayscale = images[start : start + 6]
         for other in others:
-            assert np.abs(upright - other).mean() < 0.02
-        # ITU-R 601: what grey is made of
-        luma = upright @ np.array([0.299, 0.587, 0.114], np.float32)
-        assert np.abs(luma[..., None] - grey_one).max() < 0.01
-        assert np.abs(upright - upright[::-1]).mean() > 0.1
+            assert np.abs(photo - other).mean() < 0.02
+        # luma of ITU-R 601
+        luma = photo @ np.array([0.299, 0.587, 0.114], np.float32)
+        assert np.abs(luma[..., None] - grayscale).max() < 0.01
+        assert np.abs(photo - photo[::-1]).mean() > 0.1
 
 
 @pytest.mark.parametrize(("dtype", "needed", "smaller"), [
     ("float32", r"8e\+09", r", or set preprocess\.dtype: uint8"), ("uint8", r"2e\+09", ""),
 ])  # fmt: skip
-def test_images_that_need_more_than_the_disk_has_are_refused_before_they_are_decoded(
-    tmp_path, dtype, needed, smaller
-):
+def test_too_little_disk_space_is_an_error_before_decoding(tmp_path, dtype, needed, smaller):
     prepare(tmp_path, [grey(0, 0), grey(255, 1)])
     before = read(tmp_path)
     message = (
-        rf"images\.npy: needs {needed} GB, and its disk has .* GB free\. "
-        rf"Free some or lower preprocess\.image_size{smaller}$"
+        rf"images\.npy: needs {needed} GB\. Got .* GB of free disk space\. "
+        rf"Free some space or lower preprocess\.image_size{smaller}$"
     )
     with pytest.raises(PipelineError, match=message):
         prepare(tmp_path, [grey(0, 0), grey(255, 1)], image_size=[10**9, 10**9], dtype=dtype)
@@ -613,24 +618,22 @@ def test_images_that_need_more_than_the_disk_has_are_refused_before_they_are_dec
     assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays", "raw"]
 
 
-def test_a_process_that_is_killed_is_one_line():
+def test_a_killed_worker_process_is_an_error_in_one_line():
     with (
-        pytest.raises(
-            PipelineError, match=r"preprocess: one of its processes was killed .* memory"
-        ),
-        decoding.mapper(8) as run_all,
+        pytest.raises(PipelineError, match=r"preprocess: a worker process was killed, .* memory"),
+        decoding.mapper(8) as parallel_map,
     ):
-        list(run_all(os._exit, range(8)))
+        list(parallel_map(os._exit, range(8)))
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux has it")
-def test_on_one_core_no_processes_are_started():
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="requires Linux")
+def test_on_one_core_no_worker_processes_are_started():
     code = """if True:
         import os
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # as `taskset -c 0`
         from pipeline.ingest import decoding
-        with decoding.mapper(8) as run_all:
-            print(run_all is map)
+        with decoding.mapper(8) as parallel_map:
+            print(parallel_map is map)
     """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
@@ -638,29 +641,28 @@ def test_on_one_core_no_processes_are_started():
     assert done.stdout == "True\n"
 
 
-def test_processes_end_with_the_one_that_started_them():
+def test_worker_processes_end_with_their_parent():
     code = """if True:
         import time
         from pipeline.ingest import decoding
         if __name__ == "__main__":
-            with decoding.mapper(8) as run_all:
-                list(run_all(abs, range(8)))
+            with decoding.mapper(8) as parallel_map:
+                list(parallel_map(abs, range(8)))
                 print("ready", flush=True)
-                list(run_all(time.sleep, [300] * 8))
+                list(parallel_map(time.sleep, [300] * 8))
     """
     running = subprocess.Popen(
         [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
     )
     assert running.stdout
     assert running.stdout.readline() == "ready\n"
-    left = psutil.Process(running.pid).children(recursive=True)
-    assert left
+    assert psutil.Process(running.pid).children(recursive=True)
     running.kill()
-    # they hold its standard output: it ends with the last of them
+    # the workers inherit standard output, which is closed when the last of them ends
     assert running.communicate(timeout=60)[0] == ""
 
 
-def test_stage_writes_info_and_tells_what_it_skipped(project, edit, stage):
+def test_the_stage_writes_info_and_prints_the_number_of_skipped_images(project, edit, stage):
     train = [grey(0, 0), grey(0, 1), Example(b"", 0, "bad.png")]
     sizes = {"train": 3, "test": 2}
     parquet.write(
@@ -670,13 +672,13 @@ def test_stage_writes_info_and_tells_what_it_skipped(project, edit, stage):
     done = stage(*argv)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1] == (
-        "error: t: every file must be a sound image. Got 1 of another kind: bad.png is empty. "
+        "error: t: every file must be a valid image. Got 1 that are not: bad.png is empty. "
         "Replace or remove them, or set preprocess.on_bad_image: skip"
     )
     assert not (project / "arrays").exists()
     edit("on_bad_image: error", "on_bad_image: skip")
     done = stage(*argv)
-    line = "preprocess: 2 × 3 × 1 images, unit, 1 skipped as bad -> arrays\n"
+    line = "preprocess: 2 × 3 × 1 images, unit, 1 bad images skipped -> arrays\n"
     assert done.stdout == line, done.stderr
     assert json.loads((project / "arrays/info.json").read_text())["classes"] == ["a", "b"]
     edit("on_bad_image: skip", "on_bad_image: error")
@@ -689,14 +691,14 @@ def test_stage_writes_info_and_tells_what_it_skipped(project, edit, stage):
     assert stage(*argv).stdout == "preprocess: 2 × 3 × 1 images, unit -> arrays\n"
 
 
-def test_stage_tells_the_range_of_16_bits(project, edit, stage):
+def test_the_stage_prints_the_intensity_range(project, edit, stage):
     train = [Example(ramp(0, 4095), label, "deep") for label in (0, 1)]
     sizes = {"train": 2, "test": 2}
     parquet.write(
         project / "raw", parquet.Dataset(["a", "b"], "t", sizes, {"train": train, "test": train})
     )
     argv = ("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
-    line = "preprocess: 2 × 4096 × 1 images, unit, {} as 0 to 255 -> arrays\n"
+    line = "preprocess: 2 × 4096 × 1 images, unit, {} scaled to 0 to 255 -> arrays\n"
     assert stage(*argv).stdout == line.format("0 to 4095")
     edit("intensity_range:", "intensity_range: [-1024, 3071]")
     done = stage(*argv)
@@ -705,14 +707,14 @@ def test_stage_tells_the_range_of_16_bits(project, edit, stage):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (b"\x93NUMPY\x01", "no array"),
+    (b"\x93NUMPY\x01", "must be a NumPy array"),
     (np.zeros(3, np.float32), r"must be float32 or uint8 of rank 4\. Got float32 of rank 1"),
     (np.zeros((1, 2, 2, 1)), r"must be float32 or uint8 of rank 4\. Got float64"),
     (np.zeros((2, 2, 2, 1), np.float32), r"2 images, 1 labels"),
     (np.zeros((1, 2, 2, 1), np.uint8), r"info\.json: no such file\. Run `dvc repro`"),
     (None, r"no such file\. Run `dvc repro preprocess`"),
 ])  # fmt: skip
-def test_arrays_that_preprocess_did_not_write_are_refused(tmp_path, content, message):
+def test_invalid_arrays_are_refused(tmp_path, content, message):
     np.save(tmp_path / "labels.npy", np.zeros(1, np.int64))
     if isinstance(content, bytes):
         (tmp_path / "images.npy").write_bytes(content)
@@ -724,9 +726,8 @@ def test_arrays_that_preprocess_did_not_write_are_refused(tmp_path, content, mes
 
 
 @pytest.mark.parametrize("change", ["nan", "swap", "labels", "unsealed"])
-def test_arrays_that_are_not_those_that_preprocess_wrote_are_refused(tmp_path, change):
-    """The right shape and kind, and still others: NaN pixels, test images in place of training
-    images, labels out of range."""
+def test_modified_arrays_are_refused(tmp_path, change):
+    """NaN pixels, test images in place of training images, labels out of range, no checksums."""
     for part, value in (("train", 0.25), ("test", 0.5)):
         write_arrays(tmp_path / part, np.full((2, 2, 2, 1), value, np.float32), np.arange(2))
     train, name = tmp_path / "train", "images.npy"
@@ -746,15 +747,15 @@ def test_arrays_that_are_not_those_that_preprocess_wrote_are_refused(tmp_path, c
         arrays.load(train)
 
 
-def test_sums_are_those_of_sha256sum(tmp_path):
+def test_sha256sum_verifies_the_checksums(tmp_path):
     if not shutil.which("sha256sum"):
-        pytest.skip("no sha256sum here")
+        pytest.skip("sha256sum is not installed")
     write_arrays(tmp_path, np.zeros((2, 2, 2, 1), np.float32), np.arange(2))
     done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path, capture_output=True)
     assert done.stdout == b"images.npy: OK\nlabels.npy: OK\n"
 
 
-def test_pickled_arrays_are_not_unpickled(tmp_path):
+def test_pickled_arrays_are_refused(tmp_path):
     np.save(tmp_path / "images.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(PipelineError, match="images.npy: no array"):
+    with pytest.raises(PipelineError, match=r"images\.npy: must be a NumPy array"):
         arrays.load(tmp_path)

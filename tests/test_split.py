@@ -1,4 +1,4 @@
-"""Split: stratified validation rows, and images that stand where they should not."""
+"""Split: stratified validation rows, duplicates and contradictory labels."""
 
 import json
 import struct
@@ -13,45 +13,46 @@ from pipeline.data import arrays
 from tests.conftest import write_arrays
 
 
-def test_rows_are_kept_in_the_same_bytes_whatever_the_version_of_python(tmp_path):
+def test_the_split_file_is_the_same_in_every_version_of_python(tmp_path):
     train, validation = np.arange(6), np.arange(6, 8)
     arrays.write_split(tmp_path / "s.npz", train, validation)
     content = (tmp_path / "s.npz").read_bytes()
-    # a small archive of 2.0 from the start of 1980, with its sizes (48 and 16 bytes of rows, and
-    # numpy's head of 128) in the header: 45 and 2**32 - 1 are those of a large one
+    # a ZIP header of version 2.0 (not 4.5 of ZIP64), dated 1980-01-01, with the real size of
+    # train.npy: a NumPy header of 128 bytes and 6 rows of 8 bytes
     assert struct.unpack("<4s5H3I2H", content[:30]) == (
         b"PK\3\4", 20, 0, 0, 0, 33, zlib.crc32(content[39:215]), 176, 176, 9, 0,
     )  # fmt: skip
-    for found, expected in zip(
-        arrays.read_split(tmp_path / "s.npz", 8), (train, validation), strict=True
-    ):
-        assert np.array_equal(found, expected)
+    read_train, read_validation = arrays.read_split(tmp_path / "s.npz", 8)
+    assert np.array_equal(read_train, train)
+    assert np.array_equal(read_validation, validation)
 
 
 INFO = '{"classes": ["even", "odd"], "skipped": {"train": 3, "test": 1}, "validation": 0}'
 
 
-def test_a_class_too_small_for_validation_is_told(project, stage):
-    for part, values, labels in (
+def test_a_class_without_validation_images_is_reported(project, stage):
+    for split_name, values, labels in (
         ("train", range(100), [0] * 98 + [1] * 2),
         ("test", [200, 201], [0, 1]),
     ):
-        write_arrays(project / "arrays" / part, images(*values), np.array(labels))
+        write_arrays(project / "arrays" / split_name, images(*values), np.array(labels))
     (project / "arrays/info.json").write_text(INFO)
     argv = ("pipeline.split", "--arrays", "arrays", "--split", "s.npz", "--metrics", "m.json")
     assert "split: warning: no validation images of odd" in stage(*argv).stdout
 
 
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_arrays_of_another_hand_are_refused_and_the_last_good_rows_stay(project, part):
+@pytest.mark.parametrize("split_name", ["train", "test"])
+def test_modified_arrays_are_refused_and_the_previous_split_stays(project, split_name):
     for name in ("train", "test"):
         write_arrays(project / "arrays" / name, images(*range(10)), np.arange(10) % 2)
     labels = np.arange(10) % 2
     labels[3] = 7
-    np.save(project / f"arrays/{part}/labels.npy", labels)
+    np.save(project / f"arrays/{split_name}/labels.npy", labels)
     (project / "arrays/info.json").write_text(INFO)
     (project / "s.npz").write_text("last good")
-    message = rf"arrays/{part}/labels\.npy: must be the array that preprocess wrote, .* Run `dvc"
+    message = (
+        rf"arrays/{split_name}/labels\.npy: must be the array that preprocess wrote, .* Run `dvc"
+    )
     with pytest.raises(PipelineError, match=message):
         split.main("--arrays arrays --split s.npz --metrics m.json".split())
     assert (project / "s.npz").read_text() == "last good"
@@ -63,9 +64,9 @@ def images(*values: float) -> np.ndarray:
 
 
 def test_duplicates_are_counted_within_and_across():
-    # 1 three times in train and once in test; 2 in validation and test; 3 twice in test
+    # 1 is three times in train and once in test; 2 in validation and test; 3 twice in test
     train = images(1, 1, 2, 1, 4)
-    found = split.duplicates(
+    duplicates = split.duplicates(
         {
             "train": (train, np.array([0, 1, 0, 0, 0]), np.array([0, 1, 3, 4])),
             "validation": (train, np.zeros(5, int), np.array([2])),
@@ -73,35 +74,35 @@ def test_duplicates_are_counted_within_and_across():
         },
         ["cat", "dog"],
     )
-    assert found["within"] == {"train": 2, "validation": 0, "test": 1}
-    assert found["across"] == {"train_validation": 0, "train_test": 1, "validation_test": 1}
-    assert sorted(found["groups"]) == [
+    assert duplicates["within"] == {"train": 2, "validation": 0, "test": 1}
+    assert duplicates["across"] == {"train_validation": 0, "train_test": 1, "validation_test": 1}
+    assert sorted(duplicates["groups"]) == [
         ["test 0", "test 3"],
         ["train 0", "train 1", "train 3", "test 2"],
         ["validation 2", "test 1"],
     ]
-    assert found["conflicts"] == [
+    assert duplicates["conflicts"] == [
         ["train 0 (cat)", "train 1 (dog)", "train 3 (cat)", "test 2 (cat)"]
     ]
 
 
-def test_duplicates_are_found_however_many_rows_are_read_at_a_time(monkeypatch):
+def test_duplicates_are_found_when_rows_are_read_in_chunks(monkeypatch):
     monkeypatch.setattr(split, "READ_VALUES", 2)
-    found = split.duplicates(
+    duplicates = split.duplicates(
         {"train": (images(5, 6, 7, 8, 5), np.zeros(5, int), np.array([0, 1, 2, 4]))}, ["cat"]
     )
-    assert found["groups"] == [["train 0", "train 4"]]
+    assert duplicates["groups"] == [["train 0", "train 4"]]
 
 
 def test_stage_writes_rows_and_counts_and_warns_of_leaks(project, stage):
-    for part, values in (("train", range(10)), ("test", [20, 3])):
+    for split_name, values in (("train", range(10)), ("test", [20, 3])):
         labels = np.arange(len(values)) % 2
-        write_arrays(project / "arrays" / part, images(*values), labels)
+        write_arrays(project / "arrays" / split_name, images(*values), labels)
     (project / "arrays/info.json").write_text(INFO)
     done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
     assert done.stdout == (
         "split: 8 train, 2 validation rows (held out) -> s.npz\n"
-        "split: warning: 1 images stand in two parts, see m.json\n"
+        "split: warning: 1 images are in two splits, see m.json\n"
     ), done.stderr
     metrics = json.loads((project / "m.json").read_text())
     assert metrics["skipped"] == {"train": 3, "test": 1}
@@ -116,16 +117,16 @@ def test_stage_writes_rows_and_counts_and_warns_of_leaks(project, stage):
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_a_validation_split_of_the_data_set_is_kept_whatever_the_seed(project, edit, stage, seed):
-    for part, values in (("train", range(10)), ("test", [20, 21])):
-        write_arrays(project / "arrays" / part, images(*values), np.arange(len(values)) % 2)
+def test_the_validation_split_of_a_data_set_is_used_for_every_seed(project, edit, stage, seed):
+    for split_name, values in (("train", range(10)), ("test", [20, 21])):
+        write_arrays(project / "arrays" / split_name, images(*values), np.arange(len(values)) % 2)
     info = {**json.loads(INFO), "validation": 3}
     (project / "arrays/info.json").write_text(json.dumps(info))
     edit("seed: 0", f"seed: {seed}")
     done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
-    assert done.stdout == (
-        "split: 7 train, 3 validation rows (of the data set, nothing held out) -> s.npz\n"
-    ), done.stderr
+    assert done.stdout == ("split: 7 train, 3 validation rows (from the data set) -> s.npz\n"), (
+        done.stderr
+    )
     train, validation = arrays.read_split(project / "s.npz", 10)
     assert train.tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert validation.tolist() == [7, 8, 9]
@@ -134,14 +135,14 @@ def test_a_validation_split_of_the_data_set_is_kept_whatever_the_seed(project, e
     assert metrics["rows"] == {"train": 7, "validation": 3, "test": 2}
 
 
-def test_an_image_in_two_classes_is_a_contradiction_and_no_mere_duplicate(project, stage):
-    for part, values in (("train", [0, 1, 2, 3, 4, 5, 6, 6]), ("test", [20, 21])):
-        write_arrays(project / "arrays" / part, images(*values), np.arange(len(values)) % 2)
+def test_an_image_in_two_classes_is_reported_as_a_conflict(project, stage):
+    for split_name, values in (("train", [0, 1, 2, 3, 4, 5, 6, 6]), ("test", [20, 21])):
+        write_arrays(project / "arrays" / split_name, images(*values), np.arange(len(values)) % 2)
     (project / "arrays/info.json").write_text(json.dumps({**json.loads(INFO), "validation": 2}))
     done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
     assert done.stdout.splitlines()[1:] == [
-        "split: warning: 1 images stand in two classes, as validation 6 (even), validation 7 "
-        "(odd): one label is wrong, see m.json"
+        "split: warning: 1 images are in two classes, so a label is wrong, for example validation "
+        "6 (even), validation 7 (odd). See m.json"
     ], done.stderr
     conflicts = json.loads((project / "m.json").read_text())["duplicates"]["conflicts"]
     assert conflicts == [["validation 6 (even)", "validation 7 (odd)"]]

@@ -1,4 +1,4 @@
-"""Versions: what a new version of a package makes run again, and what it does not."""
+"""Versions: which stages a new version of a package reruns."""
 
 import json
 from importlib.metadata import packages_distributions
@@ -12,12 +12,12 @@ from tests.conftest import REPOSITORY
 
 IMPORTS = grimp.build_graph("pipeline", include_external_packages=True)
 
-# decide nothing of what is written: they check, print, or show progress; TFDS, where it only knows
-# the names of data sets; scikit-learn in splitting.py, with which download holds a test split out;
-# Pillow in preprocessing.py, which these stages have for its numbers; JAX in backend.py, which
-# export does without
-WITHOUT_INFLUENCE = {"annotated-types", "filelock", "psutil", "pydantic", "pyyaml", "requests",
-                     "rich", "tensorflow-datasets", "tqdm"}  # fmt: skip
+# packages that do not affect outputs: they validate, print or show progress. TensorFlow Datasets
+# only supplies the names of data sets here
+NO_EFFECT = {"annotated-types", "filelock", "psutil", "pydantic", "pyyaml", "requests", "rich",
+             "tensorflow-datasets", "tqdm"}  # fmt: skip
+# packages that are imported but not used by these stages: scikit-learn in splitting.py, Pillow in
+# preprocessor.py, JAX in backend.py
 UNUSED = {
     "preprocess": {"scikit-learn"},
     "split": {"pillow"},
@@ -25,31 +25,31 @@ UNUSED = {
     "evaluate": {"pillow"},
     "export": {"pillow", "jax"},
 }
-# no file of ours imports them: they write or compute for those that are imported
-BEHIND = {"h5py", "jaxlib", "ml-dtypes", "pyarrow", "scipy"}
+# packages that are not imported here, but write or compute for those that are
+INDIRECT = {"h5py", "jaxlib", "ml-dtypes", "pyarrow", "scipy"}
 
 
 def imported(stage: str) -> set[str]:
     """Return the packages that a stage's modules import, as uv.lock names them."""
     modules = {f"pipeline.{stage}"}
-    if stage == "download":  # by their names, when it runs
+    if stage == "download":  # imports data sets by name at run time
         modules |= IMPORTS.find_children("pipeline.ingest.datasets")
     names = set().union(*(IMPORTS.find_upstream_modules(module) for module in modules))
     owners = packages_distributions()
-    found = {owner for name in names - {"pipeline"} for owner in owners.get(name, [])}
-    return {owner.lower().replace("_", "-") for owner in found}
+    packages = {owner for name in names - {"pipeline"} for owner in owners.get(name, [])}
+    return {package.lower().replace("_", "-") for package in packages}
 
 
 @pytest.mark.parametrize("stage", versions.PACKAGES)
-def test_every_package_that_a_stage_imports_counts_and_no_other(stage):
-    counted = set(versions.PACKAGES[stage])
+def test_a_stage_depends_on_the_packages_that_it_imports(stage):
+    recorded = set(versions.PACKAGES[stage])
     if stage == "download":
-        counted |= {"tensorflow"}  # reads TFDS's records, and changes nothing in them
+        recorded |= {"tensorflow"}  # reads the records of TFDS without changing them
     if stage in versions.WITH_KERAS:
-        counted |= {name for names in versions.BACKENDS.values() for name in names}
-    found = imported(stage)
-    assert found - WITHOUT_INFLUENCE - UNUSED.get(stage, set()) <= counted
-    assert counted - found <= BEHIND
+        recorded |= {name for names in versions.BACKENDS.values() for name in names}
+    packages = imported(stage)
+    assert packages - NO_EFFECT - UNUSED.get(stage, set()) <= recorded
+    assert recorded - packages <= INDIRECT
 
 
 ARGUMENTS = "pipeline.versions --lock uv.lock --versions versions --analysis analysis"
@@ -67,23 +67,24 @@ LOCK = "".join(
     ("jax", set()),
     ("rich", set()),
 ])  # fmt: skip
-def test_a_new_version_concerns_the_stages_that_use_it(project, stage, package, stages):
+def test_a_new_version_reruns_the_stages_that_use_the_package(project, stage, package, stages):
     (project / "data/folder").mkdir(parents=True)
     argv = ARGUMENTS.split()
-    found = []
+    outputs = []
     old, new = (f'"{package}"\nversion = "{version}"' for version in ("1.0", "2.0"))
     for text in (LOCK, LOCK.replace(old, new)):
         (project / "uv.lock").write_text(text)
         assert stage(*argv).returncode == 0
-        found.append({p.stem: p.read_bytes() for p in (project / "versions").iterdir()})
-    assert {name for name in found[0] if found[0][name] != found[1][name]} == stages
+        outputs.append({p.stem: p.read_bytes() for p in (project / "versions").iterdir()})
+    before, after = outputs
+    assert {name for name in before if before[name] != after[name]} == stages
 
 
-def test_the_pictures_of_a_model_are_no_matter_of_another_ones_settings(project, stage, edit):
+def test_the_pictures_of_a_model_do_not_depend_on_settings_of_others(project, stage, edit):
     (project / "data/folder").mkdir(parents=True)
     argv = ARGUMENTS.split()
     (project / "uv.lock").write_text(LOCK)
-    found = []
+    outputs = []
     for old, new in (
         ("seed: 0", "seed: 0"),
         ("train: {batch_size: 32}", "train: {batch_size: 64}"),
@@ -92,23 +93,26 @@ def test_the_pictures_of_a_model_are_no_matter_of_another_ones_settings(project,
         edit(old, new)
         done = stage(*argv)
         assert done.returncode == 0
-        found.append({p.stem: json.loads(p.read_text()) for p in (project / "analysis").iterdir()})
-    assert found[0] == found[1]
-    assert found[0]["baseline"] == found[0]["batchnorm"] != []
-    # of three the reference and the last
-    assert found[2] == found[0] | {"batchnorm": [], "last": found[0]["baseline"]}
-    assert done.stdout.endswith("analyze draws baseline, last\n")
+        outputs.append(
+            {p.stem: json.loads(p.read_text()) for p in (project / "analysis").iterdir()}
+        )
+    first, second, third = outputs
+    assert first == second
+    assert first["baseline"] == first["batchnorm"] != []
+    # of three models, the reference and the last are analyzed
+    assert third == first | {"batchnorm": [], "last": first["baseline"]}
+    assert done.stdout.endswith("; analyzed models: baseline, last\n")
 
 
-def test_of_a_package_locked_for_two_pythons_both_versions_count(tmp_path):
-    """As numpy is: a newer one for 3.13 alone must not hide a newer one for 3.11."""
+def test_all_versions_of_a_package_are_recorded(tmp_path):
+    """uv.lock may have several versions of NumPy, each for other versions of Python."""
     path = tmp_path / "uv.lock"
     numpy = '[[package]]\nname = "numpy"\nversion = "{}"\n'
     path.write_text(numpy.format("2.5.5") + numpy.format("2.4.6"))
     assert versions.locked_versions(path) == {"numpy": "2.4.6, 2.5.5"}
 
 
-def test_the_backend_that_is_not_used_does_not_count():
+def test_an_unused_backend_is_not_recorded():
     lock = versions.locked_versions(REPOSITORY / "uv.lock")
     train = {
         backend: versions.versions_by_stage(lock, backend)["train"] for backend in versions.BACKENDS
@@ -123,7 +127,7 @@ def test_the_backend_that_is_not_used_does_not_count():
     ("", "must be uv's lock file"),
     ('[[package]]\nname = "keras"\nversion = "3"\n', "uv.lock: must lock .*altair, h5py, "),
 ])  # fmt: skip
-def test_what_is_no_lock_file_is_refused(tmp_path, text, message):
+def test_an_invalid_lock_file_is_refused(tmp_path, text, message):
     path = tmp_path / "uv.lock"
     path.write_text(text)
     with pytest.raises(PipelineError, match=message):

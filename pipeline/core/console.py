@@ -73,35 +73,35 @@ def print_table(
 def visible_columns(columns: Sequence[Column], cells: list[list[str]], width: int) -> list[int]:
     """Return the indices of the columns that fit into a width without folding, in order."""
     visible = list(range(len(columns)))
-    needed = [
+    widths = [
         max(_heading_width(column), *_cell_widths(cells, n)) for n, column in enumerate(columns)
     ]
     for number in sorted((n for n in visible if columns[n].drop), key=lambda n: columns[n].drop):
-        if _table_width([needed[n] for n in visible]) <= width:
+        if _table_width([widths[n] for n in visible]) <= width:
             break
         visible.remove(number)
     return visible
 
 
-def column_widths(columns: Sequence[Column], cells: list[list[str]], width: int) -> list[int]:
+def column_widths(columns: Sequence[Column], cells: list[list[str]], max_width: int) -> list[int]:
     """Return the width of each column.
 
     Columns get their full width if it fits; otherwise headings are folded first, then text.
     Numbers are never folded, so the table may still be wider than the terminal.
     """
-    content = [list(_cell_widths(cells, number)) for number in range(len(columns))]
-    full = [max(cell_len(c.heading), *own) for c, own in zip(columns, content, strict=True)]
-    if _table_width(full) <= width:
+    content = [max(_cell_widths(cells, number)) for number in range(len(columns))]
+    full = [max(cell_len(c.heading), width) for c, width in zip(columns, content, strict=True)]
+    if _table_width(full) <= max_width:
         return full
-    widths = [max(_heading_width(c), *own) for c, own in zip(columns, content, strict=True)]
-    least = [
-        max(own) if c.numeric else MIN_TEXT_WIDTH for c, own in zip(columns, content, strict=True)
+    widths = [max(_heading_width(c), width) for c, width in zip(columns, content, strict=True)]
+    minimum = [
+        width if c.numeric else MIN_TEXT_WIDTH for c, width in zip(columns, content, strict=True)
     ]
-    while _table_width(widths) > width:
-        spare = {n: widths[n] for n in range(len(widths)) if widths[n] > least[n]}
-        if not spare:
+    while _table_width(widths) > max_width:
+        foldable = [n for n in range(len(widths)) if widths[n] > minimum[n]]
+        if not foldable:
             break
-        widths[max(spare, key=spare.__getitem__)] -= 1
+        widths[max(foldable, key=widths.__getitem__)] -= 1
     return widths
 
 

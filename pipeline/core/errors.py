@@ -93,7 +93,7 @@ def _explain_os_error(error: OSError) -> str:
         number = errno.ENOSPC  # NumPy's wording
     if number not in OS_REMEDIES:
         return ""
-    # unlike opening, writing does not know its file: it is one of those on the command line
+    # an error from writing names no file, so name the command with its paths
     path = error.filename2 or error.filename or _command()
     return f"{path}: {os.strerror(number)}. {OS_REMEDIES[number]}"
 
@@ -104,23 +104,23 @@ def _command() -> str:
 
 def _memory_errors() -> tuple[type[BaseException], ...]:
     """Return the out-of-memory exceptions of Python and of the loaded libraries."""
-    kinds: list[type[BaseException]] = [MemoryError]
+    classes: list[type[BaseException]] = [MemoryError]
     if tensorflow := sys.modules.get("tensorflow"):
-        kinds.append(tensorflow.errors.ResourceExhaustedError)
+        classes.append(tensorflow.errors.ResourceExhaustedError)
     if jax := sys.modules.get("jax"):
-        kinds.append(jax.errors.JaxRuntimeError)
-    return tuple(kinds)
+        classes.append(jax.errors.JaxRuntimeError)
+    return tuple(classes)
 
 
 def _explain_memory_error(error: BaseException) -> str:
     text = str(error)
     # JAX has a single exception class for all runtime errors
-    of_jax = type(error).__name__ == "JaxRuntimeError"
-    if of_jax and not re.search("RESOURCE_EXHAUSTED|Out of memory", text):
+    from_jax = type(error).__name__ == "JaxRuntimeError"
+    if from_jax and not re.search("RESOURCE_EXHAUSTED|Out of memory", text):
         return ""
     if os.strerror(errno.ENOSPC) in text:  # TensorFlow reports a full disk as RESOURCE_EXHAUSTED
         return f"{_command()}: {text}. {FREE_SPACE}"
-    # the message is a page of text about the graph
+    # TensorFlow's message is a page of text about the graph
     reason_match = re.search(r"(OOM when|Out of memory|Unable to) allocat\w+[^\n]*", text)
     reason = f" ({reason_match[0]})" if reason_match else ""
     remedy = "lower preprocess.image_size, or close other programs"

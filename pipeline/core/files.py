@@ -34,7 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.errno is not None and error.filename is None:
-            error.filename = str(path)  # unlike opening, writing does not know its file
+            error.filename = str(path)  # an error from writing names no file
         raise
     finally:
         _remove(temporary)

@@ -1,4 +1,4 @@
-"""Splitting: rows divided at random so that every class keeps its share."""
+"""Splitting: divide rows at random, stratified by class."""
 
 import numpy as np
 
@@ -8,23 +8,24 @@ from pipeline.core.errors import PipelineError
 def stratified_split(
     labels: np.ndarray, classes: list[str], share: float, seed: int, where: str, remedy: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divide rows in two at random; every class keeps its share, to rounding.
+    """Divide rows at random into two parts with the same class proportions, up to rounding.
 
     Args:
         labels: `(n,)` int64 in [0, k).
         classes: k names.
-        share: Of the second part, in (0, 1).
+        share: Share of the rows in the second part, in (0, 1).
         seed: In [0, 2**32).
-        where: Start of the message.
-        remedy: End of the message.
+        where: Start of the error message.
+        remedy: End of the error message.
 
     Returns:
         Sorted row numbers of the first and the second part, int64.
 
     Raises:
-        PipelineError: A class has one image, or a part fewer images than there are classes.
+        PipelineError: A class has a single image, or a part has fewer images than there are
+            classes.
     """
-    from sklearn.model_selection import train_test_split  # seconds, and few data sets need it
+    from sklearn.model_selection import train_test_split  # imported here: the import takes time
 
     rows = np.arange(len(labels))
     try:

@@ -1,8 +1,8 @@
-"""Arrays: the images that preprocess writes and the later stages read, normalized.
+"""Arrays: store and read the images and labels of each split.
 
 A folder holds images.npy, `(n, h, w, c)`, and labels.npy, `(n,)` int64. float32 images are stored
-normalized; uint8 images are normalized when they are read, as ../info.json says, to the same bits.
-SHA256SUMS, as `sha256sum -c` reads it, tells the arrays that preprocess wrote from any others.
+normalized. uint8 images are normalized when they are read, with the values in ../info.json; the
+result is the same to the last bit. SHA256SUMS holds checksums that `sha256sum -c` can verify.
 """
 
 import io
@@ -20,14 +20,19 @@ SUMS = "SHA256SUMS"
 
 
 class Images:
-    """Normalized images on disk; indexing reads rows, and no others, as float32.
+    """Normalized images on disk; indexing reads only the requested rows, as float32.
 
-    By reading and not by a map of the file: pages that are mapped count as the process's memory,
-    a row then up to 2 MiB, since the system maps as much around it as it holds in one piece.
+    The file is read rather than memory-mapped, because mapped pages count as memory of the process:
+    up to 2 MiB per row, as the operating system maps the surrounding pages too.
     """
 
     def __init__(self, path: Path, preprocessor: Preprocessor | None):
-        """Look at the header of a .npy file, which `preprocessor` normalizes if it is uint8."""
+        """Read the header of a .npy file.
+
+        Args:
+            path: images.npy.
+            preprocessor: Normalizes the rows that are read; None if they are stored normalized.
+        """
         stored = np.load(path, mmap_mode="r")
         self.shape: tuple[int, ...] = stored.shape
         self.size: int = stored.size
@@ -38,41 +43,47 @@ class Images:
         return self.shape[0]
 
     def __getitem__(self, rows: int | np.integer | slice | np.ndarray) -> np.ndarray:
-        """Return `(k, h, w, c)` float32, for a single row `(h, w, c)`."""
+        """Return images `(k, h, w, c)` float32, or `(h, w, c)` for a single row number."""
         if not isinstance(rows, slice):
             stored = self._read(np.atleast_1d(rows).tolist())
-        elif (run := range(len(self))[rows]).step == 1:
-            stored = self._read([run.start], max(len(run), 0))  # in one piece
+        elif (selected := range(len(self))[rows]).step == 1:
+            stored = self._read([selected.start], len(selected))  # in one piece
         else:
-            stored = self._read(list(run))
+            stored = self._read(list(selected))
         images = self._preprocessor.normalized(stored) if self._preprocessor else stored
         return images[0] if isinstance(rows, int | np.integer) else images
 
     def _read(self, starts: list[int], length: int = 1) -> np.ndarray:
-        """Return so many rows from each start on, `(k, h, w, c)` as they are stored."""
+        """Read `length` rows from each start: `(k, h, w, c)` in the stored dtype."""
         stored = np.empty((len(starts) * length, *self.shape[1:]), self._dtype)
-        pieces = memoryview(stored.reshape(-1).view(np.uint8).data)
-        row = self._dtype.itemsize * math.prod(self.shape[1:])
+        buffer = memoryview(stored.reshape(-1).view(np.uint8).data)
+        row_bytes = self._dtype.itemsize * math.prod(self.shape[1:])
         with self._path.open("rb", buffering=0) as file:
             for number, start in enumerate(starts):
-                file.seek(self._offset + range(len(self))[start] * row if length else 0)
-                left = pieces[number * length * row :][: length * row]
-                while left:  # at most 2 GiB at a time
-                    left = left[file.readinto(left) or _ended(self._path) :]
+                file.seek(self._offset + range(len(self))[start] * row_bytes if length else 0)
+                remaining = buffer[number * length * row_bytes :][: length * row_bytes]
+                while remaining:  # Linux reads at most 2 GiB at a time
+                    num_bytes = file.readinto(remaining)
+                    if not num_bytes:
+                        raise PipelineError(
+                            f"{self._path}: the file was truncated while it was read. "
+                            "Run `dvc repro`"
+                        )
+                    remaining = remaining[num_bytes:]
         return stored
 
 
 def seal(folder: Path) -> None:
-    """Write down what the files of a folder hold, once they are complete."""
+    """Write the checksums of the arrays in a folder, once they are complete."""
     sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.glob("*.npy")))
     (folder / SUMS).write_text(sums, "utf-8")
 
 
 def check_sums(folder: Path) -> None:
-    """Read all of a folder once, and compare it with what preprocess wrote.
+    """Compare the arrays in a folder with the checksums that preprocess wrote.
 
     Raises:
-        PipelineError: A file is another one.
+        PipelineError: A file has changed.
     """
     sums = require_file(folder / SUMS, "Run `dvc repro preprocess`")
     for line in sums.read_text("utf-8").splitlines():
@@ -84,19 +95,15 @@ def check_sums(folder: Path) -> None:
             )
 
 
-def _ended(path: Path) -> int:
-    raise PipelineError(f"{path}: has become shorter while it was read. Run `dvc repro`")
-
-
 def load(folder: Path, check: bool = True) -> tuple[Images, np.ndarray]:
-    """Return images, not read yet, and labels `(n,)` int64.
+    """Return the images of a split, which are read on indexing, and its labels `(n,)` int64.
 
     Args:
         folder: data/arrays/train or data/arrays/test.
-        check: Whether to read all of it once, and compare it with what preprocess wrote.
+        check: Whether to verify the checksums, which reads every file once.
 
     Raises:
-        PipelineError: A file is missing or not what preprocess wrote.
+        PipelineError: A file is missing or is not the one that preprocess wrote.
     """
     stored = _open(folder / "images.npy", ("float32", "uint8"), 4)
     labels = _open(folder / "labels.npy", ("int64",), 1)
@@ -117,7 +124,9 @@ def _open(path: Path, dtypes: tuple[str, ...], rank: int) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise PipelineError(f"{path}: no array: {error}. Run `dvc repro -f preprocess`") from None
+        raise PipelineError(
+            f"{path}: must be a NumPy array. Got {error}. Run `dvc repro -f preprocess`"
+        ) from None
     if array.dtype not in dtypes or array.ndim != rank:
         raise PipelineError(
             f"{path}: must be {' or '.join(dtypes)} of rank {rank}. "
@@ -127,28 +136,28 @@ def _open(path: Path, dtypes: tuple[str, ...], rank: int) -> np.ndarray:
 
 
 def create(path: Path, shape: tuple[int, ...], dtype: str) -> None:
-    """Write a .npy file of zeros, as holes: no time and no memory."""
+    """Write a .npy file of zeros as a sparse file, which takes neither time nor memory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
 def rows(path: Path, start: int, stop: int) -> np.ndarray:
-    """Map some rows of a .npy file for writing.
+    """Memory-map rows `start` to `stop` of a .npy file for writing.
 
-    Only these: the pages of a mapping count as the process's memory until it is dropped.
+    Only these rows are mapped, because mapped pages count as memory of the process.
     """
-    whole = np.load(path, mmap_mode="r")
-    offset = whole.offset + start * whole[:1].nbytes
-    return np.memmap(path, whole.dtype, "r+", offset, (stop - start, *whole.shape[1:]))
+    array = np.load(path, mmap_mode="r")
+    offset = array.offset + start * array[:1].nbytes
+    return np.memmap(path, array.dtype, "r+", offset, (stop - start, *array.shape[1:]))
 
 
 def write_split(path: Path, train: np.ndarray, validation: np.ndarray) -> None:
-    """Write the row numbers of both parts, as `np.load` reads them.
+    """Write the row numbers of the training and validation splits as an .npz file.
 
-    `np.savez` writes them too, but with the headers of a large archive, which differ between
-    versions of Python: stages that depend on the file would run again for nothing.
+    `np.savez` would write ZIP64 headers, which differ between versions of Python, so that stages
+    that depend on the file would rerun for no reason.
     """
-    with atomic_path(path) as beside, zipfile.ZipFile(beside, "w") as archive:
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, rows in (("train", train), ("validation", validation)):
             content = io.BytesIO()
             np.save(content, rows)
@@ -156,15 +165,15 @@ def write_split(path: Path, train: np.ndarray, validation: np.ndarray) -> None:
 
 
 def read_split(path: Path, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row numbers of the training and the validation part.
+    """Return the row numbers of the training and validation splits, each int64.
 
     Raises:
-        PipelineError: They are not the rows of these arrays.
+        PipelineError: The two splits together do not hold each of `num_rows` rows exactly once.
     """
     with np.load(require_file(path, "Run `dvc repro split`"), allow_pickle=False) as split:
         train, validation = split["train"], split["validation"]
     if not np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(num_rows)):
         raise PipelineError(
-            f"{path}: must name each of {num_rows} rows once. Run `dvc repro -f split`"
+            f"{path}: must list each of {num_rows} rows once. Run `dvc repro -f split`"
         )
     return train, validation

@@ -1,7 +1,7 @@
-"""Preprocessor: what a trained model takes and answers, kept in its file.
+"""Preprocessor: class names and preprocessing of a model, stored in its .keras file.
 
-A member of the .keras archive that Keras passes over: a model then needs no params.yaml to be
-used, and is never fed by one that has changed since.
+Keras ignores the additional file in its archive. A stored model can then be used without
+params.yaml, and always gets the preprocessing that it was trained with.
 """
 
 import json
@@ -23,91 +23,95 @@ MEMBER = "preprocessing.json"
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """What preprocess did to the training images."""
+    """Class names of a model, and the preprocessing of its training images."""
 
     classes: list[str]
-    """Names, in the order of the logits"""
+    """Class names in the order of the logits"""
     image_shape: list[int]
     """h, w and c"""
     normalize: str
-    """unit or standardize"""
+    """`unit` (pixels in [0, 1]) or `standardize` ((pixel - mean) / std)"""
     mean: list[float]
-    """Of each channel, of pixels in [0, 1]"""
+    """Mean of each channel, for pixels in [0, 1]"""
     std: list[float]
-    # files that were written before these were kept have none
+    """Standard deviation of each channel, for pixels in [0, 1]"""
+    # model files of older versions lack the following fields
     intensity_range: list[float] | None = None
-    """What became 0 and 255 of grey images of more than 8 bits; None: there were none"""
+    """Values of grayscale images of more than 8 bits that became 0 and 255; None: no such images"""
     max_megapixels: float = 250
-    """Images with more were refused"""
+    """Larger images were refused"""
 
     @classmethod
     def of(cls, info: dict[str, Any]) -> "Preprocessor":
-        """Take what matters from data/arrays/info.json."""
+        """Create a preprocessor from the contents of data/arrays/info.json."""
         return cls(**{name: info[name] for name in cls.__dataclass_fields__ if name in info})
 
     def shift_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return what is taken from pixels in [0, 1], and what they are then divided by: `(c,)`."""
+        """Return shift and scale, each `(c,)` float32: the model takes (pixel - shift) / scale.
+
+        Pixels are in [0, 1].
+        """
         if self.normalize == "unit":
             return np.zeros(len(self.mean), np.float32), np.ones(len(self.mean), np.float32)
         std = np.array(self.std, np.float32)
-        # a channel without contrast has nothing to divide by
+        # a constant channel has a standard deviation of 0, and is only shifted
         return np.array(self.mean, np.float32), np.where(std > 0, std, 1).astype(np.float32)
 
     def apply(self, image: "Image.Image") -> np.ndarray:
-        """Return an image of any size and mode as the model takes it: `(h, w, c)` float32."""
+        """Convert an image of any size and mode to the model's input, `(h, w, c)` float32."""
         height, width, channels = self.image_shape
         return self.normalized(to_pixels(image, (height, width, channels)))
 
     def normalized(self, pixels: np.ndarray) -> np.ndarray:
-        """Return uint8 pixels `(…, c)` as the model takes them, float32."""
+        """Convert uint8 pixels `(…, c)` to the model's input, float32."""
         return self.standardize(pixels / np.float32(255))
 
     def standardize(self, images: np.ndarray) -> np.ndarray:
-        """Turn float32 images `(…, c)` in [0, 1], in place, into what the model takes."""
+        """Normalize float32 images `(…, c)` in [0, 1] in place, and return them."""
         shift, scale = self.shift_and_scale()
         images -= shift
         images /= scale
         return images
 
     def visible(self, images: np.ndarray) -> np.ndarray:
-        """Return images `(…, c)` that the model takes as they looked, in [0, 1]."""
+        """Undo the normalization of images `(…, c)`; return pixels in [0, 1]."""
         shift, scale = self.shift_and_scale()
         return np.clip(images * scale + shift, 0, 1)
 
     def pixels(self, images: np.ndarray) -> np.ndarray:
-        """Return the uint8 pixels that images `(…, c)` as the model takes them were made of."""
+        """Undo the normalization of images `(…, c)`; return uint8 pixels."""
         return np.rint(self.visible(images) * 255).astype(np.uint8)
 
 
 def to_pixels(image: "Image.Image", shape: tuple[int, int, int]) -> np.ndarray:
-    """Return an image as `(h, w, c)` uint8, resized from another size (antialiased bilinear).
+    """Convert an image to pixels `(h, w, c)` uint8, resized if needed (antialiased bilinear).
 
     Args:
-        image: With 8 bits a channel, of any mode.
-        shape: `(h, w, c)`; c is 1, for grey, or 3.
+        image: An image of any mode with 8 bits per channel.
+        shape: `(h, w, c)`; c is 1 (grayscale) or 3 (RGB).
     """
     height, width, channels = shape
     mode = "L" if channels == 1 else "RGB"
-    if image.mode != mode:  # which would copy it
+    if image.mode != mode:  # converting to the same mode would copy the image
         image = image.convert(mode)
     if image.size != (width, height):
-        from PIL.Image import Resampling  # training does not need it
+        from PIL.Image import Resampling  # imported here: training does not need Pillow
 
         image = image.resize((width, height), Resampling.BILINEAR)
     return np.asarray(image).reshape(shape)
 
 
-def store(path: Path, preprocessing: Preprocessor) -> None:
-    """Add it to a .keras file; equal contents give equal bytes."""
+def store(path: Path, preprocessor: Preprocessor) -> None:
+    """Add a preprocessor to a .keras file; equal contents give equal bytes."""
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(zipfile.ZipInfo(MEMBER), json.dumps(asdict(preprocessing)))
+        archive.writestr(zipfile.ZipInfo(MEMBER), json.dumps(asdict(preprocessor)))
 
 
 def read(path: Path) -> Preprocessor:
-    """Return what a .keras file keeps.
+    """Return the preprocessor stored in a .keras file.
 
     Raises:
-        PipelineError: There is no such file, it is damaged, or it was not trained here.
+        PipelineError: The file does not exist, is damaged, or holds no preprocessor.
     """
     models = ", ".join(str(model) for model in sorted(path.parent.glob("*.keras")))
     require_file(path, f"Models: {models}" if models else "Run `dvc repro`")

@@ -1,4 +1,4 @@
-"""Tables: what train writes of each epoch and evaluate of each test image, as CSV."""
+"""Tables: read the CSV files of epochs (from train) and predictions (from evaluate)."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from pipeline.core.files import require_file
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Return a table; names of classes are text, whatever they look like.
+    """Read a CSV file; class names stay text, whatever they look like.
 
     Raises:
-        PipelineError: There is no such file.
+        PipelineError: The file does not exist.
     """
-    text = {"actual": str, "predicted": str}  # a class may be called NA, or 7
-    return pd.read_csv(require_file(path), dtype=text, keep_default_na=False)
+    dtypes = {"actual": str, "predicted": str}  # a class may be called NA, or 7
+    return pd.read_csv(require_file(path), dtype=dtypes, keep_default_na=False)

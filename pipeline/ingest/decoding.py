@@ -1,4 +1,4 @@
-"""Decoding: encoded images written as arrays, group by group, on all cores."""
+"""Decoding: decode images into arrays, in parallel on all cores."""
 
 import errno
 import math
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from itertools import accumulate
+from itertools import accumulate, chain, islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,57 +27,62 @@ from pipeline.data import arrays
 from pipeline.ingest import parquet
 from pipeline.ingest.images import HIGH_BYTE, BadImage, decode, extremes, open_image, to_8_bits
 
-CHUNK_VALUES = 2**20  # decoded at a time: bounds memory where images are large
+CHUNK_VALUES = 2**20  # pixel values decoded at a time; bounds memory for large images
 
 Map = Callable[..., Iterable[Any]]
 
 
 class Options(NamedTuple):
-    """How all images are decoded."""
+    """Decoding options, the same for all images."""
 
     shape: tuple[int, int, int]
     """h, w and c"""
     resize: bool
     """Whether to resize images of another size"""
     dtype: str
-    """float32: pixels as numbers in [0, 1]; uint8: as they are"""
+    """`float32`: pixels scaled to [0, 1]; `uint8`: pixels in [0, 255]"""
     intensity_range: Sequence[float] | None
-    """What becomes 0 and 255 of grey images of more than 8 bits; None: not known"""
+    """Values of grayscale images of more than 8 bits that become 0 and 255; None: not known yet"""
     max_megapixels: float
+    """Larger images are refused"""
 
 
 class Task(NamedTuple):
-    """One group of rows of a Parquet file, and where its pixels go."""
+    """One row group of a Parquet file, and the rows of the array that its images are written to."""
 
     source: Path
+    """Parquet file"""
     group: int
+    """Number of the row group"""
     target: Path
+    """images.npy"""
     start: int
     stop: int
+    """Rows of the target: [start, stop)"""
     options: Options
 
 
 class Decoded(NamedTuple):
-    """One group of images that is written, the good ones at its start."""
+    """Result of one task; its valid images are written to the first rows of the group."""
 
     histogram: np.ndarray
     """Pixel counts `(c, 256)` int64"""
     good: np.ndarray
-    """Which images of the group could be decoded, `(n,)` bool"""
+    """Which images of the group are valid, `(n,)` bool"""
     bad: list[str]
-    """Names of the others, with the reason"""
+    """Names of the other images, each with the reason"""
     extremes: list[tuple[float, float]]
-    """Of each image of more than 8 bits the lowest and highest pixel, if no range is known"""
+    """Lowest and highest pixel of each image of more than 8 bits, if the range is not known yet"""
     high_byte: int
-    """How many images, in colour of 16 bits, have but their high 8"""
+    """Number of 16-bit color images of which only the high 8 bits were read"""
 
 
 def decode_group(task: Task) -> Decoded:
-    """Write the good images of one group, in order."""
+    """Decode one group and write its valid images, in order."""
     examples = parquet.read_group(task.source, task.group)
     good = np.ones(len(examples), bool)
     bad = []
-    found = []
+    pixel_ranges = []
     high_byte = 0
     shape, resize, dtype, intensity_range, max_megapixels = task.options
     histogram = np.zeros((shape[2], 256), np.int64)
@@ -88,8 +93,8 @@ def decode_group(task: Task) -> Decoded:
         for row, example in enumerate(examples[first : first + chunk], first):
             try:
                 image = open_image(example.image, max_megapixels)
-                if intensity_range is None and (bounds := extremes(image)):
-                    found.append(bounds)
+                if intensity_range is None and (pixel_range := extremes(image)):
+                    pixel_ranges.append(pixel_range)
                 image = to_8_bits(image, intensity_range)
                 images.append(decode(image, example.id, shape, resize))
                 high_byte += image.info.get(HIGH_BYTE, False)
@@ -98,18 +103,18 @@ def decode_group(task: Task) -> Decoded:
                 bad.append(f"{example.id} {error}")
         if images:
             batch = np.stack(images)  # (m, h, w, c)
-            out = arrays.rows(task.target, start, start + len(batch))
-            out[...] = batch if dtype == "uint8" else batch / np.float32(255)
+            target_rows = arrays.rows(task.target, start, start + len(batch))
+            target_rows[...] = batch if dtype == "uint8" else batch / np.float32(255)
             start += len(batch)
             for channel, counts in enumerate(histogram):
                 counts += np.bincount(batch[..., channel].ravel(), minlength=256)
-    return Decoded(histogram, good, bad, found, high_byte)
+    return Decoded(histogram, good, bad, pixel_ranges, high_byte)
 
 
 def _follow_parent() -> None:
-    """Make a process of the pool end when the one that started it does, and not before.
+    """Make a worker process ignore Ctrl-C and exit when its parent ends.
 
-    Ctrl-C reaches all of them; a parent that is killed tells none of them.
+    Ctrl-C is sent to the workers too; a parent that is killed cannot stop them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
@@ -124,40 +129,41 @@ def _follow_parent() -> None:
 
 @contextmanager
 def mapper(tasks: int) -> Iterator[Map]:
-    """Yield a `map` over the cores; for little work the plain one, which starts at once."""
+    """Yield a parallel `map`, or the built-in one for few tasks or a single core."""
     workers = len(cpu.available_cores())
     if workers == 1 or tasks < 8:
         yield map
         return
-    # spawn, not fork: the parent holds the threads of Arrow and NumPy
+    # not fork: the parent has threads of Arrow and NumPy
     with ProcessPoolExecutor(min(workers, tasks), get_context("spawn"), _follow_parent) as pool:
         try:
             yield pool.map
         except BrokenProcessPool:
             raise PipelineError(
-                "preprocess: one of its processes was killed from outside, most likely since "
-                "memory was short. Lower preprocess.image_size, or close other programs"
+                "preprocess: a worker process was killed, most likely for lack of memory. Lower "
+                "preprocess.image_size, or close other programs"
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def create(path: Path, shape: tuple[int, ...], dtype: str) -> None:
-    """Write a .npy file of zeros, and reserve its space on the disk.
+    """Write a .npy file of zeros, and reserve its disk space.
 
-    Holes would be filled through memory, where a full disk ends the process without a word.
+    The array is written through a memory map, where a full disk would kill the process without an
+    error message.
 
     Raises:
-        PipelineError: The disk has less space free.
+        PipelineError: The disk does not have enough free space.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # of images decoded in another way: it needs no second space
+    path.unlink(missing_ok=True)  # of a previous pass, so that its space is free
     needed, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
     if needed > free:
         smaller = "" if dtype == "uint8" else ", or set preprocess.dtype: uint8"
         raise PipelineError(
-            f"{path}: needs {needed / 1e9:.3g} GB, and its disk has {free / 1e9:.3g} GB free. Free "
-            f"some or lower preprocess.image_size{smaller}"
+            f"{path}: needs {needed / 1e9:.3g} GB. Got {free / 1e9:.3g} GB of free disk space. "
+            f"Free some space or lower preprocess.image_size{smaller}"
         )
     arrays.create(path, shape, dtype)
     if hasattr(os, "posix_fallocate"):  # Linux
@@ -165,13 +171,13 @@ def create(path: Path, shape: tuple[int, ...], dtype: str) -> None:
             try:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             except OSError as error:
-                # a file system that cannot reserve keeps the holes
+                # not every file system can reserve space
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                     raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def plan(source: Path, target: Path, options: Options) -> list[Task]:
-    """List the groups of a Parquet file, and create the array they go to."""
+    """Create the array for a Parquet file, and return one task per row group."""
     metadata = pq.read_metadata(source)
     create(target, (metadata.num_rows, *options.shape), options.dtype)
     sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
@@ -185,47 +191,53 @@ def plan(source: Path, target: Path, options: Options) -> list[Task]:
 def decode_all(
     sources: dict[str, Path], folder: Path, options: Options
 ) -> tuple[dict[str, list[Task]], dict[str, list[Decoded]]]:
-    """Write the images of every split.
+    """Decode the images of every split.
+
+    Args:
+        sources: Parquet file of each split.
+        folder: Images are written to `folder`/SPLIT/images.npy.
+        options: Decoding options.
 
     Returns:
-        The groups of each split, and what decoding them gave.
+        The tasks of each split, and their results.
     """
     tasks = {
         split: plan(source, folder / split / "images.npy", options)
         for split, source in sources.items()
     }
-    every = [task for own in tasks.values() for task in own]
-    with mapper(len(every)) as run_all:
-        bar = tqdm(run_all(decode_group, every), "decode", len(every), unit="group", disable=None)
-        results = iter(list(bar))
-    return tasks, {split: [next(results) for _ in own] for split, own in tasks.items()}
+    all_tasks = list(chain.from_iterable(tasks.values()))
+    with mapper(len(all_tasks)) as parallel_map:
+        results = parallel_map(decode_group, all_tasks)
+        decoded = list(tqdm(results, "decode", len(all_tasks), unit="group", disable=None))
+    remaining = iter(decoded)
+    return tasks, {split: list(islice(remaining, len(tasks[split]))) for split in tasks}
 
 
 def close_gaps(tasks: list[Task], decoded: list[Decoded]) -> list[Task]:
-    """Write an array anew without the rows that bad images left unused, if there are any.
+    """Rewrite an array without the unused rows of bad images, if there are any.
 
     Returns:
-        The groups that hold images, and where these lie now.
+        The tasks with valid images, with the new rows of these images.
     """
     if not any(group.bad for group in decoded):
         return tasks
     target = tasks[0].target
     options = tasks[0].options
-    beside = target.with_name("good.npy")
+    temporary = target.with_name("good.npy")
     counts = [int(group.good.sum()) for group in decoded]
-    create(beside, (sum(counts), *options.shape), options.dtype)
+    create(temporary, (sum(counts), *options.shape), options.dtype)
     moved = []
     for task, count, stop in zip(tasks, counts, accumulate(counts), strict=True):
         if count:
             moved.append(task._replace(start=stop - count, stop=stop))
             good = arrays.rows(target, task.start, task.start + count)
-            arrays.rows(beside, stop - count, stop)[...] = good
-    beside.replace(target)
+            arrays.rows(temporary, stop - count, stop)[...] = good
+    temporary.replace(target)
     return moved
 
 
 def first_image(sources: Iterable[Path], max_megapixels: float) -> Image.Image | None:
-    """Return the first image that can be opened, if any can."""
+    """Return the first image that can be opened, or None."""
     for source in sources:
         for group in range(pq.read_metadata(source).num_row_groups):
             for example in parquet.read_group(source, group):

@@ -1,4 +1,4 @@
-"""Images: one encoded image as pixels."""
+"""Images: convert one encoded image to pixels."""
 
 import io
 import logging
@@ -15,61 +15,66 @@ from pipeline.core.errors import PipelineError
 from pipeline.data.preprocessor import Preprocessor, to_pixels
 
 EIGHT_BITS = ("L", "RGB")
-FULL_RANGE = (0, 65535)  # of 16 bits
-CUT = ("RGB", "RGBA", "CMYK")  # modes of 8 bits that colour of 16 bits is opened in
+FULL_RANGE = (0, 65535)  # of 16-bit images
+HIGH_BYTE_MODES = ("RGB", "RGBA", "CMYK")  # 8-bit modes in which Pillow opens 16-bit color
 HIGH_BYTE = "high_byte"
-# Brands of files that Pillow does not read: a phone's photographs.
-HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-# what Pillow raises for damaged files
+# HEIC, the format of many phones, which Pillow does not read.
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# exceptions that Pillow raises for damaged files
 DAMAGED = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, ArithmeticError, RuntimeError,
     struct.error, ImageCms.PyCMSError,
 )  # fmt: skip
 TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
-# what it logs names no file; what it raises, we report with the file's name
+# Pillow's log messages do not name the file; errors are reported here with its name
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class BadImage(Exception):
-    """A file that is no image, damaged, too large, or whose white is not known; says which."""
+    """An encoded image that cannot be used; the message is the reason, without the file name."""
 
 
-class ColourAmongGrey(Exception):
-    """The first image is grey and a later one is not: all must be decoded in colour."""
+class ColorAmongGrayscale(Exception):
+    """The first image is grayscale and a later one is not: all must be decoded in color."""
 
 
 def open_image(encoded: bytes, max_megapixels: float) -> Image.Image:
-    """Open an encoded image, turned the way its camera was held.
+    """Open an encoded image, and apply its EXIF orientation.
+
+    Args:
+        encoded: Contents of an image file.
+        max_megapixels: Larger images are refused.
 
     Returns:
-        Of mode RGB or L; a grey one of more than 8 bits is I;16, I (32 bits) or F (floating
-        point). Colour of 16 bits has its high 8, since Pillow reads no more of
-        it, and `info[HIGH_BYTE]` says so.
+        An image of mode RGB or L; grayscale images of more than 8 bits have mode I;16, I (32 bits)
+        or F (floating point). Of 16-bit color images, Pillow reads only the high 8 bits;
+        `info[HIGH_BYTE]` is then true.
 
     Raises:
-        BadImage: It cannot be.
+        BadImage: The image is empty, damaged, too large or of an unknown format.
     """
     if not encoded:
         raise BadImage("is empty")
-    # Pillow checks it for images within files, too. Up to twice as many it would only warn
+    # Pillow checks this for embedded images too; up to twice the limit it only warns
     Image.MAX_IMAGE_PIXELS = int(max_megapixels * 1e6)
     try:
         with warnings.catch_warnings():
-            # of metadata and palettes, without the file's name, and no pixel depends on them
+            # warnings about metadata and palettes do not name the file, and do not affect pixels
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             file = Image.open(io.BytesIO(encoded))
-            cut = bool(re.search(";16[BLN]", str(file.tile))) and file.mode in CUT
+            is_16_bit = bool(re.search(";16[BLN]", str(file.tile)))
+            high_byte = is_16_bit and file.mode in HIGH_BYTE_MODES
             image: Image.Image = file
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
             image = _simplified(image)
-            image.info[HIGH_BYTE] = cut
+            image.info[HIGH_BYTE] = high_byte
     except UnidentifiedImageError:
-        if encoded[4:8] == b"ftyp" and encoded[8:12] in HEIC:
+        if encoded[4:8] == b"ftyp" and encoded[8:12] in HEIC_BRANDS:
             raise BadImage("is HEIC, which cannot be read: convert it to JPEG or PNG") from None
-        raise BadImage("is no image, or of an unknown kind") from None
+        raise BadImage("is not an image, or has an unknown format") from None
     except TOO_LARGE as error:
         pixels = re.search(r"\d+", str(error))
         raise BadImage(
@@ -84,22 +89,25 @@ def open_image(encoded: bytes, max_megapixels: float) -> Image.Image:
 
 
 def _simplified(image: Image.Image) -> Image.Image:
-    """Bring every mode of a file to one of those that `open_image` returns."""
+    """Convert an image of any mode to one of the modes that `open_image` returns."""
     if image.mode in EIGHT_BITS or image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return image
     if image.mode == "LAB":
-        return _from_lab().apply(image)
+        return _lab_to_srgb().apply(image)
     return image.convert("L" if image.mode in ("1", "LA") else "RGB")
 
 
 @lru_cache(maxsize=1)
-def _from_lab() -> ImageCms.ImageCmsTransform:
+def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
 
 
 def extremes(image: Image.Image) -> tuple[float, float] | None:
-    """Return the lowest and the highest pixel of a grey image of more than 8 bits."""
+    """Return the lowest and highest pixel of a grayscale image of more than 8 bits.
+
+    For 8-bit images, return None.
+    """
     if image.mode in EIGHT_BITS:
         return None
     pixels = np.asarray(image)
@@ -107,65 +115,66 @@ def extremes(image: Image.Image) -> tuple[float, float] | None:
 
 
 def to_8_bits(image: Image.Image, intensity_range: Sequence[float] | None) -> Image.Image:
-    """Bring a grey image of more than 8 bits to 8; others are returned as they are.
+    """Scale a grayscale image of more than 8 bits to 8 bits; return 8-bit images unchanged.
 
     Args:
         image: From `open_image`.
-        intensity_range: What becomes 0 and 255, with everything beyond; None: not known, so that
-            16 bits count in full.
+        intensity_range: Values that become 0 and 255; values outside are clipped. None: the full
+            range of 16 bits.
 
     Raises:
-        BadImage: It has 32 bits, and the range is not known.
+        BadImage: The image has 32 bits, and `intensity_range` is None.
     """
     if image.mode in EIGHT_BITS:
         return image
     if intensity_range is None and not image.mode.startswith("I;16"):
         raise BadImage(
-            f"is read as numbers of 32 bits (mode {image.mode}), whose black and white are not "
+            f"has pixels of 32 bits (mode {image.mode}), whose values of black and white are not "
             "known: convert it to 8 or 16 bits, or train with preprocess.intensity_range"
         )
     low, high = intensity_range or FULL_RANGE
     factor = 255 / ((high - low) or 1)  # images of a single value become black
     pixels = np.asarray(image)  # (h, w)
     scaled = np.empty(pixels.shape, np.uint8)
-    rows = max(1, 2**20 // image.width)  # at a time: bounds memory where images are large
+    rows = max(1, 2**20 // image.width)  # at a time; bounds memory for large images
     for start in range(0, image.height, rows):
         part = np.clip(pixels[start : start + rows].astype(np.float32), low, high)
         scaled[start : start + rows] = np.rint((part - low) * factor)
     return Image.fromarray(scaled)
 
 
-def open_for(encoded: bytes, kept: Preprocessor) -> Image.Image:
-    """Open an encoded image, with 8 bits a channel, as a model's training images were.
+def open_for(encoded: bytes, preprocessor: Preprocessor) -> Image.Image:
+    """Open an encoded image with 8 bits per channel, with the options of a trained model.
 
     Raises:
-        BadImage: It cannot be.
+        BadImage: The image cannot be used.
     """
-    return to_8_bits(open_image(encoded, kept.max_megapixels), kept.intensity_range)
+    image = open_image(encoded, preprocessor.max_megapixels)
+    return to_8_bits(image, preprocessor.intensity_range)
 
 
 def decode(image: Image.Image, name: str, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
-    """Return an image as pixels of a given shape.
+    """Convert an image to pixels of a given shape.
 
     Args:
         image: From `to_8_bits`.
-        name: For the message.
-        shape: `(h, w, c)` to return; c is 1 or 3.
-        resize: Whether to resize an image of another size (antialiased bilinear).
+        name: Name of the image in error messages.
+        shape: `(h, w, c)`; c is 1 (grayscale) or 3 (RGB).
+        resize: Whether to resize images of other sizes (antialiased bilinear).
 
     Returns:
         `(h, w, c)` uint8.
 
     Raises:
-        PipelineError: It has another size, without `resize`.
-        ColourAmongGrey: c is 1, and the image has colour.
+        PipelineError: The image has another size, and `resize` is false.
+        ColorAmongGrayscale: c is 1, and the image is in color.
     """
     height, width, channels = shape
     if channels == 1 and image.mode != "L":
-        raise ColourAmongGrey
+        raise ColorAmongGrayscale
     if image.size != (width, height) and not resize:
         raise PipelineError(
-            f"{name}: is {image.height}×{image.width} pixels, "
-            f"the first image {height}×{width}. Set preprocess.image_size: [height, width]"
+            f"{name}: must have the size of the first image, {height}×{width} pixels. "
+            f"Got {image.height}×{image.width}. Set preprocess.image_size: [height, width]"
         )
     return to_pixels(image, shape)

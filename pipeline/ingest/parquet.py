@@ -1,8 +1,8 @@
-"""Raw data: encoded images with labels, one Parquet file a split.
+"""Parquet: read and write raw data, one file of encoded images and labels per split.
 
-Columns `image` (struct of `bytes` and `path`), `label` (int64) and `id` (string), with the
-class names where Hugging Face `datasets` keeps them, so that `datasets.load_dataset`,
-`pandas.read_parquet` and DuckDB all read the file as it is.
+The columns are `image` (struct of `bytes` and `path`), `label` (int64) and `id` (string). Class
+names are in the metadata of Hugging Face `datasets`, so that `datasets.load_dataset`,
+`pandas.read_parquet` and DuckDB can read the files.
 """
 
 import json
@@ -20,15 +20,14 @@ from pipeline.core.errors import CONTROL, PipelineError, first_few
 from pipeline.core.files import atomic_path, require_file
 from pipeline.core.splitting import stratified_split
 
-# Images written and decoded at a time: the unit of parallel work, and of memory.
+# Largest size of a row group, the unit of parallel work and of memory.
 GROUP_ROWS = 256
 GROUP_BYTES = 2**26
 
-# Follows the source where a data set brings no test split: what is missing, per cent, seed.
+# Note after the source of a data set without a test split: missing split, per cent, seed.
 HELD_OUT = " (no {}: {:g} % of the images held out as test split, seed {})"
 
-
-# What a browser takes for the end of a script.
+# Text that ends a script in HTML, or changes how it is parsed.
 HTML = re.compile("</|<!--")
 
 
@@ -38,27 +37,27 @@ class Example(NamedTuple):
     label: int
     """Index into the class names"""
     id: str
-    """Names the image at its source"""
+    """Name of the image in its source"""
 
 
 class Dataset(NamedTuple):
     classes: list[str]
     source: str
-    """Where the images come from, for people"""
+    """Description of the source, for messages and the report"""
     sizes: dict[str, int]
     """Number of examples of each split"""
     splits: Mapping[str, Iterable[Example]]
-    """train, test and, where the data set brings one, validation; read once and in order"""
+    """train, test and, if the data set has one, validation; each is read once, in order"""
 
 
 def write(folder: Path, dataset: Dataset) -> None:
-    """Write `folder`/train.parquet and test.parquet; the same examples give the same bytes.
+    """Write `folder`/train.parquet and test.parquet; equal examples give equal bytes.
 
-    A validation split follows the training images, in row groups of its own.
+    A validation split is written after the training images, in separate row groups.
 
     Raises:
-        PipelineError: A class's name cannot be shown, a label is no index into the names, or a
-            split is empty or shorter than said.
+        PipelineError: A class name is unsafe, a label is out of range, or a split is empty or does
+            not have the expected size.
     """
     check_names(dataset.source, dataset.classes)
     features = {
@@ -72,16 +71,18 @@ def write(folder: Path, dataset: Dataset) -> None:
         "huggingface": json.dumps({"info": {"features": features}}),
         "source": dataset.source,
     }
-    with atomic_path(folder) as beside:
-        beside.mkdir()
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
         for file in (split for split in dataset.splits if split != "validation"):
-            splits, own = [file], metadata
+            splits, file_metadata = [file], metadata
             if file == "train" and "validation" in dataset.splits:
                 splits = ["train", "validation"]
-                own = {**metadata, "validation": str(dataset.sizes["validation"])}
-            # images are compressed as they are; a second time costs time and saves nothing
+                file_metadata = {**metadata, "validation": str(dataset.sizes["validation"])}
+            # the images are compressed already
             with pq.ParquetWriter(
-                beside / f"{file}.parquet", fields.with_metadata(own), compression="none"
+                temporary / f"{file}.parquet",
+                fields.with_metadata(file_metadata),
+                compression="none",
             ) as writer:
                 for split in splits:
                     _write_split(writer, split, dataset)
@@ -99,30 +100,33 @@ def _write_split(writer: pq.ParquetWriter, split: str, dataset: Dataset) -> None
         writer.write_table(pa.Table.from_arrays(arrays, schema=writer.schema))
         num_rows += len(group)
     if not num_rows:
-        raise PipelineError(f"{dataset.source}: {split} holds no images")
+        raise PipelineError(
+            f"{dataset.source}: {split} must contain images. Got none. Add some, or choose another "
+            "data set"
+        )
     if num_rows != size:
         raise PipelineError(
-            f"{dataset.source}: {split} must hold {size} images. Got {num_rows}. "
-            "Fetch the data set again"
+            f"{dataset.source}: {split} must contain {size} images. Got {num_rows}. "
+            "Download the data set again"
         )
 
 
 def check_names(source: str, classes: list[str]) -> None:
-    """Check that class names do no harm where they are shown: on terminals and in pages.
+    """Check that class names are safe to show on terminals and in HTML pages.
 
     Raises:
-        PipelineError: One is empty, or holds control characters or what ends a script in HTML,
-            since `dvc plots show` writes them into one as they are.
+        PipelineError: A name is empty, or contains control characters, `</` or `<!--`, because
+            `dvc plots show` writes names into a script without escaping them.
     """
     if unsafe := [n for n in classes if not n.strip() or CONTROL.search(n) or HTML.search(n)]:
         raise PipelineError(
-            f"{source}: names of classes must be text without control characters, `</` and "
-            f"`<!--`. Got {first_few([repr(n) for n in unsafe])}. Rename them"
+            f"{source}: class names must be text without control characters, `</` and `<!--`. "
+            f"Got {first_few([repr(n) for n in unsafe])}. Rename them"
         )
 
 
 def _groups(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Yield runs of examples that end at GROUP_ROWS, or with what passes GROUP_BYTES."""
+    """Yield lists of at most GROUP_ROWS examples, ended early when they exceed GROUP_BYTES."""
     group: list[Example] = []
     size = 0
     for example in examples:
@@ -145,10 +149,10 @@ def _check_labels(examples: list[Example], num_classes: int, split: str) -> None
 
 
 def describe(path: Path) -> tuple[str, list[str]]:
-    """Return source and class names of a raw Parquet file.
+    """Return the source and the class names of a raw Parquet file.
 
     Raises:
-        PipelineError: There is no such file.
+        PipelineError: The file does not exist.
     """
     metadata = pq.read_schema(require_file(path, "Run `dvc repro download`")).metadata
     features = json.loads(metadata[b"huggingface"])["info"]["features"]
@@ -156,7 +160,7 @@ def describe(path: Path) -> tuple[str, list[str]]:
 
 
 def num_validation(path: Path) -> int:
-    """Return how many rows at the end of train.parquet are a validation split; 0: it has none."""
+    """Return the number of rows at the end of train.parquet that are a validation split."""
     return int(pq.read_schema(path).metadata.get(b"validation", 0))
 
 
@@ -166,25 +170,25 @@ def labels(path: Path) -> np.ndarray:
 
 
 def check_classes(source: str, classes: list[str], labels: Mapping[str, np.ndarray]) -> None:
-    """Check that there is something to tell apart, to learn and to measure.
+    """Check that there are two or more classes, and that every split has images of each.
 
     Args:
-        source: For the message.
+        source: Description of the source, for error messages.
         classes: k names.
-        labels: Of each split, `(n,)` int64 in [0, k).
+        labels: Labels of each split, `(n,)` int64 in [0, k).
 
     Raises:
-        PipelineError: There is one class only, or a split has no image of one.
+        PipelineError: There is only one class, or a split has no images of a class.
     """
     if len(classes) < 2:
         raise PipelineError(
-            f"{source}: must have 2 or more classes. Got {', '.join(classes)} only. Add another"
+            f"{source}: must have 2 or more classes. Got only {', '.join(classes)}. Add another"
         )
-    for split, own in labels.items():
-        counts = np.bincount(own, minlength=len(classes))
+    for split, split_labels in labels.items():
+        counts = np.bincount(split_labels, minlength=len(classes))
         if missing := [classes[label] for label in np.flatnonzero(counts == 0)]:
             raise PipelineError(
-                f"{source}: {split} must hold images of every class. "
+                f"{source}: {split} must contain images of every class. "
                 f"Got none of {first_few(missing)}. Add some, or remove the class"
             )
 
@@ -192,29 +196,29 @@ def check_classes(source: str, classes: list[str], labels: Mapping[str, np.ndarr
 def hold_out_test(
     source: str, classes: list[str], labels: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hold out a test split of a data set without one; every class keeps its share.
+    """Hold out a stratified test split.
 
     Args:
-        source: For the message.
+        source: Description of the source, for error messages.
         classes: k names.
         labels: `(n,)` int64 in [0, k).
-        share: Of the test split, in (0, 1).
+        share: Share of the images in the test split, in (0, 1).
         seed: In [0, 2**32).
 
     Returns:
-        Sorted row numbers of the training and the test split, int64.
+        Sorted row numbers of the training and test splits, int64.
 
     Raises:
-        PipelineError: A class has too few images for both.
+        PipelineError: A class has too few images for both splits.
     """
-    remedy = "Add some, move test_share towards 0.5, or bring a test split"
+    remedy = "Add some, move test_share towards 0.5, or provide a test split"
     train, test = stratified_split(labels, classes, share, seed, source, remedy)
     check_classes(source, classes, {"train": labels[train], "test": labels[test]})
     return train, test
 
 
 def read_group(path: Path, group: int) -> list[Example]:
-    """Return the examples of one group of rows, so that memory does not grow with the file."""
+    """Read the examples of one row group."""
     with pq.ParquetFile(path) as file:
         table = file.read_row_group(group).to_pydict()
     return [

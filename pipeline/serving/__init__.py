@@ -1,1 +1,1 @@
-"""Models for programs without Keras: one file, one format."""
+"""Serving: export formats, one file per format."""

@@ -1,4 +1,4 @@
-"""Export as LiteRT: the file that Keras writes, with the classes in it, and how to run it."""
+"""LiteRT: convert a Keras model to a .tflite file with class names, and run it."""
 
 import json
 import zipfile
@@ -16,20 +16,24 @@ def write(model: "keras.Model", path: Path, metadata: Mapping[str, Any]) -> None
     """Write a model as LiteRT; equal models give equal bytes.
 
     Args:
-        model: From images `(n, h, w, c)` uint8 to a dictionary with `probabilities`.
-        metadata: `classes`, and maybe `intensity_range`: files of the ZIP archive that it also is.
+        model: Model from images `(n, h, w, c)` uint8 to a dictionary with `probabilities`.
+        path: File to write.
+        metadata: `classes` and optionally `intensity_range`, added as files of a ZIP archive.
     """
     model.export(path, format="litert", verbose=False)
     labels = "".join(f"{name}\n" for name in metadata["classes"])
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(zipfile.ZipInfo("labels.txt"), labels)  # as TensorFlow's tools
-        if deep := metadata.get("intensity_range"):
-            archive.writestr(zipfile.ZipInfo("intensity_range.json"), json.dumps(deep))
+        archive.writestr(zipfile.ZipInfo("labels.txt"), labels)  # the name in TensorFlow's tools
+        if intensity_range := metadata.get("intensity_range"):
+            archive.writestr(zipfile.ZipInfo("intensity_range.json"), json.dumps(intensity_range))
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from images to probabilities, computed by LiteRT."""
+    """Return a function that predicts with LiteRT.
+
+    The function takes images `(n, h, w, c)` uint8 and returns probabilities `(n, k)` float32.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
-    answer = Interpreter(model_path=str(path)).get_signature_runner()  # takes any n
-    return lambda images: answer(images=images)["probabilities"]
+    run = Interpreter(model_path=str(path)).get_signature_runner()  # accepts any n
+    return lambda images: run(images=images)["probabilities"]

@@ -1,4 +1,4 @@
-"""Export as ONNX: the file that tf2onnx makes, put in order, and a function that runs it."""
+"""ONNX: convert a Keras model to an .onnx file with class names, and run it."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,35 +15,39 @@ def write(model: "keras.Model", path: Path, metadata: Mapping[str, Any]) -> None
     """Write a model as ONNX; equal models give equal bytes.
 
     Args:
-        model: From images `(n, h, w, c)` uint8 to a dictionary with `probabilities`.
-        metadata: Each is kept as JSON.
+        model: Model from images `(n, h, w, c)` uint8 to a dictionary with `probabilities`.
+        path: File to write.
+        metadata: Properties to add; values are encoded as JSON.
     """
     import onnx
 
-    written = _converted(model)
-    _fold_shapes(written)
-    _number(written.graph)
-    del written.graph.value_info[:]  # of the former names; runtimes infer it
-    for tensor in (*written.graph.input, *written.graph.output):
+    onnx_model = _convert(model)
+    _fold_shapes(onnx_model)
+    _rename(onnx_model.graph)
+    del onnx_model.graph.value_info[:]  # refers to the previous names; runtimes infer it
+    for tensor in (*onnx_model.graph.input, *onnx_model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "n"
     properties = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
-    onnx.helper.set_model_props(written, properties)
-    onnx.checker.check_model(written, full_check=True)
-    path.write_bytes(written.SerializeToString(deterministic=True))
+    onnx.helper.set_model_props(onnx_model, properties)
+    onnx.checker.check_model(onnx_model, full_check=True)
+    path.write_bytes(onnx_model.SerializeToString(deterministic=True))
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from images to probabilities, computed by ONNX Runtime."""
+    """Return a function that predicts with ONNX Runtime.
+
+    The function takes images `(n, h, w, c)` uint8 and returns probabilities `(n, k)` float32.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["probabilities"], {"images": images})[0]
 
 
-def _converted(model: "keras.Model") -> Any:
-    """Return a model as tf2onnx converts it.
+def _convert(model: "keras.Model") -> Any:
+    """Convert a model with tf2onnx.
 
-    Not by `model.export`, which leaves out what tf2onnx does not know by itself.
+    `model.export` would not allow the handler for `Erfc`, which tf2onnx lacks.
     """
     import onnx
     import tensorflow as tf
@@ -52,30 +56,33 @@ def _converted(model: "keras.Model") -> Any:
     handler.tf_op("Erfc")(_Erfc)
     images = tf.TensorSpec(model.input_shape, tf.uint8, name="images")
     function = tf.function(lambda images: model(images, training=False), autograph=False)
-    # Keras compiles grouped convolutions as functions of their own, which tf2onnx cannot open
-    eager = tf.config.functions_run_eagerly()
+    # Keras compiles grouped convolutions as separate functions, which tf2onnx cannot convert
+    run_eagerly = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
-        written = convert.from_function(function, [images])[0]
+        onnx_model = convert.from_function(function, [images])[0]
         captured = function.get_concrete_function(images).graph.captures
     finally:
-        tf.config.run_functions_eagerly(eager)
-    # tensors that the network holds as constants, which tf2onnx takes for inputs
+        tf.config.run_functions_eagerly(run_eagerly)
+    # tf2onnx converts constant tensors of the network to inputs
     constants = {
-        inside.name: value.numpy() for value, inside in captured if inside.dtype != tf.resource
+        placeholder.name: value.numpy()
+        for value, placeholder in captured
+        if placeholder.dtype != tf.resource
     }
-    for tensor in [each for each in written.graph.input if each.name in constants]:
-        written.graph.input.remove(tensor)
-        value = onnx.numpy_helper.from_array(constants[tensor.name], tensor.name)
-        written.graph.initializer.append(value)
-    return written
+    for tensor in list(onnx_model.graph.input):
+        if tensor.name in constants:
+            onnx_model.graph.input.remove(tensor)
+            weight = onnx.numpy_helper.from_array(constants[tensor.name], tensor.name)
+            onnx_model.graph.initializer.append(weight)
+    return onnx_model
 
 
 class _Erfc:
-    """TensorFlow's erfc, of which GELU is made, as 1 - erf."""
+    """Conversion of TensorFlow's erfc, which GELU uses, to 1 - erf."""
 
     @classmethod
-    def version_9(cls, graph: Any, node: Any, **kwargs: Any) -> None:  # the opset that has Erf
+    def version_9(cls, graph: Any, node: Any, **kwargs: Any) -> None:  # the first opset with Erf
         output, dtype = node.output[0], graph.get_dtype(node.output[0])
         types = {"shapes": [graph.get_shape(output)], "dtypes": [dtype]}
         graph.remove_node(node.name)
@@ -115,15 +122,16 @@ def _fold_shapes(model) -> None:
             graph.initializer.remove(weight)
 
 
-def _number(graph) -> None:
-    """Order weights by first use, and name them and all nodes by number.
+def _rename(graph: Any) -> None:
+    """Sort weights by first use, and rename weights and nodes to consecutive numbers.
 
-    tf2onnx leaves these to chance, which would write other bytes for an equal model. A fixed
-    PYTHONHASHSEED does not help: three runs with it wrote three different files of one network.
+    tf2onnx writes them in random order with random names, so that equal models would give different
+    bytes. A fixed PYTHONHASHSEED does not help: three runs with it wrote three different files of
+    one network.
     """
     used = list(dict.fromkeys(name for node in graph.node for name in node.input))
     graph.initializer.sort(key=lambda weight: used.index(weight.name))
-    names = {"": ""}  # an input that is left out
+    names = {"": ""}  # an omitted optional input
     names |= {weight.name: f"weight_{number}" for number, weight in enumerate(graph.initializer)}
     for number, node in enumerate(graph.node):
         node.name = f"{node.op_type}_{number}"

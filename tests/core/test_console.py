@@ -1,4 +1,4 @@
-"""Console: tables on terminals of several widths, in pipes and in files."""
+"""Console: tables on terminals of several widths and in pipes."""
 
 import os
 import re
@@ -24,7 +24,7 @@ LONG = ["abcdefghijklmnopqrst", "7", "0.5000", ""]
 
 
 def on_terminal(code: str, width: int, folder: Path = REPOSITORY, **env: str) -> list[str]:
-    """Run Python on a terminal of some columns; return what it printed, as lines."""
+    """Run Python code on a terminal of a given width; return its output as lines."""
     main, other = pty.openpty()
     env = {**os.environ, "COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1", **env}
     with subprocess.Popen(
@@ -32,18 +32,18 @@ def on_terminal(code: str, width: int, folder: Path = REPOSITORY, **env: str) ->
         env={**env, "PYTHONPATH": str(REPOSITORY)},
     ) as process:  # fmt: skip
         os.close(other)
-        said = b""
+        output = b""
         while True:
             try:
-                part = os.read(main, 65536)
-            except OSError:  # so Linux says that the other end is closed
+                chunk = os.read(main, 65536)
+            except OSError:  # raised by Linux when the other end is closed
                 break
-            if not part:
+            if not chunk:
                 break
-            said += part
+            output += chunk
     os.close(main)
-    assert process.returncode == 0, said.decode()
-    return re.sub(r"\x1b\[[\d;]*m", "", said.decode()).splitlines()
+    assert process.returncode == 0, output.decode()
+    return re.sub(r"\x1b\[[\d;]*m", "", output.decode()).splitlines()
 
 
 def cells(lines: list[str]) -> list[list[str]]:
@@ -52,7 +52,7 @@ def cells(lines: list[str]) -> list[list[str]]:
     ]
 
 
-def test_what_fits_is_shown_whole():
+def test_a_table_that_fits_is_shown_completely():
     lines = on_terminal(TABLE.format(last=SHORT, title=""), 80)
     assert cells(lines) == [
         ["model", "a size", "accuracy", "p"],
@@ -63,13 +63,13 @@ def test_what_fits_is_shown_whole():
 
 
 @pytest.mark.parametrize(("width", "shown"), [
-    # model 5, a size 6, accuracy 8, p 4: 23 and 13 of lines and spaces
+    # model 5, a size 6, accuracy 8, p 4: 23 characters, and 13 of lines and spaces
     (36, ["model", "a size", "accuracy", "p"]),
     (35, ["model", "accuracy", "p"]),  # 17 and 10
     (27, ["model", "accuracy", "p"]),
     (26, ["model", "accuracy"]),
 ])  # fmt: skip
-def test_columns_are_left_out_in_their_order_and_named(width, shown):
+def test_columns_are_left_out_in_order_and_listed(width, shown):
     lines = on_terminal(TABLE.format(last=SHORT, title=""), width)
     assert cells(lines)[0] == shown
     assert max(map(len, lines)) <= width
@@ -78,19 +78,19 @@ def test_columns_are_left_out_in_their_order_and_named(width, shown):
     assert below == (f"too narrow for: {', '.join(missing)}" if missing else "")
 
 
-def test_headings_are_folded_between_words_before_a_column_is_left_out():
+def test_headings_are_folded_between_words_first():
     columns, rows = [Column("test accuracy", True), Column("x")], [["0.9722", "y"]]
     assert column_widths(columns, rows, 21) == [13, 1]  # 14 and 7 of lines and spaces
     assert column_widths(columns, rows, 20) == [8, 1]
 
 
-def test_a_long_name_is_folded_and_no_number():
+def test_a_long_name_is_folded_but_numbers_are_not():
     lines = on_terminal(TABLE.format(last=LONG, title=""), 24)
     assert cells(lines)[2:] == [["abcdefghi", "0.5000"], ["jklmnopqr", ""], ["st", ""]]
 
 
 @pytest.mark.parametrize("env", [{}, {"FORCE_COLOR": "1", "COLUMNS": "20", "TERM": "xterm"}])
-def test_a_pipe_gets_plain_text_with_every_column_whatever_the_environment_says(env):
+def test_a_pipe_gets_plain_text_with_every_column_in_any_environment(env):
     name = "[red]a\x1b[31m" + "x" * 300
     code = TABLE.format(last=[name, "7", "0.5000", ""], title="[b]t")
     done = subprocess.run(
@@ -105,7 +105,7 @@ def test_a_pipe_gets_plain_text_with_every_column_whatever_the_environment_says(
     assert "[b]t" in done.stdout.splitlines()[0]
 
 
-def test_a_comparison_at_80_columns_keeps_names_accuracies_differences_and_verdicts():
+def test_a_comparison_at_80_columns_shows_accuracies_differences_and_verdicts():
     row: dict[str, object] = {"model": "batchnorm", "parameters": 1_023_882}
     row |= {"val_accuracy": 0.9896, "accuracy": 0.9722}
     row |= {"accuracy_low": 0.9496, "accuracy_high": 0.9848}

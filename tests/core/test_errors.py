@@ -1,4 +1,4 @@
-"""Errors: what a stage says of what its reader can mend, and that a bug keeps its traceback."""
+"""Errors: errors that users can fix are one line; bugs keep their traceback."""
 
 import errno
 import sys
@@ -9,8 +9,8 @@ import pytest
 from pipeline.core.errors import PipelineError, first_few, run
 
 
-def said(error: BaseException) -> str:
-    """What is written to stderr, with exit status 1, when a stage raises it."""
+def message_of(error: BaseException) -> str:
+    """Return the message that a command writes to stderr for an error, with exit status 1."""
 
     def main() -> None:
         raise error
@@ -29,20 +29,20 @@ def said(error: BaseException) -> str:
     (errno.EACCES, "error: data/x: Permission denied. Give this user the right to it, or work"),
     (errno.EPERM, "error: data/x: Operation not permitted. Give this user the right to it, or"),
 ])  # fmt: skip
-def test_what_the_machine_refuses_is_one_line_with_the_way_out(number, message):
-    assert said(OSError(number, "whatever a library says", "data/x")).startswith(message)
+def test_an_error_of_the_operating_system_is_one_line_with_a_remedy(number, message):
+    assert message_of(OSError(number, "whatever a library says", "data/x")).startswith(message)
 
 
-def test_a_write_that_does_not_know_its_file_names_the_command(monkeypatch):
+def test_a_failed_write_without_file_name_names_the_command(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/x/pipeline/download.py", "--raw", "data/raw"])
     expected = "error: download --raw data/raw: No space left on device. Free some space, or put"
-    assert said(OSError(errno.ENOSPC, "no space")).startswith(expected)
-    # NumPy's word for it has no number
-    assert said(OSError("1000 requested and 232 written")).startswith(expected)
+    assert message_of(OSError(errno.ENOSPC, "no space")).startswith(expected)
+    # NumPy's error has no number
+    assert message_of(OSError("1000 requested and 232 written")).startswith(expected)
 
 
 @pytest.mark.parametrize("trains", [True, False])
-def test_an_array_larger_than_memory_names_batch_size_where_there_are_batches(monkeypatch, trains):
+def test_lack_of_memory_names_batch_size_only_in_training(monkeypatch, trains):
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     if trains:
         monkeypatch.setitem(sys.modules, "keras", None)
@@ -53,7 +53,7 @@ def test_an_array_larger_than_memory_names_batch_size_where_there_are_batches(mo
     with pytest.raises(SystemExit, match=message):
         run(lambda: np.ones(2**50).sum())
     memory = OSError(errno.ENOMEM, "Cannot allocate memory")
-    assert ("batch_size" in said(memory)) == trains
+    assert ("batch_size" in message_of(memory)) == trains
 
 
 @pytest.mark.parametrize("bug", [
@@ -68,17 +68,17 @@ def test_a_bug_keeps_its_traceback(bug):
         run(main)
 
 
-def test_names_reach_the_terminal_as_text_that_it_does_not_obey():
+def test_control_characters_in_names_are_escaped():
     text = "a\x1b[2Jb\x07 \x9b31m\u202egnp.exe\udc80\n  next"
     expected = r"error: a\x1b[2Jb\x07 \x9b31m\u202egnp.exe\udc80 next"
-    assert said(PipelineError(text)) == expected
-    # letters of every script stay
-    assert said(PipelineError("Käse, 猫, Ελλάδα, می\u200cخواهم")) == (
+    assert message_of(PipelineError(text)) == expected
+    # letters of all scripts are kept
+    assert message_of(PipelineError("Käse, 猫, Ελλάδα, می\u200cخواهم")) == (
         "error: Käse, 猫, Ελλάδα, می\u200cخواهم"
     )
 
 
-def test_of_many_names_the_first_are_said_and_the_others_counted():
+def test_the_first_names_are_listed_and_the_others_counted():
     names = [str(number) for number in range(13)]
     assert first_few(names) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and 3 more"
     assert first_few(names[:2], "; ") == "0; 1"

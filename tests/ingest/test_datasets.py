@@ -1,4 +1,4 @@
-"""Data sets and download: what lands in data/raw, and what is said when nothing can."""
+"""Data sets and download: the contents of data/raw, and errors of sources."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def dataset(**splits):
     return parquet.Dataset(["cat", "dog"], "a test", sizes, splits)
 
 
-def test_raw_files_are_read_by_pandas(tmp_path):
+def test_pandas_reads_raw_files(tmp_path):
     parquet.write(tmp_path, dataset(train=[grey(7, 1, "a/1.png"), grey(8, 0, "a/2.png")]))
     table = pd.read_parquet(tmp_path / "train.parquet")
     assert table["label"].tolist() == [1, 0]
@@ -45,7 +45,7 @@ def test_raw_files_are_read_by_pandas(tmp_path):
     assert table["image"][0] == {"bytes": grey(7).image, "path": "a/1.png"}
 
 
-def test_raw_files_keep_class_names_where_hugging_face_looks(tmp_path):
+def test_raw_files_have_class_names_in_hugging_face_metadata(tmp_path):
     parquet.write(tmp_path, dataset(train=[grey(7)]))
     metadata = pq.read_schema(tmp_path / "train.parquet").metadata
     features = json.loads(metadata[b"huggingface"])["info"]["features"]
@@ -55,7 +55,7 @@ def test_raw_files_keep_class_names_where_hugging_face_looks(tmp_path):
     assert parquet.labels(tmp_path / "train.parquet").tolist() == [0]
 
 
-def test_raw_files_are_byte_stable_and_read_in_groups(tmp_path):
+def test_equal_examples_give_equal_bytes_in_row_groups(tmp_path):
     examples = [grey(i % 256, 0, str(i)) for i in range(parquet.GROUP_ROWS + 3)]
     for name in ("one", "two"):
         parquet.write(tmp_path / name, dataset(train=examples))
@@ -65,7 +65,7 @@ def test_raw_files_are_byte_stable_and_read_in_groups(tmp_path):
     assert parquet.read_group(one, 1) == examples[parquet.GROUP_ROWS :]
 
 
-def test_a_validation_split_follows_the_training_images_in_groups_of_its_own(tmp_path):
+def test_a_validation_split_follows_the_training_images_in_separate_row_groups(tmp_path):
     train, test = [grey(1, 0, "a"), grey(2, 1, "b")], [grey(3, 0, "c")]
     validation = [grey(4, 1, "d"), grey(5, 1, "e"), grey(6, 1, "f")]
     parquet.write(tmp_path, dataset(validation=validation, train=train, test=test))
@@ -73,13 +73,13 @@ def test_a_validation_split_follows_the_training_images_in_groups_of_its_own(tmp
     path = tmp_path / "train.parquet"
     assert [parquet.read_group(path, group) for group in (0, 1)] == [train, validation]
     assert [parquet.num_validation(tmp_path / f"{n}.parquet") for n in ("train", "test")] == [3, 0]
-    with pytest.raises(PipelineError, match=r"a test: validation holds no images"):
+    with pytest.raises(PipelineError, match=r"a test: validation must contain images\. Got none"):
         parquet.write(tmp_path, dataset(train=train, validation=[], test=test))
 
 
-def test_large_images_make_small_groups(tmp_path, monkeypatch):
+def test_large_images_give_small_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "GROUP_BYTES", 100)
-    examples = [parquet.Example(bytes(60), 0, str(i)) for i in range(5)]  # two pass 100 bytes
+    examples = [parquet.Example(bytes(60), 0, str(i)) for i in range(5)]  # two exceed 100 bytes
     parquet.write(tmp_path, dataset(train=examples))
     path = tmp_path / "train.parquet"
     assert [len(parquet.read_group(path, group)) for group in range(3)] == [2, 2, 1]
@@ -88,9 +88,9 @@ def test_large_images_make_small_groups(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("examples", "message"), [
     ([grey(1, 2, "x.png")], r"train image x\.png: label must be in \[0, 2\)\. Got 2"),
     ([grey(1, -1, "x.png")], r"label must be in \[0, 2\)\. Got -1"),
-    ([], r"a test: train holds no images"),
+    ([], r"a test: train must contain images\. Got none"),
 ])  # fmt: skip
-def test_wrong_examples_leave_no_file(tmp_path, examples, message):
+def test_invalid_examples_leave_no_file(tmp_path, examples, message):
     with pytest.raises(PipelineError, match=message):
         parquet.write(tmp_path, dataset(train=examples))
     assert list(tmp_path.iterdir()) == []
@@ -100,15 +100,15 @@ def test_wrong_examples_leave_no_file(tmp_path, examples, message):
     "a\x1b[31mred", "a\nb", "a\x9bb", "\u202egnp.exe", "</script><script>alert(1)", "<!--<script>",
     " ", "",
 ])  # fmt: skip
-def test_class_names_that_a_terminal_or_a_page_would_obey_are_refused(tmp_path, name):
+def test_class_names_that_are_unsafe_on_terminals_or_pages_are_refused(tmp_path, name):
     parts = {"train": [grey(1)]}
     unsafe = parquet.Dataset(["cat", name], "a test", {"train": 1}, parts)
-    with pytest.raises(PipelineError, match=r"a test: names of classes must be text") as refused:
+    with pytest.raises(PipelineError, match=r"a test: class names must be text") as refused:
         parquet.write(tmp_path / "raw", unsafe)
     assert repr(name) in str(refused.value)
     assert list(tmp_path.iterdir()) == []
-    # the letters of every script, and what stands in real data sets, pass
-    for good in (
+    # letters of all scripts and names of real data sets are accepted
+    for safe in (
         "/a/abbey",
         "tabby, tabby cat",
         "a <i> & $b$",
@@ -117,25 +117,25 @@ def test_class_names_that_a_terminal_or_a_page_would_obey_are_refused(tmp_path, 
         "👩\u200d🔬",
     ):
         parquet.write(
-            tmp_path / "raw", parquet.Dataset(["cat", good], "a test", {"train": 1}, parts)
+            tmp_path / "raw", parquet.Dataset(["cat", safe], "a test", {"train": 1}, parts)
         )
 
 
-def test_a_split_shorter_than_its_source_says_is_refused(tmp_path):
+def test_a_split_with_too_few_images_is_refused(tmp_path):
     short = parquet.Dataset(["cat", "dog"], "a test", {"train": 2}, {"train": [grey(1)]})
-    with pytest.raises(PipelineError, match=r"a test: train must hold 2 images\. Got 1\. Fetch"):
+    with pytest.raises(PipelineError, match=r"a test: train must contain 2 images\. Got 1\. Dow"):
         parquet.write(tmp_path / "raw", short)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_digits_are_the_1797_of_scikit_learn_in_fixed_parts():
+def test_digits_are_the_1797_of_scikit_learn_with_a_fixed_test_split():
     loaded = digits.load("digits", "", 0.5, 1)
     train, test = list(loaded.splits["train"]), list(loaded.splits["test"])
     assert (len(train), len(test)) == (1437, 360)  # a fifth of 1797, rounded up
     assert not {e.id for e in train} & {e.id for e in test}
-    # fixed: these ids, whatever share and seeds are in params.yaml
+    # the same ids for every test_share and test_seed
     assert [e.id for e in test[:3]] == ["digits_21", "digits_24", "digits_28"]
-    # 174 to 183 images a class in all, so 35 to 37 in a fifth
+    # a fifth of 174 to 183 images of each class
     assert set(np.bincount([e.label for e in test])) <= {35, 36, 37}
 
 
@@ -150,7 +150,7 @@ def load_folder(top: Path, share: float = 0.2, seed: int = 0) -> parquet.Dataset
     return folder.load("folder", str(top), share, seed)
 
 
-def test_folder_takes_classes_from_the_folders_of_train(tmp_path):
+def test_the_folders_in_train_are_the_classes(tmp_path):
     write_images(
         tmp_path, "train/dog/b.png", "train/cat/z.PNG", "train/cat/a.jpg", "test/dog/c.png",
         "test/cat/c.png",
@@ -164,11 +164,11 @@ def test_folder_takes_classes_from_the_folders_of_train(tmp_path):
     assert [(e.id, e.label) for e in loaded.splits["train"]] == [
         ("train/cat/a.jpg", 0), ("train/cat/z.PNG", 0), ("train/dog/b.png", 1),
     ]  # fmt: skip
-    _, last = loaded.splits["test"]
-    assert last.image == (tmp_path / "test/dog/c.png").read_bytes()
+    _, dog = loaded.splits["test"]
+    assert dog.image == (tmp_path / "test/dog/c.png").read_bytes()
 
 
-def test_whatever_lies_in_a_class_is_handed_on_and_a_readme_beside_is_not(tmp_path):
+def test_every_file_in_a_class_folder_is_included_and_a_readme_outside_is_not(tmp_path):
     write_images(tmp_path, "test/cat/a.png", "test/dog/a.png", "train/dog/deep/er/b.png")
     for name in ("notes.txt", "empty", "photo.jpg.part"):
         (tmp_path / "train/cat").mkdir(exist_ok=True)
@@ -185,29 +185,29 @@ BOTH = ["train/cat/a.png", "train/dog/a.png", "test/cat/a.png", "test/dog/a.png"
 
 @pytest.mark.parametrize(("names", "message"), [
     (["test/cat/a.png"], r"train: no such folder\. Put images in .*train/<class>/"),
-    (["train/.a.png", "test/cat/a.png"], r"train: must hold a folder of images for each class"),
-    ([".a.png"], r": must hold a folder of images for each class\. Got none"),
+    (["train/.a.png", "test/cat/a.png"], r"train: must contain a folder of images for each cl"),
+    ([".a.png"], r": must contain a folder of images for each class\. Got none"),
     ([*BOTH, "test/bird/a.png"], r"test/bird: no such class in .*train\. Classes: cat, dog$"),
-    ([*BOTH, "train/a.png"], r"train/a\.png: is in no class\. Move it into a folder of .*train"),
-    (["cat/a.png", "dog/a.png", "a.JPG"], r"a\.JPG: is in no class"),
-    ([*BOTH, "train/no/.x"], r"train must hold images of every class\. Got none of no\. Add"),
-    (BOTH[:3], r"test must hold images of every class\. Got none of dog\. Add some, or remove"),
-    (["train/cat/a.png", "test/cat/a.png"], r"must have 2 or more classes\. Got cat only\. Add an"),
-    (["train/cat/a.png"], r"must have 2 or more classes\. Got cat only"),
+    ([*BOTH, "train/a.png"], r"train/a\.png: must be in the folder of a class\. Move it"),
+    (["cat/a.png", "dog/a.png", "a.JPG"], r"a\.JPG: must be in the folder of a class"),
+    ([*BOTH, "train/no/.x"], r"train must contain images of every class\. Got none of no"),
+    (BOTH[:3], r"test must contain images of every class\. Got none of dog\. Add some, or rem"),
+    (["train/cat/a.png", "test/cat/a.png"], r"must have 2 or more classes\. Got only cat\. Add an"),
+    (["train/cat/a.png"], r"must have 2 or more classes\. Got only cat"),
     (["Train/cat/a.png", "training/cat/a.png", "test/cat/a.png"],
      r": Train and training are both the train split\. Put their images into one"),
     ([*BOTH, "val/cat/a.png", "Valid/cat/a.png"], r": Valid and val are both the validation spl"),
     (["TEST/cat/a.png", "val/cat/a.png"], r"train: no such folder\. Put images in .*train/<cl"),
     ([*BOTH, "val/bird/a.png"], r"val/bird: no such class in .*train\. Classes: cat, dog$"),
-    ([*BOTH[:2], "val/cat/a.png"], r"test must hold images of every class\. Got none of dog"),
-    (["cat/a.png", "cat/b.png"], r"must have 2 or more classes\. Got cat only"),
+    ([*BOTH[:2], "val/cat/a.png"], r"test must contain images of every class\. Got none of dog"),
+    (["cat/a.png", "cat/b.png"], r"must have 2 or more classes\. Got only cat"),
     ([*(f"cat/{i}.png" for i in range(9)), "dog/a.png"],
      r"too few images of dog \(1 of 10\) to hold out 20 %\. Add some, move test_share towards"),
-    # a fifth of 2 is 0.4: rounded to none
+    # a fifth of 2 is 0.4, which is rounded to 0
     ([*(f"cat/{i}.png" for i in range(98)), "dog/a.png", "dog/b.png"],
-     r"test must hold images of every class\. Got none of dog\. Add some, or remove"),
+     r"test must contain images of every class\. Got none of dog\. Add some, or remove"),
 ])  # fmt: skip
-def test_wrong_folders_are_refused(tmp_path, names, message):
+def test_invalid_folders_are_refused(tmp_path, names, message):
     write_images(tmp_path, *names)
     with pytest.raises(PipelineError, match=message):
         load_folder(tmp_path)
@@ -227,7 +227,7 @@ def ids_of(loaded: parquet.Dataset) -> dict[str, list[str]]:
 @pytest.mark.parametrize(("train", "validation", "test"), [
     ("train", "val", "test"), ("Train", "VALID", "Test"), ("training", "validation", "TESTING"),
 ])  # fmt: skip
-def test_splits_are_found_by_their_usual_names_in_any_case(tmp_path, train, validation, test):
+def test_split_folders_have_their_usual_names_in_any_case(tmp_path, train, validation, test):
     write_images(tmp_path, *(f"{split}/{name}/a.png" for split in (train, test)
                              for name in ("cat", "dog")), f"{validation}/dog/v.png")  # fmt: skip
     loaded = load_folder(tmp_path)
@@ -241,14 +241,14 @@ def test_splits_are_found_by_their_usual_names_in_any_case(tmp_path, train, vali
     }
 
 
-def test_beside_train_alone_the_validation_split_is_the_test_split_and_that_is_told(tmp_path):
+def test_without_a_test_folder_the_validation_split_is_the_test_split(tmp_path):
     write_images(tmp_path, *BOTH[:2], "Val/cat/v.png", "Val/dog/w.png")
     loaded = load_folder(tmp_path)
     assert loaded.source == f"folder {tmp_path} (no {tmp_path}/test: Val is the test split)"
     assert ids_of(loaded) == {"train": BOTH[:2], "test": ["Val/cat/v.png", "Val/dog/w.png"]}
 
 
-def test_other_folders_beside_splits_are_not_read_and_that_is_told(tmp_path):
+def test_other_folders_beside_splits_are_ignored_and_reported(tmp_path):
     write_images(tmp_path, *BOTH, "extra/cat/a.png", "test1/b.png")
     loaded = load_folder(tmp_path)
     assert loaded.source == f"folder {tmp_path} ({tmp_path}/extra, {tmp_path}/test1 not read)"
@@ -256,18 +256,18 @@ def test_other_folders_beside_splits_are_not_read_and_that_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(("names", "message"), [
-    (["seg_train/cat/a.png", "seg_test/cat/a.png"], r"seg_test, seg_train must be classes"),
-    (["train1/cat.1.png", "test1/1.png"], r"test1, train1 must be classes, and look like splits"),
-    (["TrainingSet/cat/a.png", "dogs/a.png"], r": TrainingSet must be classes, and look like"),
-    (["cat/a.png", "dog/a.png", "val/cat/b.png", "val/dog/b.png"], r": val must be classes, and"),
+    (["seg_train/cat/a.png", "seg_test/cat/a.png"], r"splits\. Got seg_test, seg_train\. Rename"),
+    (["train1/cat.1.png", "test1/1.png"], r"not look like splits\. Got test1, train1\. Rename"),
+    (["TrainingSet/cat/a.png", "dogs/a.png"], r"look like splits\. Got TrainingSet\. Ren"),
+    (["cat/a.png", "dog/a.png", "val/cat/b.png", "val/dog/b.png"], r"splits\. Got val\. Rename"),
     (["a/cat/1.png", "a/dog/1.png", "b/Cat/1.png", "b/Dog/1.png"],
-     r": a and b must be classes, and hold the same folders \(cat, dog\), as splits do\. Rename"),
+     r"must not contain the same folders, as splits do\. Got a and b with cat, dog\. Rename"),
     (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png", "dog/test/1.png"],
-     r": cat and dog must be classes, and hold the same folders \(test, train\)"),
+     r"must not contain the same folders, as splits do\. Got cat and dog with test, train\."),
     ([*(f"train/{fold}/{c}/1.png" for fold in ("1", "2") for c in ("cat", "dog")), *BOTH[2:]],
-     r"train: 1 and 2 must be classes, and hold the same folders \(cat, dog\)"),
+     r"train: class folders must not contain .* Got 1 and 2 with cat, dog\."),
 ])  # fmt: skip
-def test_splits_do_not_pass_for_classes(tmp_path, names, message):
+def test_class_folders_that_look_like_splits_are_refused(tmp_path, names, message):
     write_images(tmp_path, *names)
     with pytest.raises(PipelineError, match=message):
         load_folder(tmp_path)
@@ -280,7 +280,7 @@ def test_splits_do_not_pass_for_classes(tmp_path, names, message):
     ["valid/a.png", "invalid/a.png"],
     ["contest/a/1.png", "trainer/a/1.png"],
 ])  # fmt: skip
-def test_images_in_further_folders_are_of_the_class_above(tmp_path, names):
+def test_images_in_subfolders_belong_to_the_class_above(tmp_path, names):
     write_images(tmp_path, *names, *(name.replace(".png", "2.png") for name in names))
     loaded = load_folder(tmp_path, share=0.5)
     assert set(loaded.classes) == {name.split("/")[0] for name in names}
@@ -289,14 +289,12 @@ def test_images_in_further_folders_are_of_the_class_above(tmp_path, names):
     assert all(e.id.startswith(f"{loaded.classes[e.label]}/") for e in examples)
 
 
-def test_what_file_systems_and_tools_leave_is_no_image_and_no_class_and_is_counted(tmp_path):
-    left = (
+def test_system_files_are_left_out_and_counted(tmp_path):
+    system_files = (
         "cat/@eaDir/a.png/SYNOFILE_THUMB_M.png", "cat/Thumbs.db", "cat/.ipynb_checkpoints/a.png",
         "@eaDir/cat/a.png", "__MACOSX/cat/._a.png", "$RECYCLE.BIN/b.png", "dog/more/@eaDir/b.png",
     )  # fmt: skip
-    for part in ("train/", "test/"):
-        write_images(tmp_path, *(f"{part}{c}/a.png" for c in ("cat", "dog")))
-    write_images(tmp_path, *(f"train/{name}" for name in left))
+    write_images(tmp_path, *BOTH, *(f"train/{name}" for name in system_files))
     loaded = load_folder(tmp_path)
     assert loaded.classes == ["cat", "dog"]
     assert loaded.source == f"folder {tmp_path} (7 hidden or system files left out)"
@@ -304,7 +302,7 @@ def test_what_file_systems_and_tools_leave_is_no_image_and_no_class_and_is_count
 
 
 @pytest.mark.parametrize("top", ["", "train/"])
-def test_without_test_folder_a_stratified_part_is_held_out(tmp_path, top):
+def test_without_a_test_folder_a_stratified_test_split_is_held_out(tmp_path, top):
     counts = {"cat": 40, "dog": 15, "fox": 5}
     write_images(tmp_path, *(f"{top}{c}/{i:02}.png" for c, n in counts.items() for i in range(n)))
     loaded = load_folder(tmp_path)
@@ -313,8 +311,8 @@ def test_without_test_folder_a_stratified_part_is_held_out(tmp_path, top):
     assert np.bincount([label for _, label in test]).tolist() == [8, 3, 1]
     assert loaded.sizes == {"train": 48, "test": 12}
     assert train == sorted(train)
-    every = [(f"{top}{c}/{i:02}.png", k) for k, c in enumerate(counts) for i in range(counts[c])]
-    assert sorted(train + test) == every  # so none stands in both
+    files = [(f"{top}{c}/{i:02}.png", k) for k, c in enumerate(counts) for i in range(counts[c])]
+    assert sorted(train + test) == files  # each is in exactly one split
     assert loaded.source == (
         f"folder {tmp_path} (no {tmp_path}/test: 20 % of the images held out as test split, seed 0)"
     )
@@ -323,7 +321,7 @@ def test_without_test_folder_a_stratified_part_is_held_out(tmp_path, top):
     assert load_folder(tmp_path, share=0.5).sizes == {"train": 30, "test": 30}
 
 
-def test_a_class_is_one_however_its_letters_are_encoded(tmp_path):
+def test_unicode_forms_of_a_name_are_the_same_class(tmp_path):
     composed, decomposed = "K\u00e4se", "Ka\u0308se"
     write_images(tmp_path, f"train/{composed}/a.png", "train/Brot/b.png")
     write_images(tmp_path, f"test/{decomposed}/c.png", "test/Brot/d.png")
@@ -332,17 +330,17 @@ def test_a_class_is_one_however_its_letters_are_encoded(tmp_path):
     assert [e.label for e in loaded.splits["test"]] == [0, 1]
 
 
-def test_two_folders_with_one_name_are_refused_and_none_is_lost(tmp_path):
+def test_two_folders_with_equivalent_names_are_refused(tmp_path):
     write_images(tmp_path, "train/K\u00e4se/a.png", "train/Ka\u0308se/b.png", "train/Brot/c.png")
     if len(list((tmp_path / "train").iterdir())) < 3:
-        pytest.skip("a file system that takes both names for one")
+        pytest.skip("the file system treats both names as equal")
     with pytest.raises(
-        PipelineError, match=r"train: two folders are called K\u00e4se, in differen"
+        PipelineError, match=r"train: two folders are named K\u00e4se, with differen"
     ):
         load_folder(tmp_path)
 
 
-def test_pipes_and_linked_folders_inside_a_class_are_listed_and_not_waited_for(tmp_path):
+def test_pipes_and_links_to_folders_are_listed_without_blocking(tmp_path):
     write_images(tmp_path, *BOTH)
     write_images(tmp_path, "elsewhere/deep/a.png")
     os.mkfifo(tmp_path / "train/cat/pipe.png")
@@ -351,16 +349,14 @@ def test_pipes_and_linked_folders_inside_a_class_are_listed_and_not_waited_for(t
         load_folder(tmp_path)
 
 
-def test_a_link_that_leads_out_of_the_folder_is_read_and_nothing_is_written_through_it(
-    project, edit, stage
-):
-    """DVC makes such links itself, into its cache; a folder that came with some may lie."""
+def test_links_to_files_outside_are_read_and_never_written_through(project, edit, stage):
+    """DVC creates such links to its cache; others may come with a folder of images."""
     write_images(project, "outside/secret.png", "photos/train/cat/a.png", *(
         f"photos/{name}" for name in BOTH[1:]))  # fmt: skip
     (project / "photos/train/cat/b.png").symlink_to(project / "outside/secret.png")
     edit("dataset: digits", "dataset: folder")
     edit("folder: data/folder", "folder: photos")
-    # outputs that are links too, as from a cache: they are replaced, not written through
+    # outputs that are links to the cache are replaced
     (project / "cache").mkdir()
     (project / "cache/train.parquet").write_text("last good")
     (project / "raw").mkdir()
@@ -375,20 +371,20 @@ def test_a_link_that_leads_out_of_the_folder_is_read_and_nothing_is_written_thro
     assert (project / "cache/train.parquet").read_text() == "last good"
 
 
-def test_a_class_folder_with_a_terminal_code_in_its_name_is_one_harmless_line(project, edit, stage):
+def test_a_class_folder_with_a_terminal_code_in_its_name_is_reported_safely(project, edit, stage):
     write_images(project / "photos", *BOTH, "train/a\x1b[2Jb/a.png", "test/a\x1b[2Jb/a.png")
     edit("dataset: digits", "dataset: folder")
     edit("folder: data/folder", "folder: photos")
     done = stage("pipeline.download", "--raw", "raw")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "error: folder photos: names of classes must be text without control characters, `</` and "
+        "error: folder photos: class names must be text without control characters, `</` and "
         "`<!--`. Got 'a\\x1b[2Jb'. Rename them\n"
     )
     assert not (project / "raw").exists()
 
 
-def test_files_that_cannot_be_read_and_names_that_are_no_text_are_listed(tmp_path):
+def test_unreadable_files_and_names_that_are_not_utf_8_are_listed(tmp_path):
     write_images(tmp_path, "train/cat/a.png", "train/dog/b.png", "test/cat/c.png", "test/dog/d.png")
     for name in ("one.png", "two.png"):
         (tmp_path / "train/cat" / name).symlink_to(tmp_path / "nowhere")
@@ -415,11 +411,11 @@ def test_download_of_a_folder(project, edit, stage):
     assert done.stderr == ""
 
 
-def test_download_names_the_classes_with_their_counts_and_many_in_bounded_length():
+def test_class_counts_have_a_bounded_length():
     labels = [np.array([0, 0, 1]), np.array([1, 1])]
     assert download.class_counts(["cat", "dog"], labels) == "cat 2, dog 3"
     names = [f"c{i:02}" for i in range(100)]
-    # i + 1 of each, and 200 of c42
+    # i + 1 images of class i, but 200 of c42
     labels = [np.repeat(np.arange(100), np.where(np.arange(100) == 42, 200, np.arange(100) + 1))]
     assert download.class_counts(names, labels) == (
         "c00 1, c01 2, c02 3, c03 4, c04 5, c05 6, c06 7, c07 8, c08 9, c09 10, and 90 more; "
@@ -428,7 +424,7 @@ def test_download_names_the_classes_with_their_counts_and_many_in_bounded_length
 
 
 @pytest.mark.slow
-def test_a_validation_folder_reaches_the_split_for_every_seed(project, edit, stage):
+def test_a_validation_folder_is_the_validation_split_for_every_seed(project, edit, stage):
     write_images(project / "photos", *(f"{split}/{c}/{i}.png" for c in ("cat", "dog") for split, n
                                        in (("train", 6), ("val", 2), ("test", 3))
                                        for i in range(n)))  # fmt: skip
@@ -443,12 +439,12 @@ def test_a_validation_folder_reaches_the_split_for_every_seed(project, edit, sta
     for seed in ("seed: 0", "seed: 7"):
         edit("seed: 0", seed)
         done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
-        assert "12 train, 4 validation rows (of the data set, nothing held out)" in done.stdout
+        assert "12 train, 4 validation rows (from the data set)" in done.stdout
         assert np.load(project / "s.npz")["validation"].tolist() == [12, 13, 14, 15]
 
 
 @pytest.mark.slow
-def test_the_part_held_out_is_told_and_does_not_move_with_seed(project, edit, stage):
+def test_the_held_out_test_split_depends_on_test_seed_and_not_on_seed(project, edit, stage):
     write_images(project / "photos", *(f"{c}/{i}.png" for c in ("cat", "dog") for i in range(10)))
     edit("dataset: digits", "dataset: folder")
     edit("folder: data/folder", "folder: photos")
@@ -467,7 +463,7 @@ def test_the_part_held_out_is_told_and_does_not_move_with_seed(project, edit, st
     assert one == two != three
 
 
-def test_no_network_and_no_copy_is_one_line_within_seconds(project, edit, stage):
+def test_without_network_and_copy_an_error_follows_within_seconds(project, edit, stage):
     edit("dataset: digits", "dataset: cifar10")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
@@ -478,13 +474,13 @@ def test_no_network_and_no_copy_is_one_line_within_seconds(project, edit, stage)
     assert done.returncode == 1
     assert done.stderr == (
         "error: cifar10: www.cs.toronto.edu cannot be reached, and "
-        f"{project}/none/cifar10/3.0.2 is no prepared copy. "
+        f"{project}/none/cifar10/3.0.2 is not a prepared copy. "
         "Set TFDS_DATA_DIR to a prepared copy, or `dataset: digits` to run offline\n"
     )
     assert not (project / "raw").exists()
 
 
-def test_a_network_that_never_answers_is_given_up_within_seconds(project, edit, stage):
+def test_a_network_that_never_responds_is_an_error_within_seconds(project, edit, stage):
     edit("dataset: digits", "dataset: cifar10")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -495,8 +491,8 @@ def test_a_network_that_never_answers_is_given_up_within_seconds(project, edit, 
 
 
 @pytest.mark.parametrize(("status", "message"), [(200, "checksum"), (404, "404")])
-def test_a_download_that_is_not_the_data_set_is_one_line(project, edit, stage, status, message):
-    """fashion_mnist is fetched over plain HTTP, so a proxy can answer in its server's place."""
+def test_a_wrong_download_is_an_error_in_one_line(project, edit, stage, status, message):
+    """fashion_mnist is downloaded over plain HTTP, so a proxy can act as its server."""
 
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -530,7 +526,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers in the place of fashion_mnist's own server, as the server's kind says."""
+    """Acts as the server of fashion_mnist, and fails as `server.kind` says."""
 
     server: Server
 
@@ -546,7 +542,7 @@ class Handler(BaseHTTPRequestHandler):
         large = self.server.kind == "large"
         self.send_header("Content-Length", str(2**22 if large else 1000))
         self.end_headers()
-        with suppress(ConnectionError):  # of who has no space for more
+        with suppress(ConnectionError):  # the client aborts when its disk is full
             self.wfile.write(bytes(2**22 if large else 100))
         self.wfile.flush()
         if self.server.kind == "falls silent":
@@ -556,7 +552,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_data_set_larger_than_the_disk_is_one_line(project, edit, stage, mount):
+def test_a_data_set_larger_than_the_disk_is_an_error_in_one_line(project, edit, stage, mount):
     mount("size=1m")
     edit("dataset: digits", "dataset: fashion_mnist")
     with serving("large") as proxy:
@@ -580,12 +576,12 @@ def serving(kind: str) -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_server_that_is_busy_hangs_or_cuts_the_stream_is_one_line_in_time(project, stage):
+def test_a_failing_server_is_an_error_in_one_line_in_time(project, stage):
     program = """if True:
         import os, sys
         from pipeline.ingest.datasets import tfds
         from pipeline.core.errors import PipelineError
-        tfds.SECONDS_OF_SILENCE, tfds.RETRIES = 1, 1
+        tfds.READ_TIMEOUT, tfds.MAX_RETRIES = 1, 1
         for proxy in sys.argv[1:]:
             os.environ["HTTP_PROXY"] = proxy
             try:
@@ -598,7 +594,7 @@ def test_a_server_that_is_busy_hangs_or_cuts_the_stream_is_one_line_in_time(proj
     with ExitStack() as stack:
         proxies = [stack.enter_context(serving(kind)) for kind in kinds]
         done = stage("program", *proxies, TFDS_DATA_DIR="tfds")
-    # among what TFDS prints itself
+    # TFDS prints other lines
     lines = [line for line in done.stdout.splitlines() if line.startswith("fashion_mnist: ")]
     assert len(lines) == 5, done.stdout + done.stderr
     service, busy, never, silent, cut = lines
@@ -617,7 +613,7 @@ def test_a_server_that_is_busy_hangs_or_cuts_the_stream_is_one_line_in_time(proj
 def test_a_data_set_that_is_not_for_classification_is_refused(project, edit, stage):
     edit("dataset: digits", "dataset: titanic")
     done = stage("pipeline.download", "--raw", "raw", TFDS_DATA_DIR="none")
-    assert "error: titanic: must have an `image` and a `label`. It has age, boat" in done.stderr
+    assert "error: titanic: must have an `image` and a `label`. Got age, boat" in done.stderr
 
 
 PREPARE = """if True:
@@ -647,8 +643,8 @@ PREPARE = """if True:
 
 
 @pytest.mark.slow
-def test_any_prepared_data_set_of_tfds_works_without_network(project, edit, stage):
-    """Small ones written by TFDS itself: one with a train split only, one a configuration."""
+def test_a_prepared_data_set_of_tfds_needs_no_network(project, edit, stage):
+    """Small data sets written by TFDS: one has only a train split, one is a configuration."""
     edit("dataset: digits", "dataset: mnist")
     (project / "prepare.py").write_text(PREPARE)
     assert stage("prepare").returncode == 0
@@ -675,7 +671,7 @@ def test_any_prepared_data_set_of_tfds_works_without_network(project, edit, stag
 
 
 @pytest.mark.slow
-def test_a_damaged_tfrecord_is_one_line_and_the_last_good_files_stay(project, edit, stage):
+def test_a_damaged_tfrecord_is_an_error_and_the_previous_files_stay(project, edit, stage):
     damage = """if True:
         import shutil
         from pathlib import Path
@@ -684,18 +680,18 @@ def test_a_damaged_tfrecord_is_one_line_and_the_last_good_files_stay(project, ed
         from pipeline.ingest.datasets import tfds
         from pipeline.core.errors import PipelineError
         folder = Path("whole/mnist/3.0.1").absolute()
-        kept = shutil.copytree(folder, "kept")
-        def flipped(record):
+        intact = shutil.copytree(folder, "intact")
+        def flip_bit(record):
             content = bytearray(record.read_bytes())
             content[len(content) // 2] ^= 1
             record.write_bytes(content)
-        def cut(record):
+        def truncate(record):
             record.write_bytes(record.read_bytes()[:-7])
         def empty(record):
             record.write_bytes(b"")
-        for damage in (flipped, cut, empty, Path.unlink):
+        for damage in (flip_bit, truncate, empty, Path.unlink):
             shutil.rmtree(folder)
-            shutil.copytree(kept, folder)
+            shutil.copytree(intact, folder)
             record, = folder.glob("*test.tfrecord*")
             damage(record)
             try:
@@ -721,7 +717,7 @@ def test_a_damaged_tfrecord_is_one_line_and_the_last_good_files_stay(project, ed
 
 @pytest.mark.slow
 @needs_cifar10
-def test_cifar10_comes_from_the_prepared_copy_as_it_is(project, edit, stage):
+def test_cifar10_is_read_from_the_prepared_copy(project, edit, stage):
     edit("dataset: digits", "dataset: cifar10")
     done = stage("pipeline.download", "--raw", "raw", HTTPS_PROXY="http://127.0.0.1:9")
     assert "cifar10/3.0.2: 50000 train, 10000 test images, 10 classes" in done.stdout, done.stderr
@@ -773,7 +769,7 @@ LOOK_ALIKES = """if True:
 
         def _split_generators(self, manager):
             parts = SETS[self.builder_config.name]
-            return {part: self._generate_examples(part, own) for part, own in parts.items()}
+            return {part: self._generate_examples(part, labels) for part, labels in parts.items()}
 
         def _generate_examples(self, part, labels):
             for number, label in enumerate(labels):
@@ -786,7 +782,7 @@ LOOK_ALIKES = """if True:
                 }
 
     class Fetched(Set):
-        \"\"\"Prepared as ArrayRecord where nobody asks for another format.\"\"\"
+        \"\"\"Its default format is ArrayRecord.\"\"\"
 
         BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="flowers")]
 
@@ -826,13 +822,13 @@ LOOK_ALIKES = """if True:
     results["missing"] = load("set/many", "array_record")
     Path("results.json").write_text(json.dumps(results))
 """
-one_group = pytest.mark.xdist_group("look_alikes")  # one preparation for all
+one_group = pytest.mark.xdist_group("look_alikes")  # written once
 
 
 @pytest.fixture(scope="module")
 def look_alikes(tmp_path_factory) -> tuple[Path, dict]:
-    """What is read of small data sets that TFDS itself has written."""
-    pytest.importorskip("array_record", reason="TFDS brings it on Linux alone")
+    """The folder and results of loading small data sets that TFDS has written."""
+    pytest.importorskip("array_record", reason="TFDS installs it on Linux only")
     folder = tmp_path_factory.mktemp("look_alikes")
     for copy in ("tfrecord", "array_record", "none"):
         (folder / copy).mkdir()
@@ -860,7 +856,7 @@ def ids(path: Path) -> list[str]:
      {"train": 16, "test": 4}),
     ("unlabelled_validation", " (no labelled validation split)", {"train": 4, "test": 4}),
 ])  # fmt: skip
-def test_splits_of_tfds_keep_their_roles_and_an_unlabelled_one_has_none(
+def test_labelled_splits_of_tfds_are_used_and_unlabelled_ones_ignored(
     look_alikes, name, note, sizes
 ):
     folder, results = look_alikes
@@ -868,11 +864,11 @@ def test_splits_of_tfds_keep_their_roles_and_an_unlabelled_one_has_none(
     assert results[name] == {"source": source, "sizes": sizes}
     parts = {part: ids(folder / f"raw/tfrecord/set/{name}/{part}.parquet")
              for part in ("train", "test")}  # fmt: skip
-    origin = {part: {id.split()[0] for id in own} for part, own in parts.items()}
+    origin = {part: {id.split()[0] for id in part_ids} for part, part_ids in parts.items()}
     tests = {"flowers": "test", "food101": "validation", "i_naturalist": "val", "cars196": "train",
              "unlabelled_validation": "test"}  # fmt: skip
     assert origin["test"] == {tests[name]}
-    # raw's train holds the validation split behind the training images
+    # train.parquet contains the validation split after the training images
     assert origin["train"] == ({"train", "validation"} if name == "flowers" else {"train"})
     assert not set(parts["train"]) & set(parts["test"])
 
@@ -883,14 +879,14 @@ def test_an_unlabelled_train_split_of_tfds_is_refused(look_alikes, name):
     folder, results = look_alikes
     assert results[name] == {
         "error": f"set/{name}: every image of train must have a label. Got -1. Choose another "
-        "data set, or label the images, in folders, and use `dataset: folder`"
+        "data set, or sort the images into class folders and use `dataset: folder`"
     }
     assert not (folder / f"raw/tfrecord/set/{name}").exists()
 
 
 @one_group
 def test_other_features_of_tfds_are_not_decoded(look_alikes):
-    """Masks that nobody can decode, and boxes whose number differs, are in every look-alike."""
+    """Every data set has masks that cannot be decoded, and a varying number of boxes."""
     folder, _ = look_alikes
     path = folder / "raw/tfrecord/set/flowers/test.parquet"
     assert sorted(ids(path)) == ["test 0", "test 1", "test 2", "test 3"]
@@ -913,17 +909,17 @@ def test_array_record_and_tfrecord_give_the_same_bytes(look_alikes):
 
 @one_group
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "missing"])
-def test_a_damaged_array_record_is_one_line(look_alikes, damage):
+def test_a_damaged_array_record_is_an_error_in_one_line(look_alikes, damage):
     folder, results = look_alikes
     assert re.fullmatch(
         rf"set/many: train of {folder}/copy/set/many/1\.0\.0 is damaged: .+\. Delete that "
-        "folder, and it is fetched again; or set TFDS_DATA_DIR to a sound copy",
+        "folder to download it again, or set TFDS_DATA_DIR to an intact copy",
         results[damage]["error"],
     )
 
 
 @one_group
-def test_tfrecord_is_asked_for_when_tfds_prepares(look_alikes):
+def test_tfds_prepares_data_sets_as_tfrecord(look_alikes):
     folder, results = look_alikes
     assert results["fetched"] == {
         "source": "TensorFlow Datasets fetched/flowers/1.0.0",
@@ -935,7 +931,7 @@ def test_tfrecord_is_asked_for_when_tfds_prepares(look_alikes):
 
 
 @one_group
-def test_a_format_of_tfds_that_cannot_be_read_is_refused(look_alikes):
+def test_an_unsupported_file_format_of_tfds_is_refused(look_alikes):
     folder, results = look_alikes
     assert results["riegeli"] == {
         "error": f"set/riegeli: files of {folder}/copy/set/riegeli/1.0.0 must be tfrecord or "
@@ -952,6 +948,6 @@ def test_a_configuration_of_a_data_set_can_be_chosen(project, edit, stage):
                      HTTP_PROXY=proxy)  # fmt: skip
     assert re.fullmatch(
         r"error: emnist/letters: \S+ cannot be reached, and "
-        rf"{project}/none/emnist/letters/\S+ is no prepared copy\. Set TFDS_DATA_DIR .*\n",
+        rf"{project}/none/emnist/letters/\S+ is not a prepared copy\. Set TFDS_DATA_DIR .*\n",
         done.stderr,
     )

@@ -273,7 +273,9 @@ def test_a_damaged_model_is_reported_and_its_name_is_shown_as_text(page):
 @in_browser
 def test_a_file_that_is_not_an_image_is_reported(page):
     drop(page, b"not an image")
-    expect(page.get_by_text("is no image, or of an unknown kind")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("is not an image, or has an unknown format")).to_be_visible(
+        timeout=30_000
+    )
 
 
 # the last test, since it ends the server

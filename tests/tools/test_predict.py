@@ -128,15 +128,15 @@ def test_unreadable_files_are_reported_and_the_others_are_classified(model, stag
     done = stage("pipeline.tools.predict", "--model", "model.keras", "--json", *names)
     assert done.returncode == 1
     errors = done.stderr.splitlines()
-    assert errors[0] == "error: b.txt: is no image, or of an unknown kind"
+    assert errors[0] == "error: b.txt: is not an image, or has an unknown format"
     assert errors[1].startswith("error: c.png: is damaged (")
     assert errors[2:] == [
-        "error: d.tiff: is read as numbers of 32 bits (mode F), whose black and white are not "
+        "error: d.tiff: has pixels of 32 bits (mode F), whose values of black and white are not "
         "known: convert it to 8 or 16 bits, or train with preprocess.intensity_range"
     ]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["file"] for row in rows] == names
-    assert [row.get("error", "")[:5] for row in rows] == ["", "is no", "is da", "is re", ""]
+    assert [row.get("error", "")[:5] for row in rows] == ["", "is no", "is da", "has p", ""]
     assert rows[0]["predictions"] == rows[4]["predictions"] == [WHITE, DARK]
 
 
@@ -173,7 +173,7 @@ def test_markup_and_control_codes_in_names_are_printed_as_text(model, capsys):
     (model / "bad\x1b[31m.png").write_bytes(b"no")
     with pytest.raises(SystemExit, match="1"):
         predict.main(["--model", "model.keras", "bad\x1b[31m.png"])
-    expected = "error: bad\\x1b[31m.png: is no image, or of an unknown kind\n"
+    expected = "error: bad\\x1b[31m.png: is not an image, or has an unknown format\n"
     assert capsys.readouterr() == ("", expected)
 
 

@@ -1,1 +1,1 @@
-"""One file, one kind of data set: `load(name, folder, test_share, test_seed) -> Dataset`."""
+"""Data sets: one file per kind, with `load(name, folder, test_share, test_seed) -> Dataset`."""

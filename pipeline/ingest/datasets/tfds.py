@@ -1,4 +1,4 @@
-"""TFDS: any image-classification data set of TensorFlow Datasets with a train split.
+"""TFDS: image-classification data sets of TensorFlow Datasets.
 
 CIFAR-10: A. Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images",
 https://www.cs.toronto.edu/~kriz/cifar.html
@@ -28,54 +28,63 @@ from pipeline.core import native_log
 from pipeline.core.errors import PipelineError
 from pipeline.ingest.parquet import HELD_OUT, Dataset, Example, hold_out_test
 
-# both log what their authors should know and our reader cannot use
+# their warnings are for the developers of these libraries, not for the user
 for library in ("absl", "tensorflow"):
     logging.getLogger(library).setLevel(logging.ERROR)
 
-OUT_OF_SERVICE = (500, 502, 503, 504)
-RETRIES = 3  # of TFDS, with pauses that double: its own 10 take minutes
-SECONDS_OF_SILENCE = 20  # after which a server that has answered is given up
-BATCH = 256  # examples read at a time
-# TFDS reads so many files in turn, so many rows of each; given, since this decides the order.
-FILES, ROWS = 16, 16
-VALIDATION = ("validation", "valid", "val")  # names of such a split in TFDS
-WAY_OUT = "Set TFDS_DATA_DIR to a prepared copy, or `dataset: digits` to run offline"
+OUT_OF_SERVICE = (500, 502, 503, 504)  # HTTP status codes
+MAX_RETRIES = 3  # TFDS retries 10 times, with pauses that double: several minutes
+READ_TIMEOUT = 20  # seconds without data after which a download is aborted
+BATCH_SIZE = 256  # examples read at a time
+# Number of files that TFDS interleaves, and of consecutive rows from each. Set here because they
+# determine the order of the examples.
+CYCLE_LENGTH, BLOCK_LENGTH = 16, 16
+VALIDATION_SPLITS = ("validation", "valid", "val")  # names of validation splits in TFDS
+REMEDY = "Set TFDS_DATA_DIR to a prepared copy, or `dataset: digits` to run offline"
 
 
 def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
     """Return a data set from the prepared copy in TFDS_DATA_DIR, or download it.
 
-    Without a labelled test split, the validation split becomes the test split. Without either,
-    `test_share` of each class is held out, sampled by `test_seed`.
+    Without a labelled test split, the validation split becomes the test split. Without either, a
+    test split is held out.
+
+    Args:
+        name: Name in TensorFlow Datasets, such as `cifar10` or `emnist/letters`.
+        folder: Not used; a parameter of every data set.
+        test_share: Share of each class to hold out, in (0, 1).
+        test_seed: Seed that selects the images to hold out, in [0, 2**32).
 
     Raises:
-        PipelineError: It has no `image` and `label` or no labelled train split, its files are of
-            a format that cannot be read, or it has to be downloaded and cannot be.
+        PipelineError: The data set has no `image` and `label`, no labelled train split or files in
+            an unsupported format, or its download fails.
     """
     builder = tfds.builder(name)
     _check_features(name, builder)
     if not builder.is_prepared():
         _download(name, builder)
     _check_format(name, builder)
-    sizes = {split: part.num_examples for split, part in builder.info.splits.items()}
+    sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     if "train" not in sizes:
         raise PipelineError(
-            f"{name}: must have a train split. It has {', '.join(sizes)}. "
+            f"{name}: must have a train split. Got {', '.join(sizes)}. "
             "Export it to a folder and use `dataset: folder`"
         )
     classes = list(builder.info.features["label"].names)
     source = f"TensorFlow Datasets {builder.info.full_name}"
-    parts, unlabelled = _parts(name, builder)
+    source_splits, unlabelled = _source_splits(name, builder)
     if "validation" in unlabelled:
         source += " (no labelled validation split)"
     missing = "labelled test split" if "test" in unlabelled else "test split"
-    if "test" not in parts and "validation" in parts:
-        parts["test"] = parts.pop("validation")
-        source += f" (no {missing}: {parts['test']} is the test split)"
+    if "test" not in source_splits and "validation" in source_splits:
+        source_splits["test"] = source_splits.pop("validation")
+        source += f" (no {missing}: {source_splits['test']} is the test split)"
     splits: dict[str, Iterable[Example]]
-    if "test" in parts:
-        sizes = {part: sizes[split] for part, split in parts.items()}
-        splits = {part: _examples(name, builder, split) for part, split in parts.items()}
+    if "test" in source_splits:
+        sizes = {split: sizes[origin] for split, origin in source_splits.items()}
+        splits = {
+            split: _examples(name, builder, origin) for split, origin in source_splits.items()
+        }
     else:
         labels = _labels(name, builder, "train")
         if (labels < 0).any():
@@ -83,24 +92,28 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
         train, test = hold_out_test(source, classes, labels, test_share, test_seed)
         sizes = {"train": len(train), "test": len(test)}
         splits = {
-            part: compress(_examples(name, builder, "train"), np.isin(np.arange(len(labels)), rows))
-            for part, rows in (("train", train), ("test", test))
+            split: compress(
+                _examples(name, builder, "train"), np.isin(np.arange(len(labels)), rows)
+            )
+            for split, rows in (("train", train), ("test", test))
         }
         source += HELD_OUT.format(missing, 100 * test_share, test_seed)
     return Dataset(classes=classes, source=source, sizes=sizes, splits=splits)
 
 
-def _parts(name: str, builder: Any) -> tuple[dict[str, str], list[str]]:
-    """Return which split of TFDS is train, validation and test, and which have no labels."""
-    parts = {"train": "train"}
+def _source_splits(name: str, builder: Any) -> tuple[dict[str, str], list[str]]:
+    """Return the TFDS name of the train, validation and test splits, and the unlabelled splits."""
+    source_splits = {"train": "train"}
     unlabelled = []
-    for part, names in (("validation", VALIDATION), ("test", ["test"])):
-        for split in (split for split in names if split in builder.info.splits):
-            if (_labels(name, builder, split) < 0).any():
-                unlabelled.append(part)
+    for split, origins in (("validation", VALIDATION_SPLITS), ("test", ["test"])):
+        for origin in origins:
+            if origin not in builder.info.splits:
+                continue
+            if (_labels(name, builder, origin) < 0).any():
+                unlabelled.append(split)
             else:
-                parts[part] = split
-    return parts, unlabelled
+                source_splits[split] = origin
+    return source_splits, unlabelled
 
 
 def _check_features(name: str, builder: Any) -> None:
@@ -111,14 +124,14 @@ def _check_features(name: str, builder: Any) -> None:
     ):
         raise PipelineError(
             f"{name}: must have an `image` and a `label`. "
-            f"It has {', '.join(sorted(features))}. "
+            f"Got {', '.join(sorted(features))}. "
             "Choose an image-classification data set of tensorflow.org/datasets"
         )
 
 
 def _check_format(name: str, builder: Any) -> None:
     readable = ["tfrecord", "parquet"]
-    if find_spec("array_record"):  # which TFDS brings on Linux alone
+    if find_spec("array_record"):  # TFDS installs it on Linux only
         readable.append("array_record")
     if (received := builder.info.file_format.value) not in readable:
         raise PipelineError(
@@ -129,25 +142,25 @@ def _check_format(name: str, builder: Any) -> None:
 
 def _download(name: str, builder: Any) -> None:
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        raise PipelineError(f"{name}: its licence wants it downloaded by hand. {WAY_OUT}")
-    # TFDS itself would retry for minutes
+        raise PipelineError(f"{name}: must be downloaded by hand. {REMEDY}")
+    # checked first, because TFDS retries for minutes
     for host, url in {urlsplit(url).hostname: url for url in (builder.url_infos or ())}.items():
         if problem := _problem(url):
             raise PipelineError(
                 f"{name}: {host} {problem}, and "
-                f"{Path(builder.data_dir).absolute()} is no prepared copy. {WAY_OUT}"
+                f"{Path(builder.data_dir).absolute()} is not a prepared copy. {REMEDY}"
             )
-    downloader.MAX_RETRIES = RETRIES
+    downloader.MAX_RETRIES = MAX_RETRIES
     try:
-        with _silence_ends():
+        with _read_timeout():
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False),
                 file_format="tfrecord",
             )
     except (requests.RequestException, tfds.download.DownloadError, ChecksumError) as error:
-        raise PipelineError(f"{name}: the download failed: {error}. {WAY_OUT}") from None
+        raise PipelineError(f"{name}: the download failed: {error}. {REMEDY}") from None
     except OSError as error:
-        # TFDS asks before it begins, where it knows what it will need
+        # where TFDS knows the size, it checks for enough disk space before it downloads
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "disk space" not in str(error):
             raise
         raise PipelineError(
@@ -157,15 +170,15 @@ def _download(name: str, builder: Any) -> None:
 
 
 @contextmanager
-def _silence_ends() -> Iterator[None]:
-    """Give a server up that falls silent in the block, for which TFDS would wait for ever."""
+def _read_timeout() -> Iterator[None]:
+    """Set a timeout for requests in the block; TFDS sets none and would wait forever."""
     adapter: Any = requests.adapters.HTTPAdapter
     send = adapter.send
 
-    def send_in_time(self: Any, request: Any, **options: Any) -> requests.Response:
-        return send(self, request, **{**options, "timeout": SECONDS_OF_SILENCE})
+    def send_with_timeout(self: Any, request: Any, **options: Any) -> requests.Response:
+        return send(self, request, **{**options, "timeout": READ_TIMEOUT})
 
-    adapter.send = send_in_time
+    adapter.send = send_with_timeout
     try:
         yield
     finally:
@@ -173,27 +186,28 @@ def _silence_ends() -> Iterator[None]:
 
 
 def _problem(url: str, seconds: float = 6) -> str:
-    """Return what keeps a server from answering in time; looking up a name alone can hang."""
-    answers: list[int] = []
+    """Return why a server cannot be used, or an empty text if it can be."""
+    statuses: list[int] = []
 
-    def ask() -> None:
+    def request() -> None:
         try:
-            answers.append(requests.head(url, timeout=seconds).status_code)
+            statuses.append(requests.head(url, timeout=seconds).status_code)
         except requests.RequestException:
             return
 
-    thread = threading.Thread(target=ask, daemon=True)
+    # in a thread, because the timeout of a request does not include the DNS lookup
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(seconds)
-    if not answers:
+    if not statuses:
         return "cannot be reached"
-    # other refusals may be of the question alone, and are left to the download
-    return f"is out of service (status {answers[0]})" if answers[0] in OUT_OF_SERVICE else ""
+    # other error codes may concern HEAD requests only; the download will tell
+    return f"is out of service (status {statuses[0]})" if statuses[0] in OUT_OF_SERVICE else ""
 
 
 def _examples(name: str, builder: Any, split: str) -> Iterator[Example]:
-    wanted = {"image", "label", "id"} & set(builder.info.features)
-    for row in _rows(name, builder, split, wanted):
+    features = {"image", "label", "id"} & set(builder.info.features)
+    for row in _rows(name, builder, split, features):
         if row["label"] < 0:
             raise _unlabelled(name, split)
         id = row.get("id", row["tfds_id"])
@@ -202,53 +216,58 @@ def _examples(name: str, builder: Any, split: str) -> Iterator[Example]:
 
 
 def _labels(name: str, builder: Any, split: str) -> np.ndarray:
-    """Return the labels `(n,)` int64 of a split, negative where there is none."""
+    """Return the labels `(n,)` int64 of a split; -1 is a missing label."""
     return np.array([row["label"] for row in _rows(name, builder, split, {"label"})], np.int64)
 
 
 def _unlabelled(name: str, split: str) -> PipelineError:
     return PipelineError(
         f"{name}: every image of {split} must have a label. Got -1. Choose another data set, or "
-        "label the images, in folders, and use `dataset: folder`"
+        "sort the images into class folders and use `dataset: folder`"
     )
 
 
-def _rows(name: str, builder: Any, split: str, wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """Yield the wanted features of each example, images encoded, with its `tfds_id`.
+def _rows(name: str, builder: Any, split: str, features: set[str]) -> Iterator[dict[str, Any]]:
+    """Yield `features` and `tfds_id` of each example; images stay encoded.
 
-    Others are not decoded: masks and boxes would be padded to the largest, and take gigabytes.
+    Other features are not decoded: masks and boxes would be padded to the largest, and take
+    gigabytes.
     """
-    with native_log.silenced():  # TFDS would import it itself, with noise
+    with native_log.silenced():  # TFDS would import TensorFlow with its log output
         import tensorflow as tf
     errors = tf.errors
-    damage = (errors.DataLossError, errors.InvalidArgumentError, errors.NotFoundError,
-              errors.FailedPreconditionError)  # fmt: skip
-    skip = {"image": tfds.decode.SkipDecoding()} if "image" in wanted else None
-    decoding = tfds.decode.PartialDecoding(wanted, skip)
-    in_turn = 1 if builder.info.disable_shuffling else FILES
-    read = _array_record if builder.info.file_format.value == "array_record" else _tfrecord
+    damaged = (errors.DataLossError, errors.InvalidArgumentError, errors.NotFoundError,
+               errors.FailedPreconditionError)  # fmt: skip
+    decoders = {"image": tfds.decode.SkipDecoding()} if "image" in features else None
+    decoding = tfds.decode.PartialDecoding(features, decoders)
+    cycle_length = 1 if builder.info.disable_shuffling else CYCLE_LENGTH
+    is_array_record = builder.info.file_format.value == "array_record"
+    read = _read_array_record if is_array_record else _read_tfrecord
     try:
-        yield from read(builder, split, decoding, in_turn)
-    except damage as error:
-        # the first line, without the place in TensorFlow's graph
+        yield from read(builder, split, decoding, cycle_length)
+    except damaged as error:
+        # the first line, without the names of TensorFlow operations
         reason = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message.split("\n")[0])
         raise PipelineError(
             f"{name}: {split} of {Path(builder.data_dir).absolute()} is damaged: "
-            f"{reason}. Delete that folder, and it is fetched again; or set TFDS_DATA_DIR "
-            "to a sound copy"
+            f"{reason}. Delete that folder to download it again, or set TFDS_DATA_DIR to an "
+            "intact copy"
         ) from None
 
 
-def _tfrecord(builder: Any, split: str, decoding: Any, in_turn: int) -> Iterator[dict[str, Any]]:
+def _read_tfrecord(
+    builder: Any, split: str, decoding: Any, cycle_length: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the examples of a split from TFRecord or Parquet files."""
     dataset = builder.as_dataset(
         split=split,
-        batch_size=BATCH,  # an example at a time takes 50 times as long
+        batch_size=BATCH_SIZE,  # reading single examples takes 50 times as long
         decoders=decoding,
         read_config=tfds.ReadConfig(
             add_tfds_id=True,
-            try_autocache=False,  # each is read once
-            interleave_cycle_length=in_turn,
-            interleave_block_length=ROWS,
+            try_autocache=False,  # each example is read once
+            interleave_cycle_length=cycle_length,
+            interleave_block_length=BLOCK_LENGTH,
         ),
     )
     for batch in tfds.as_numpy(dataset):
@@ -256,10 +275,10 @@ def _tfrecord(builder: Any, split: str, decoding: Any, in_turn: int) -> Iterator
             yield dict(zip(batch, values, strict=True))
 
 
-def _array_record(
-    builder: Any, split: str, decoding: Any, in_turn: int
+def _read_array_record(
+    builder: Any, split: str, decoding: Any, cycle_length: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield what `_tfrecord` yields of the same data set, in the same order."""
+    """Yield the same examples in the same order as `_read_tfrecord`, from ArrayRecord files."""
     import tensorflow as tf
 
     source = builder.as_data_source(
@@ -269,15 +288,15 @@ def _array_record(
     files = builder.info.splits[split].file_instructions
     starts = np.cumsum([0, *(file.take for file in files)])
     order = tf.data.Dataset.from_tensor_slices((starts[:-1], starts[1:])).interleave(
-        tf.data.Dataset.range, cycle_length=in_turn, block_length=ROWS
+        tf.data.Dataset.range, cycle_length=cycle_length, block_length=BLOCK_LENGTH
     )
-    for rows in order.batch(BATCH).as_numpy_iterator():
+    for rows in order.batch(BATCH_SIZE).as_numpy_iterator():
         try:
             records = source.__getitems__(rows.tolist())
-        except RuntimeError as error:  # all that this reader raises, missing files included
+        except RuntimeError as error:  # raised for any error, including missing files
             raise tf.errors.DataLossError(None, None, str(error)) from None
         for row, record in zip(rows, records, strict=True):
             file = np.searchsorted(starts, row, side="right") - 1
-            called = files[file].basename().replace(".array_record-", ".tfrecord-")
+            file_name = files[file].basename().replace(".array_record-", ".tfrecord-")
             example = features.deserialize_example_np(record, decoders=decoding.decoders)
-            yield {**example, "tfds_id": f"{called}__{row - starts[file]}"}
+            yield {**example, "tfds_id": f"{file_name}__{row - starts[file]}"}
