@@ -486,7 +486,7 @@ def test_a_class_without_images_is_refused_before_and_after_skipping(tmp_path):
 def test_a_single_class_is_refused(tmp_path):
     examples = {"train": [grey(0)], "test": [grey(0)]}
     parquet.write(tmp_path, parquet.Dataset(["cat"], "a test", {"train": 1, "test": 1}, examples))
-    with pytest.raises(PipelineError, match=r"a test: must have 2 or more classes\. Got cat only"):
+    with pytest.raises(PipelineError, match=r"a test: must have 2 or more classes\. Got only cat"):
         preprocess.preprocess(tmp_path, tmp_path / "arrays", settings())
 
 
