@@ -1,0 +1,402 @@
+"""Comparison of two models, each trained with several seeds and tested on the same images.
+
+The question is about two ways of training: how much do their expected scores differ, over seeds
+and over images like the test images? So an interval counts both the chance of the seeds and that
+of the test images. Seeds are nested in the model and images are crossed with it, like readers and
+cases in multi-reader multi-case studies.
+
+Scores are tables `(k, n)`: a row for each of k trainings, a column for each of n test images. A
+score is 1 for a correct prediction and 0 for a wrong one, or any other score of a prediction,
+such as its Brier score. Leading axes, if any, are independent comparisons: simulations use them.
+
+Reference: Obuchowski & Rockette, "Hypothesis testing of diagnostic accuracy for multiple readers
+    and multiple tests" (1995), https://doi.org/10.1080/03610919508813243; Hillis, "A comparison of
+    denominator degrees of freedom methods for multiple observer ROC analysis" (2007),
+    https://doi.org/10.1002/sim.2532
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import binom, t
+
+from pipeline.stats.paired import LEVEL, PSEUDO_IMAGES
+
+ALPHA = 0.05
+EQUIVALENCE_LEVEL = 1 - 2 * ALPHA  # two one-sided tests (Schuirmann 1987)
+# Numbers of additional trainings or images to try: 1 to 9, then all of two significant digits.
+STEPS = np.array([*range(1, 10), *(m * 10**e for e in range(6) for m in range(10, 100))])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference between two models, and the variances behind it.
+
+    Pairs are of the reference, then of the other model.
+
+    Attributes:
+        trainings: Number of trainings of each model.
+        images: Number of test images.
+        difference: Mean score of the other model minus that of the reference.
+        standard_error: Of the difference, over seeds and images.
+        degrees_of_freedom: Of the t distribution; infinite for a normal distribution.
+        p: Two-sided, of the hypothesis that the expected scores are equal.
+        seed_variances: Over seeds, of a training's expected score. 0 where both were trained once.
+        image_variance: Over images, of the expected difference on an image.
+        residual_variances: Of a training's score on an image, beyond the two above.
+    """
+
+    trainings: tuple[int, int]
+    images: int
+    difference: Any
+    standard_error: Any
+    degrees_of_freedom: Any
+    p: Any
+    seed_variances: tuple[Any, Any]
+    image_variance: Any
+    residual_variances: tuple[Any, Any]
+
+    def interval(self, level: float = LEVEL) -> tuple[Any, Any]:
+        """Return the lower and upper end of the confidence interval."""
+        half = t.ppf((1 + level) / 2, self.degrees_of_freedom) * self.standard_error
+        return self.difference - half, self.difference + half
+
+    def spread(self) -> dict[str, Any]:
+        """Return the standard deviation of the difference that is due to each source."""
+        (first, second), (k, other_k) = self.seed_variances, self.trainings
+        residual = _sum_of_ratios(self.residual_variances, self.trainings)
+        return {
+            "reference_seeds": np.sqrt(first / k),
+            "seeds": np.sqrt(second / other_k),
+            "images": np.sqrt(self.image_variance / self.images),
+            "residual": np.sqrt(residual / self.images),
+        }
+
+
+class Mean(NamedTuple):
+    """Mean accuracy over trainings."""
+
+    mean: Any
+    low: Any
+    high: Any
+    standard_deviation: Any  # over the trainings; None for one
+
+
+def compare_models(reference: np.ndarray, other: np.ndarray) -> Comparison:
+    """Compare two models by their scores on the same images.
+
+    The standard error is the one that gives the widest 95 % interval of these:
+
+    - Seeds and images, with the variance over seeds of each model, and degrees of freedom by
+      Satterthwaite. Needs two trainings of each model.
+    - The same, with the variance over seeds pooled over both models. Only if they have different
+      numbers of trainings: two trainings alone say too little about their variance.
+    - Images alone. Without it, trainings that happen to be equally good would make the interval
+      narrower than that of a single training.
+
+    The variance over images is never less than that of `PSEUDO_IMAGES` among n + 2 images. So the
+    interval has a width even where all predictions agree.
+
+    If both models were trained once, `compare_networks` compares the two trained networks. If one
+    was, its variance over seeds is assumed to be that of the other.
+
+    Args:
+        reference: `(k, n)` scores of the reference.
+        other: `(l, n)` scores of the other model on the same images.
+    """
+    tables = np.asarray(reference, float), np.asarray(other, float)
+    if tables[0].shape[-1] != tables[1].shape[-1]:
+        raise ValueError(f"Same images expected. Got {[table.shape[-1] for table in tables]}")
+    k, n = (tables[0].shape[-2], tables[1].shape[-2]), tables[0].shape[-1]
+    if max(k) == 1:
+        return compare_networks(tables[0][..., 0, :], tables[1][..., 0, :])
+
+    by_seed = [_seed_variance(table) for table in tables]
+    residuals = [_residual_variance(table) for table in tables]
+    if 1 in k:  # of one training nothing is known
+        several = k.index(max(k))
+        by_seed, residuals = [by_seed[several]] * 2, [residuals[several]] * 2
+
+    by_image = tables[1].mean(-2) - tables[0].mean(-2)
+    of_images = _variance(by_image, -1) / n
+    least = np.square(PSEUDO_IMAGES).sum() / ((n + 1) * (n + 2))
+    images = np.maximum(of_images - _sum_of_ratios(residuals, k) / n, least)
+
+    # variance, and what Satterthwaite's degrees of freedom divide its square by
+    candidates = [(np.maximum(of_images, least), np.zeros_like(images))]
+    if min(k) > 1:
+        parts = [variance / trainings for variance, trainings in zip(by_seed, k, strict=True)]
+        squares = [part**2 / (trainings - 1) for part, trainings in zip(parts, k, strict=True)]
+        candidates.append((sum(parts) + images, sum(squares)))
+    if k[0] != k[1]:
+        freedom = sum(k) - 2
+        pooled = ((k[0] - 1) * by_seed[0] + (k[1] - 1) * by_seed[1]) / freedom
+        part = pooled / k[0] + pooled / k[1]
+        candidates.append((part + images, part**2 / freedom))
+    variance, degrees = _widest(candidates)
+
+    difference, error = by_image.mean(-1), np.sqrt(variance)
+    return Comparison(
+        trainings=k,
+        images=n,
+        difference=difference,
+        standard_error=error,
+        degrees_of_freedom=degrees,
+        p=2 * t.sf(np.abs(difference) / error, degrees),
+        seed_variances=(
+            np.maximum(by_seed[0] - residuals[0] / n, 0),
+            np.maximum(by_seed[1] - residuals[1] / n, 0),
+        ),
+        image_variance=images * n,
+        residual_variances=(residuals[0], residuals[1]),
+    )
+
+
+def compare_networks(reference: np.ndarray, other: np.ndarray) -> Comparison:
+    """Compare two trained networks by their scores on the same images.
+
+    Says nothing about other trainings of the same models (Dietterich 1998). The interval counts
+    `PSEUDO_IMAGES` too. p is that of McNemar's exact test: the sign test, for other scores.
+
+    Args:
+        reference: `(n,)` scores of the reference.
+        other: `(n,)` scores of the other network.
+
+    Reference: Agresti & Min, "Simple improved confidence intervals for comparing matched
+        proportions" (2005), https://doi.org/10.1002/sim.1781
+    """
+    gain = np.subtract(other, reference, dtype=float)
+    n = gain.shape[-1]
+    pseudo = np.broadcast_to(PSEUDO_IMAGES, (*gain.shape[:-1], len(PSEUDO_IMAGES)))
+    variance = _variance(np.concatenate([gain, pseudo], -1), -1) / (n + len(PSEUDO_IMAGES))
+    wins, losses = (gain > 0).sum(-1), (gain < 0).sum(-1)
+    zero = np.zeros_like(variance)
+    return Comparison(
+        trainings=(1, 1),
+        images=n,
+        difference=gain.mean(-1),
+        standard_error=np.sqrt(variance),
+        degrees_of_freedom=zero + np.inf,
+        p=np.minimum(2 * binom.cdf(np.minimum(wins, losses), wins + losses, 0.5), 1),
+        seed_variances=(zero, zero),
+        image_variance=variance * n,
+        residual_variances=(zero, zero),
+    )
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Return p-values adjusted for their number.
+
+    Reference: Holm, "A simple sequentially rejective multiple test procedure" (1979).
+    """
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(adjusted, 1)
+
+
+def verdict(comparison: Comparison, p: float, margin: float) -> str:
+    """Return `better`, `worse`, `as good as` or `cannot tell`.
+
+    Args:
+        comparison: Of accuracies.
+        p: Of the comparison, adjusted by `holm` if there are several. It decides better or worse.
+        margin: Difference that does not matter. Models are as good as each other if the 90 %
+            interval lies within it: two one-sided tests at 5 % (Schuirmann 1987).
+    """
+    if p <= ALPHA:
+        return "better" if comparison.difference > 0 else "worse"
+    low, high = comparison.interval(EQUIVALENCE_LEVEL)
+    return "as good as" if -margin < low and high < margin else "cannot tell"
+
+
+def sentence(comparison: Comparison, p: float, margin: float, reference: str) -> str:
+    """Return the verdict with its numbers, to be read after the name of the model.
+
+    Args:
+        comparison: Of accuracies.
+        p: As for `verdict`.
+        margin: As for `verdict`.
+        reference: Name of the reference.
+    """
+    word = verdict(comparison, p, margin)
+    low, high = (100 * end for end in comparison.interval())
+    if word == "cannot tell":
+        between = f"between {_signed(low)} and {_signed(high)} points"
+        return f"cannot tell: {between}; {_remedy(comparison, margin)}"
+    trained = _trainings(comparison.trainings)
+    if word == "as good as":
+        return f"as good as {reference}, within {_points(margin)}, {trained}"
+    if word == "worse":
+        low, high = -high, -low
+    points = f"{100 * abs(comparison.difference):.1f}"
+    interval = f"[{_minus(f'{low:z.1f}')}, {_minus(f'{high:z.1f}')}]"
+    return f"{word} than {reference} by {points} points {interval}, {trained}"
+
+
+def trainings_needed(comparison: Comparison, margin: float, power: float = 0.8) -> int | None:
+    """Return how many more trainings of each model would settle a difference of `margin`.
+
+    That is, with this power, two equally good models would be found as good as each other. A
+    difference of `margin` is then found with about the same power.
+
+    Returns:
+        A number rounded up to two significant digits. None if no number is enough because the
+        images dominate, and if it is unknown because both models were trained once.
+    """
+    if max(comparison.trainings) == 1:
+        return None
+    return _first(_settles(comparison, STEPS, np.zeros(1), margin, power))
+
+
+def images_needed(comparison: Comparison, margin: float, power: float = 0.8) -> int | None:
+    """Return how many more test images would settle a difference of `margin`.
+
+    Returns:
+        As `trainings_needed`; None if no number is enough because the seeds dominate.
+    """
+    if max(comparison.trainings) == 1:
+        return None
+    return _first(_settles(comparison, np.zeros(1), STEPS, margin, power))
+
+
+def mean_interval(correct: np.ndarray) -> Mean:
+    """Return the mean accuracy over trainings with its 95 % interval, over seeds and images.
+
+    Wilson's interval with the effective number of images: that which would give the variance of
+    the mean if each image were classified once, independently. For one training it is Wilson's
+    interval itself, over images alone.
+
+    Args:
+        correct: `(k, n)` 1 for a correct prediction, 0 for a wrong one.
+
+    Reference: Korn & Graubard, "Confidence intervals for proportions with small expected number of
+        positive counts estimated from survey data" (1998)
+    """
+    table = np.asarray(correct, float)
+    k, n = table.shape[-2:]
+    by_seed = _seed_variance(table) / k
+    of_images = table.mean(-2).var(-1) / n
+    images = np.maximum(of_images - _residual_variance(table) / k / n, 0)
+    variance, degrees = _widest([
+        (of_images, np.zeros_like(images)),
+        (by_seed + images, by_seed**2 / max(k - 1, 1)),
+    ])  # fmt: skip
+    mean = table.mean((-2, -1))
+    spread = mean * (1 - mean)
+    with np.errstate(invalid="ignore"):
+        effective = np.where(spread * variance > 0, spread / variance, n)
+    shift = t.ppf((1 + LEVEL) / 2, degrees) ** 2 / effective
+    centre = (mean + shift / 2) / (1 + shift)
+    half = np.sqrt(shift * spread + shift**2 / 4) / (1 + shift)
+    deviation = table.mean(-1).std(-1, ddof=1) if k > 1 else None
+    return Mean(mean, centre - half, centre + half, deviation)
+
+
+def _variance(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the unbiased variance; 0 for one value, which has none."""
+    return values.var(axis, ddof=min(1, values.shape[axis] - 1))
+
+
+def _seed_variance(table: np.ndarray) -> np.ndarray:
+    """Return the variance over seeds of the mean score."""
+    return _variance(table.mean(-1), -1)
+
+
+def _residual_variance(table: np.ndarray) -> np.ndarray:
+    """Return the residual mean square of a table in two-way analysis of variance.
+
+    The variance over seeds on an image, averaged over images, is made up of that of the mean score
+    and of the residual.
+    """
+    n = table.shape[-1]
+    within_image = _variance(table, -2).mean(-1)
+    return np.maximum(within_image - _seed_variance(table), 0) * n / max(n - 1, 1)
+
+
+def _sum_of_ratios(variances: Sequence[Any], counts: Sequence[Any]) -> Any:
+    return sum(variance / count for variance, count in zip(variances, counts, strict=True))
+
+
+def _degrees_of_freedom(variance: Any, divisor: Any) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(divisor > 0, np.square(variance) / divisor, np.inf)[()]
+
+
+def _widest(candidates: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
+    """Return variance and degrees of freedom of the candidate with the widest 95 % interval."""
+    variances, divisors = (np.stack(column) for column in zip(*candidates, strict=True))
+    degrees = _degrees_of_freedom(variances, divisors)
+    widths = t.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(variances)
+    best = widths.argmax(0)[None]
+    variance, freedom = (np.take_along_axis(of, best, 0)[0] for of in (variances, degrees))
+    return variance, freedom
+
+
+def _settles(
+    comparison: Comparison, trainings: np.ndarray, images: np.ndarray, margin: float, power: float
+) -> np.ndarray:
+    """Return whether so many more trainings of each model and more images would be enough."""
+    n = comparison.images + images
+    parts, squares = [], []
+    for seeds, residual, trained in zip(
+        comparison.seed_variances,
+        comparison.residual_variances,
+        comparison.trainings,
+        strict=True,
+    ):
+        k = trained + trainings
+        parts.append((seeds + residual / n) / k)
+        squares.append(parts[-1] ** 2 / np.maximum(k - 1, 1))
+    variance = sum(parts) + comparison.image_variance / n
+    degrees = _degrees_of_freedom(variance, sum(squares))
+    # of two equally good models, both one-sided tests have to succeed
+    quantiles = t.ppf(1 - ALPHA, degrees) + t.ppf((1 + power) / 2, degrees)
+    return quantiles * np.sqrt(variance) <= margin
+
+
+def _first(settled: np.ndarray) -> int | None:
+    return int(STEPS[settled.argmax()]) if settled.any() else None
+
+
+def _remedy(comparison: Comparison, margin: float) -> str:
+    """Return what would tell the models apart, or show that they are as good as each other."""
+    if max(comparison.trainings) == 1:
+        return _trainings(comparison.trainings)
+    trainings, images = trainings_needed(comparison, margin), images_needed(comparison, margin)
+    more_trainings = f"about {trainings} more training{'s' * (trainings != 1)} each"
+    more_images = f"{images:,} more test image{'s' * (images != 1)}" if images else ""
+    if trainings and images:
+        return f"{more_trainings} (or {more_images}) would settle {_points(margin)}"
+    if trainings:
+        return f"{more_trainings} would settle {_points(margin)}"
+    if images:
+        return (
+            f"about {more_images} would settle {_points(margin)}, no number of trainings would, "
+            "since the test images dominate"
+        )
+    return f"only more trainings and more test images together would settle {_points(margin)}"
+
+
+def _trainings(trainings: tuple[int, int]) -> str:
+    first, second = trainings
+    if first != second:
+        return f"{second} against {first} trainings"
+    if first == 1:
+        return "one training each: about these two trained networks only"
+    return f"{first} trainings each"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:g} point{'s' * (round(100 * share, 9) != 1)}"
+
+
+def _signed(points: float) -> str:
+    return _minus(f"{points:+z.1f}")
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "−")
