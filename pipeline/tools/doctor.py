@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import yaml
@@ -40,13 +40,8 @@ GPU_BUSY = 0.25  # share of a GPU's memory; JAX reserves the other three quarter
 # packages that a backend needs to use a GPU: the beginnings of their names
 GPU_PACKAGES = {"jax": "jax-cuda", "tensorflow": "nvidia-cudnn"}
 
-
-class Finding(NamedTuple):
-    """What a check found: where, the problem and the remedy."""
-
-    message: str
-    fix: bool = True
-    """Whether it has to be fixed; otherwise it is for information only"""
+Findings = Iterator[tuple[str, str]]
+"""A level, which is `fix` or `note` (for information only), and a message with the remedy"""
 
 
 def repair() -> None:
@@ -54,12 +49,12 @@ def repair() -> None:
     if damaged_files() and not running_dvc():
         for path in damaged_files():  # again: a DVC that was still writing may have ended since
             if path == RWLOCK:
-                path.unlink()
+                path.unlink(missing_ok=True)
                 print(f"doctor: removed {path}, left behind by a killed DVC")
             else:
                 _restore(path)
-    for finding in check_code():
-        print(f"doctor: {finding.message}")
+    for _, message in check_code():
+        print(f"doctor: {message}")
 
 
 def damaged_files() -> list[Path]:
@@ -119,7 +114,7 @@ def running_dvc() -> list[str]:
     return running
 
 
-def check_code() -> Iterator[Finding]:
+def check_code() -> Findings:
     """Find untracked files in the folders of code that stages depend on."""
     if not shutil.which("git") or not (folders := _code_folders()):
         return
@@ -128,7 +123,7 @@ def check_code() -> Iterator[Finding]:
     output = _call("git", "ls-files", *options, "--", *folders).stdout
     if names := [name for name in output.split("\0") if name]:
         problem = "not tracked by Git, and makes the stages that depend on its folder run again"
-        yield Finding(f"{first_few(names)}: {problem}. `git add` it, or move it elsewhere", False)
+        yield "note", f"{first_few(names)}: {problem}. `git add` it, or move it elsewhere"
 
 
 def _code_folders() -> list[str]:
@@ -140,24 +135,24 @@ def _code_folders() -> list[str]:
     return sorted(dep for dep in deps if dep.startswith("pipeline/") and Path(dep).is_dir())
 
 
-def check_dvc() -> Iterator[Finding]:
+def check_dvc() -> Findings:
     """Ask DVC which stages are stale and which outputs are lost."""
     if processes := running_dvc():
-        yield Finding(f"{first_few(processes)}: running here. Try again when it has ended", False)
+        yield "note", f"{first_few(processes)}: running here. Try again when it has ended"
         return
     if paths := damaged_files():
         for path in paths:
-            yield Finding(f"{path}: damaged by a killed DVC. `make repro` repairs it")
+            yield "fix", f"{path}: damaged by a killed DVC. `make repro` repairs it"
         return
     if stale := _ask_dvc("status", "dvc.yaml"):
         names = first_few(list(stale))
-        yield Finding(f"stages: {len(stale)} to run: {names}. `make repro` runs them", False)
+        yield "note", f"stages: {len(stale)} to run: {names}. `make repro` runs them"
     data = _ask_dvc("data", "status", "--granular")
     changed = data.get("uncommitted", {})
     absent = {*changed.get("deleted", ()), *changed.get("modified", ())}
     if lost := [path for path in data.get("not_in_cache", ()) if path in absent]:
         remedy = "`dvc pull` fetches them from a remote; `dvc repro` runs their stages again"
-        yield Finding(f"{first_few(sorted(lost))}: neither here nor in the cache. {remedy}")
+        yield "fix", f"{first_few(sorted(lost))}: neither here nor in the cache. {remedy}"
 
 
 def _ask_dvc(*command: str) -> dict[str, Any]:
@@ -168,21 +163,21 @@ def _ask_dvc(*command: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def check_packages() -> Iterator[Finding]:
+def check_packages() -> Findings:
     """Ask uv whether Python and the installed packages are those of uv.lock."""
     if not (uv := shutil.which("uv")):
-        yield Finding("uv: not found, so versions are not compared. `pip install uv`", False)
+        yield "note", "uv: not found, so versions are not compared. `pip install uv`"
         return
     options = ("--locked", "--check", "--offline", "--inexact")  # more may be installed
     done = _call(uv, "sync", *options, UV_PROJECT_ENVIRONMENT=sys.prefix)
     if missing := re.findall(r"^ [+~] (.+)", done.stderr, re.M):
         remedy = "`uv sync --locked --inexact` installs them"
-        yield Finding(f"uv.lock: not installed: {first_few(missing)}. {remedy}")
+        yield "fix", f"uv.lock: not installed: {first_few(missing)}. {remedy}"
     elif done.returncode:  # Python's version, or uv.lock itself
-        yield Finding(f"uv.lock: {done.stderr.rpartition('error: ')[2]}")
+        yield "fix", f"uv.lock: {done.stderr.rpartition('error: ')[2]}"
 
 
-def check_disk() -> Iterator[Finding]:
+def check_disk() -> Findings:
     """Compare free space with 1 GiB and twice the raw data, from which arrays are made."""
     raw = sum(path.stat().st_size for path in Path("data/raw").rglob("*") if path.is_file())
     needed = max(GIB, 2 * raw)
@@ -191,12 +186,11 @@ def check_disk() -> Iterator[Finding]:
     for folder in {folder.stat().st_dev: folder for folder in folders}.values():
         free = shutil.disk_usage(folder).free
         message = f"{folder}: {free / GIB:,.1f} GiB free; a run may need {needed / GIB:,.1f} GiB"
-        if free < needed:
-            message += ". `dvc gc --workspace` deletes what only other commits use (push it first)"
-        yield Finding(message, fix=free < needed)
+        remedy = "`dvc gc --workspace` deletes what only other commits use (push it first)"
+        yield ("fix", f"{message}. {remedy}") if free < needed else ("note", message)
 
 
-def check_training() -> Iterator[Finding]:
+def check_training() -> Findings:
     """Check params.yaml, its backend and the available GPUs."""
     settings = params.load()
     params.check_folder(settings.folder)
@@ -205,11 +199,11 @@ def check_training() -> Iterator[Finding]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=3, check=True)
     except FileNotFoundError:
-        yield Finding("GPU: none, so training runs on the CPU", False)
+        yield "note", "GPU: none, so training runs on the CPU"
         return
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         remedy = "Reboot after a driver update, or reinstall the driver"
-        yield Finding(f"nvidia-smi: {str(error.output or error).strip().rstrip('.')}. {remedy}")
+        yield "fix", f"nvidia-smi: {str(error.output or error).strip().rstrip('.')}. {remedy}"
         return
     rows = [row.split(", ") for row in done.stdout.splitlines()]
     usable = set(parallel.usable_gpus())  # indices or UUIDs
@@ -217,21 +211,22 @@ def check_training() -> Iterator[Finding]:
     yield from map(_check_gpu, gpus)
     installed = [str(package.name).lower() for package in metadata.distributions()]
     if not gpus:
-        yield Finding("GPU: hidden by CUDA_VISIBLE_DEVICES, so training runs on the CPU", False)
+        yield "note", "GPU: hidden by CUDA_VISIBLE_DEVICES, so training runs on the CPU"
     elif not any(name.startswith(GPU_PACKAGES.get(backend, "")) for name in installed):
         problem = f"{backend} is installed without GPU support, so training runs on the CPU"
         remedy = "Set `backend: jax` in params.yaml and run `uv pip install 'jax[cuda13]'`"
-        yield Finding(f"params.yaml: backend: {problem}. {remedy}", fix=backend == "jax")
+        level = "fix" if backend == "jax" else "note"
+        yield level, f"params.yaml: backend: {problem}. {remedy}"
 
 
-def _check_gpu(gpu: list[str]) -> Finding:
+def _check_gpu(gpu: list[str]) -> tuple[str, str]:
     index, _, name, driver, used, total = gpu
     message = f"GPU {index}: {name}, driver {driver}, {used} of {total} MiB in use"
     # nvidia-smi prints [N/A] for a GPU that shares the CPU's memory
     if used.isdigit() and total.isdigit() and int(used) > GPU_BUSY * int(total):
         remedy = "End the processes that `nvidia-smi` lists, or set CUDA_VISIBLE_DEVICES to another"
-        return Finding(f"{message}. {remedy}")
-    return Finding(message, False)
+        return "fix", f"{message}. {remedy}"
+    return "note", message
 
 
 def _call(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -239,7 +234,7 @@ def _call(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, capture_output=True, text=True, errors="replace")
 
 
-CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
+CHECKS: dict[str, Callable[[], Findings]] = {
     "DVC": check_dvc,
     "code": check_code,
     "packages": check_packages,
@@ -248,13 +243,13 @@ CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
 }
 
 
-def examine(check: Callable[[], Iterator[Finding]]) -> list[tuple[str, str]]:
-    """Run one check; return its messages, each with its level: `ok`, `note` or `fix`."""
+def examine(check: Callable[[], Findings]) -> list[tuple[str, str]]:
+    """Run one check; return its findings, or the level `ok` without a message."""
     try:
-        findings = list(check())
+        findings = list(check()) or [("ok", "")]
     except PipelineError as error:  # the other checks still run
-        findings = [Finding(str(error))]
-    return [("fix" if fix else "note", one_line(text)) for text, fix in findings] or [("ok", "")]
+        findings = [("fix", str(error))]
+    return [(level, one_line(message)) for level, message in findings]
 
 
 def main(argv: list[str] | None = None) -> None:
