@@ -1,4 +1,4 @@
-"""Lean: what an import puts off is there when it is used, and only then."""
+"""Lazy modules: they load when they are first used, and not before."""
 
 import importlib
 import subprocess
@@ -55,18 +55,18 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_training_and_predicting_load_nothing_that_is_put_off():
+def test_training_and_predicting_load_no_lazy_module():
     assert run(STAGE) == ""
 
 
 @pytest.mark.slow
-def test_all_that_is_put_off_can_be_used():
+def test_lazy_modules_can_be_used():
     run("from pipeline.runtime import backend" + USER)
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A package that is put off, as `put_off`; it has a part, and says what ran."""
+    """A lazy package, `put_off`, with a submodule; both print when they run."""
     (tmp_path / "put_off").mkdir()
     (tmp_path / "put_off/__init__.py").write_text("print('package')\nVALUE = 1\n")
     (tmp_path / "put_off/part.py").write_text("print('part')\nfrom put_off import VALUE\n")
@@ -77,7 +77,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "put_off"
 
 
-def test_module_runs_once_when_it_is_used(package, capsys):
+def test_a_lazy_module_runs_once_when_it_is_used(package, capsys):
     with lean.imports():
         module = importlib.import_module(package)
     assert module.__file__
@@ -88,19 +88,19 @@ def test_module_runs_once_when_it_is_used(package, capsys):
         _ = module.missing
 
 
-def test_package_runs_before_its_part(package, capsys):
+def test_a_lazy_package_runs_before_its_submodule(package, capsys):
     with lean.imports():
         importlib.import_module(package)
     importlib.import_module(f"{package}.part")
     assert capsys.readouterr().out == "package\npart\n"
 
 
-def test_module_that_is_not_installed_is_missing_at_once(package):
+def test_a_lazy_module_that_is_not_installed_fails_at_import(package):
     with lean.imports(), pytest.raises(ModuleNotFoundError, match="there_is_no_such_module"):
         importlib.import_module("there_is_no_such_module")
 
 
-def test_nothing_is_left_behind(package):
+def test_the_import_hook_is_removed_after_the_block(package):
     before = list(sys.meta_path)
     with pytest.raises(ZeroDivisionError, match="division"), lean.imports():
         _ = 1 / 0
