@@ -429,7 +429,7 @@ def test_a_model_trained_on_some_digits_is_fine_tuned_on_others(tmp_path):
     assert clone.repro("compare") == {"train@baseline", "evaluate@baseline"} | following
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not CATS_VS_DOGS.is_dir(), reason="CATS_VS_DOGS_DIR names no folder")
 def test_photographs_train_the_batch_normalized_classifiers(tmp_path):
     clone = Clone(tmp_path, epochs=2)
