@@ -1,13 +1,16 @@
 """Analyze: tabulate the layers of one trained model, and draw what they compute and learn.
 
-Reads   models/MODEL.keras, data/arrays/…, data/split.npz, plots/predictions/MODEL.csv,
-        data/analysis/MODEL.json     which pictures to draw; if none, only layers.csv is written
+The model is that of the first seed.
+
+Reads   models/MODEL/SEED.keras, data/arrays/…, data/split/SEED.npz, plots/predictions/MODEL.csv,
+        data/inputs/pictures/MODEL.json    which pictures to draw; if none, only layers.csv is
+                                           written
 Writes  plots/analysis/MODEL/        layers.csv, flow.csv, pictures, and analysis.json, which lists
                                     the pictures with their titles and descriptions
-Params  models.MODEL or finetune.MODEL, train, seed, backend
+Params  models.MODEL, train, seeds, backend, threads
 
-`python -m pipeline.analyze models/MODEL.keras --table` prints the layers of any model trained by
-this pipeline and writes nothing.
+`python -m pipeline.analyze models/MODEL/SEED.keras --table` prints the layers of any model trained
+by this pipeline and writes nothing.
 """
 
 import argparse
@@ -105,15 +108,17 @@ def with_progress(name: str, pictures: Iterable[str]) -> Iterator[str]:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line; without --table, all paths are required."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="models/MODEL.keras")
+    parser.add_argument("model", type=Path, help="models/MODEL/SEED.keras")
+    parser.add_argument("--name", help="MODEL, a name under `models:` in params.yaml")
     parser.add_argument("--table", action="store_true", help="print the layers and write nothing")
     for path in ("arrays", "split", "predictions", "pictures", "out"):
         parser.add_argument(f"--{path}", type=Path)
     args = parser.parse_args(argv)
-    required = (args.arrays, args.split, args.predictions, args.pictures, args.out)
+    required = (args.name, args.arrays, args.split, args.predictions, args.pictures, args.out)
     if not args.table and not all(required):
         parser.error(
-            "--arrays, --split, --predictions, --pictures and --out are required without --table"
+            "--name, --arrays, --split, --predictions, --pictures and --out are required without "
+            "--table"
         )
     return args
 
@@ -134,19 +139,21 @@ def main(argv: list[str] | None = None) -> None:
 
 def analyze(args: argparse.Namespace) -> None:
     """Write the layer table and the chosen pictures of one trained model."""
-    params, name = load(), args.model.stem
+    params, name = load(), args.name
     preprocessor = read_preprocessor(args.model)
-    if name not in params.all_models:
+    if name not in params.models:
         raise PipelineError(
-            f"analyze: {name} must be one of {', '.join(params.all_models)} in params.yaml"
+            f"analyze: {name} must be one of {', '.join(params.models)} in params.yaml"
         )
+    seed = params.seeds[0]
     chosen = read_json(args.pictures)
     predictions = tables.read(args.predictions)
+    predictions = predictions[predictions["seed"] == seed].reset_index(drop=True)
     images, labels = arrays.load(args.arrays / "train")
     train, _ = arrays.read_split(args.split, len(labels))
     test_images, _ = arrays.load(args.arrays / "test")
 
-    select_backend.use(params.backend)
+    select_backend.use(params.backend, params.threads)
     from pipeline.analysis import gallery, gradient_flow, layer_table
     from pipeline.analysis.network import unnested
     from pipeline.runtime import backend
@@ -164,10 +171,10 @@ def analyze(args: argparse.Namespace) -> None:
     example_images, example_predictions = test_images[examples], predictions.iloc[examples]
 
     def gradient_flow_table() -> pd.DataFrame:
-        initial_model = building.build(params.all_models[name], shape, len(classes), params.seed)
+        initial_model = building.build(params.models[name], shape, len(classes), seed)
         if settings.whiten:
             whitening.whiten(initial_model, Subset(images, labels, train))
-        backend.make_deterministic(params.seed)  # dropout
+        backend.make_deterministic(seed)  # dropout
         return gradient_flow.table(model, initial_model, batch, one_hot, optim.loss(settings))
 
     with atomic_path(args.out) as folder:
@@ -181,7 +188,7 @@ def analyze(args: argparse.Namespace) -> None:
             "grad_cam": lambda: pictures.grad_cam(flat_model, example_images, example_predictions),
             "flow": lambda: pictures.flow(gradient_flow_table()),
             "kernels": lambda: pictures.kernels(flat_model),
-            "filters": lambda: pictures.filters(flat_model, batch, params.seed),
+            "filters": lambda: pictures.filters(flat_model, batch, seed),
         }
         for picture in with_progress(name, [key for key in drawing if key in chosen]):
             drawing[picture]()

@@ -1,10 +1,12 @@
-"""Evaluate: measure one trained model on the test images.
+"""Evaluate: measure all trainings of one model on the test images.
 
-Reads   models/MODEL.keras, data/arrays/test/{images,labels}.npy, data/arrays/info.json
-Writes  metrics/test/MODEL.json           accuracy with its interval, loss, precision, …; and
-                                          which images it classified correctly
-        plots/predictions/MODEL.csv       actual, predicted, confidence: one row a test image
-Params  evaluate, backend
+Reads   models/MODEL/SEED.keras, data/arrays/test/{images,labels}.npy, data/arrays/info.json
+Writes  metrics/test/MODEL.json        mean accuracy over the trainings with its interval, mean loss,
+                                       calibration error, …; accuracy of the ensemble; and of each
+                                       training its metrics and which images it classified correctly
+        plots/predictions/MODEL.csv    seed, actual, predicted, confidence: a row for each training
+                                       and test image
+Params  evaluate, backend, seeds, threads
 """
 
 import argparse
@@ -14,8 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.special import log_softmax
-from scipy.stats import binomtest
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import precision_recall_fscore_support
 
 from pipeline.config.params import load
@@ -24,7 +25,7 @@ from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
 from pipeline.data import arrays
 from pipeline.runtime import select_backend
-from pipeline.stats import correctness
+from pipeline.stats import correctness, crossed
 
 if TYPE_CHECKING:
     import keras
@@ -51,10 +52,8 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def measure(
-    logits: np.ndarray, labels: np.ndarray, classes: list[str]
-) -> tuple[dict, pd.DataFrame]:
-    """Compute the metrics of a model from its logits.
+def measure(logits: np.ndarray, labels: np.ndarray, classes: list[str]) -> tuple[dict, dict]:
+    """Compute the metrics of one training from its logits.
 
     Args:
         logits: `(n, k)`.
@@ -62,7 +61,7 @@ def measure(
         classes: k names.
 
     Returns:
-        The metrics, and a table with one row per image: actual, predicted, confidence.
+        The metrics, and the columns actual, predicted and confidence, each `(n,)`.
     """
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)  # (n, k)
     predicted = log_probabilities.argmax(axis=1)
@@ -70,21 +69,18 @@ def measure(
     correct = predicted == labels
     label_log_probability = np.take_along_axis(log_probabilities, labels[:, None], axis=1)  # (n, 1)
     rank = (log_probabilities > label_log_probability).sum(axis=1)
-    interval = binomtest(int(correct.sum()), len(labels)).proportion_ci(0.95, method="wilson")
     all_labels = np.arange(len(classes))
     scores = precision_recall_fscore_support(labels, predicted, labels=all_labels, zero_division=0)
     precision, recall, f1 = (float(score.mean()) for score in scores[:3])
+    names = np.array(classes)
     metrics = {
         "accuracy": float(correct.mean()),
-        "accuracy_low": interval.low,
-        "accuracy_high": interval.high,
         "loss": float(-label_log_probability.mean()),
         "precision": precision,
         "recall": recall,
         "f1": f1,
         "top3_accuracy": float((rank < 3).mean()),
         "calibration_error": calibration_error(confidence, correct),
-        # a list: `dvc metrics show` leaves lists out of its table
         "classes": [
             {
                 "class": name,
@@ -95,13 +91,70 @@ def measure(
             }
             for name, p, r, f, n in zip(classes, *scores, strict=True)
         ],
+        "correct": correctness.pack(correct, names[labels]),
     }
-    names = np.array(classes)
-    metrics["answers"] = [correctness.pack(correct, names[labels])]
-    table = pd.DataFrame(
-        {"actual": names[labels], "predicted": names[predicted], "confidence": confidence.round(6)}
-    )
-    return metrics, table
+    columns = {
+        "actual": names[labels], "predicted": names[predicted], "confidence": confidence.round(6)
+    }  # fmt: skip
+    return metrics, columns
+
+
+def summarize(trainings: list[dict], ensemble_accuracy: float) -> dict:
+    """Summarize the metrics of all trainings of a model.
+
+    Args:
+        trainings: Of each training its seed and the metrics of `measure`.
+        ensemble_accuracy: Accuracy of the mean of all probabilities.
+
+    Returns:
+        Means over the trainings, the standard deviation and the interval of the mean accuracy, and
+        the metrics of each training under `seeds`. `dvc metrics show` leaves lists out of its table.
+    """
+    correct = np.stack([correctness.unpack(each["correct"]) for each in trainings])  # (k, n)
+    interval = crossed.mean_interval(correct)
+    means = {
+        name: float(np.mean([each[name] for each in trainings]))
+        for name in ("loss", "precision", "recall", "f1", "top3_accuracy", "calibration_error")
+    }
+    by_class = [list(rows) for rows in zip(*(each["classes"] for each in trainings), strict=True)]
+    return {
+        "accuracy": interval.mean,
+        "accuracy_low": interval.low,
+        "accuracy_high": interval.high,
+        **({} if interval.sd is None else {"accuracy_sd": interval.sd}),
+        "trainings": len(trainings),
+        "ensemble_accuracy": ensemble_accuracy,
+        **means,
+        "classes": [
+            {name: value if name in ("class", "images") else float(np.mean([r[name] for r in rows]))
+             for name, value in rows[0].items()}
+            for rows in by_class
+        ],
+        "seeds": [
+            {name: value for name, value in each.items() if name != "classes"} for each in trainings
+        ],
+    }  # fmt: skip
+
+
+def load_model(
+    path: Path, image_shape: tuple[int, ...], num_classes: int, precision: str, mirror: bool
+) -> "keras.Model":
+    """Load a model to predict with.
+
+    Raises:
+        PipelineError: It takes other images, or has other classes.
+    """
+    from pipeline.runtime import acceleration, backend
+
+    model = backend.load(path)
+    expected, received = (image_shape, num_classes), (model.input_shape[1:], model.output_shape[-1])
+    if received != expected:
+        raise PipelineError(
+            f"{path}: must take {expected[0]} images of {expected[1]} classes. "
+            f"Got {received[0]} and {received[1]}. Run `dvc repro`"
+        )
+    accelerated = acceleration.accelerate(model, precision)
+    return average_over_mirror(accelerated) if mirror else accelerated
 
 
 def average_over_mirror(model: "keras.Model") -> "keras.Model":
@@ -115,46 +168,45 @@ def average_over_mirror(model: "keras.Model") -> "keras.Model":
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("model", help="a name in `compare` of params.yaml")
+    parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--arrays", type=Path, required=True)
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     args = parser.parse_args(argv)
     params = load()
 
-    require_file(args.model)
+    files = {seed: require_file(args.models / f"{seed}.keras") for seed in params.seeds}
     classes = read_json(args.arrays / "info.json")["classes"]
     images, labels = arrays.load(args.arrays / "test")
 
-    select_backend.use(params.backend)
-    from pipeline.runtime import acceleration, backend
+    select_backend.use(params.backend, params.threads)
+    from pipeline.runtime import acceleration
     from pipeline.runtime.input_pipeline import Batches, Subset
 
-    model = backend.load(args.model)
-    expected = ((*images.shape[1:],), len(classes))
-    if (model.input_shape[1:], model.output_shape[-1]) != expected:
-        raise PipelineError(
-            f"{args.model}: must take {expected[0]} images of {expected[1]} classes. Got "
-            f"{model.input_shape[1:]} and {model.output_shape[-1]}. Run `dvc repro`"
-        )
-    test = Subset(images, labels, np.arange(len(labels)))
+    subset = Subset(images, labels, np.arange(len(labels)))
+    batches = Batches(subset, len(classes), batch_size(images.shape[1:]))
+    dataset = acceleration.as_dataset(batches)
     precision = acceleration.resolve_precision(params.evaluate.precision)
-    accelerated = acceleration.accelerate(model, precision)
-    if params.evaluate.mirror:
-        accelerated = average_over_mirror(accelerated)
-    batches = acceleration.as_dataset(Batches(test, len(classes), batch_size(images.shape[1:])))
-    logits = accelerated.predict(batches, verbose=int(sys.stdout.isatty()))
-    metrics, predictions = measure(logits, labels, classes)
-    metrics["computed_in"] = precision
-    # identifies the evaluated file and how it was evaluated; compare checks the champion against it
-    metrics["model"] = [{"sha256": sha256(args.model), "mirror": params.evaluate.mirror}]
+    trainings, tables, total = [], [], 0.0
+    for seed, path in files.items():
+        model = load_model(path, images.shape[1:], len(classes), precision, params.evaluate.mirror)
+        logits = model.predict(dataset, verbose=int(sys.stdout.isatty()))
+        metrics, columns = measure(logits, labels, classes)
+        # compare checks the champion's file against it
+        trainings.append({"seed": seed, "sha256": sha256(path), **metrics})
+        tables.append(pd.DataFrame({"seed": seed, **columns}))
+        total = total + softmax(logits.astype(np.float64), axis=1)  # (n, k)
+    ensemble_accuracy = float((total.argmax(axis=1) == labels).mean())
+    metrics = summarize(trainings, ensemble_accuracy)
+    metrics["computed"] = [{"precision": precision, "mirror": params.evaluate.mirror}]
     write_json(args.metrics, metrics)
     with atomic_path(args.predictions) as path:
-        predictions.to_csv(path, index=False)
+        pd.concat(tables).to_csv(path, index=False)
     print(
-        f"evaluate: {args.model.stem}: test accuracy {metrics['accuracy']:.4f} "
-        f"[{metrics['accuracy_low']:.4f}, {metrics['accuracy_high']:.4f}], {len(labels)} images "
-        f"-> {args.metrics}"
+        f"evaluate: {args.model}: mean test accuracy {metrics['accuracy']:.4f} "
+        f"[{metrics['accuracy_low']:.4f}, {metrics['accuracy_high']:.4f}], "
+        f"{len(trainings)} trainings, {len(labels)} images -> {args.metrics}"
     )
 
 

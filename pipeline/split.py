@@ -1,12 +1,13 @@
-"""Split: hold out part of the training images for validation, and find duplicates.
+"""Split: hold out part of the training images for validation, for each seed, and find duplicates.
 
 If the data set has a validation split, that is used for every seed, and nothing is held out.
 
 Reads   data/arrays/{train,test}/{images,labels}.npy, data/arrays/info.json
-Writes  data/split.npz        train (k,) int64, validation (n - k,) int64: row numbers, sorted
-        metrics/split.json    number of rows, skipped images and images of each class, for each
-                              split; whether validation rows were held out; exact duplicates
-Params  split.validation, seed
+Writes  data/split/SEED.npz    train (k,) int64, validation (n - k,) int64: row numbers, sorted
+        metrics/split.json     of the first seed's split: number of rows, skipped images and images
+                               of each class, for each part; whether validation rows were held
+                               out; exact duplicates
+Params  split.validation, seeds
 """
 
 import argparse
@@ -21,7 +22,7 @@ import numpy as np
 from pipeline.config.params import load
 from pipeline.core.batching import batch_size
 from pipeline.core.errors import first_few, run
-from pipeline.core.files import read_json, write_json
+from pipeline.core.files import atomic_path, read_json, write_json
 from pipeline.core.splitting import stratified_split
 from pipeline.data import arrays
 
@@ -84,11 +85,15 @@ def main(argv: list[str] | None = None) -> None:
     held_out = not info["validation"]
     if held_out:
         remedy = "Add some, move split.validation towards 0.5, or provide a validation split"
-        train, validation = stratified_split(
-            labels, info["classes"], params.split.validation, params.seed, "split", remedy
-        )
+        share = params.split.validation
+        splits = [
+            stratified_split(labels, info["classes"], share, seed, "split", remedy)
+            for seed in params.seeds
+        ]
     else:
-        train, validation = np.split(np.arange(len(labels)), [len(labels) - info["validation"]])
+        bounds = [len(labels) - info["validation"]]
+        splits = [tuple(np.split(np.arange(len(labels)), bounds))] * len(params.seeds)
+    train, validation = splits[0]
     duplicate_images = duplicates(
         {
             "train": (images, labels, train),
@@ -115,7 +120,9 @@ def main(argv: list[str] | None = None) -> None:
             for label, name in enumerate(classes)
         ],
     }
-    arrays.write_split(args.split, train, validation)
+    with atomic_path(args.split) as folder:
+        for seed, rows in zip(params.seeds, splits, strict=True):
+            arrays.write_split(folder / f"{seed}.npz", *rows)
     write_json(args.metrics, metrics)
     across = sum(duplicate_images["across"].values())
     origin = "held out" if held_out else "from the data set"

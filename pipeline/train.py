@@ -1,14 +1,18 @@
-"""Train: fit one model of params.yaml and keep its weights.
+"""Train: fit one model of params.yaml with one seed and save it.
 
-Reads   data/arrays/train/{images,labels}.npy, data/arrays/info.json, data/split.npz
-Writes  models/MODEL.keras          stock Keras layers, from images to logits, with the
-                                    preprocessing of the images
-        plots/history/MODEL.csv     loss and accuracy of each epoch
-        metrics/train/MODEL.json    parameters, epochs, final and best epoch
-        metrics/run/MODEL.json      seconds, versions, device, environment variables:
-                                    varies, and nothing depends on it
-Keeps   .checkpoints/MODEL/         the state after each epoch, to resume an interrupted training
-Params  models.MODEL or finetune.MODEL, train, seed, backend
+The seed determines the initial weights, the order of the images, augmentation, dropout, and which
+images are held out for validation.
+
+Reads   data/arrays/train/{images,labels}.npy, data/arrays/info.json, data/split/SEED.npz
+Writes  models/MODEL/SEED.keras          stock Keras layers, from images to logits, with the
+                                         preprocessing of the images
+        plots/history/MODEL/SEED.csv     loss and accuracy of each epoch
+        metrics/train/MODEL/SEED.json    parameters, epochs, final and best epoch
+        metrics/run/MODEL/SEED.json      seconds, versions, device, environment variables:
+                                         varies, and nothing depends on it
+Keeps   .checkpoints/MODEL-SEED/         the state after each epoch, to resume an interrupted
+                                         training
+Params  models.MODEL, train, backend, threads
 """
 
 import argparse
@@ -23,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.params import load
-from pipeline.config.schema import Finetuned, Train
+from pipeline.config.schema import Train
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, sha256, write_json
 from pipeline.data import arrays
@@ -65,6 +69,7 @@ def launch(argv: list[str]) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a name under `models:` in params.yaml")
+    parser.add_argument("seed", type=int, help="seed of this training")
     parser.add_argument("--arrays", type=Path, required=True)
     parser.add_argument("--split", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -77,9 +82,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     params = load()
 
-    if args.model not in params.all_models:
+    if args.model not in params.models:
         raise PipelineError(
-            f"train: {args.model} must be one of {', '.join(params.all_models)} in params.yaml"
+            f"train: {args.model} must be one of {', '.join(params.models)} in params.yaml"
         )
     settings = params.train_of(args.model)
     info = read_json(args.arrays / "info.json")
@@ -91,18 +96,18 @@ def main(argv: list[str] | None = None) -> None:
 
     # Importing Keras takes seconds, so all inputs are checked first.
     environment = select_backend.environment()
-    select_backend.use(params.backend)
+    select_backend.use(params.backend, params.threads)
     from pipeline.runtime import acceleration, backend, distributed
     from pipeline.runtime.input_pipeline import Subset
     from pipeline.training import building, loop
     from pipeline.training.checkpoints import Checkpoints
 
-    model_config, classes = params.all_models[args.model], info["classes"]
+    model_config, classes = params.models[args.model], info["classes"]
     with ExitStack() as stack:
         stack.enter_context(distributed.data_parallel(args.distributed, settings.batch_size))
         if args.distributed and distributed.is_main_process():
             arrays.check_sums(args.arrays / "train")
-        model = building.build(model_config, info["image_shape"], len(classes), params.seed)
+        model = building.build(model_config, info["image_shape"], len(classes), args.seed)
         environment_record = backend.describe() | {
             "precision": acceleration.resolve_precision(settings.precision)
         }
@@ -110,22 +115,22 @@ def main(argv: list[str] | None = None) -> None:
         inputs = [
             model_config.model_dump(),
             settings.model_dump(),
-            params.seed,
+            args.seed,
             info,
             environment_record,
         ]
         files = [args.arrays / "train" / arrays.SUMS, args.split, *loaded_code()]
-        if isinstance(model_config, Finetuned):
+        if model_config.from_model:
             files.append(Path(model_config.from_model))
         checkpoints = Checkpoints(
-            args.model, distributed.broadcast([inputs, [sha256(path) for path in files]])
+            f"{args.model}-{args.seed}", distributed.broadcast([inputs, [sha256(path) for path in files]])
         )
         if distributed.is_main_process():
             stack.enter_context(checkpoints.locked())
         train = Subset(images, labels, train_rows)
         validation = Subset(images, labels, validation_rows)
         history = loop.fit(
-            model, train, validation, settings, classes, params.seed, checkpoints=checkpoints
+            model, train, validation, settings, classes, args.seed, checkpoints=checkpoints
         )
         if distributed.is_main_process():
             write(args, model, preprocessor, history, settings, len(train_rows), environment_record)
@@ -170,7 +175,7 @@ def write(
     write_json(args.run, run | environment_record)
     saved_epoch = metrics[metrics["kept"]]
     print(
-        f"train: {args.model}: {len(rows)} epochs in {seconds:.0f} s, "
+        f"train: {args.model}, seed {args.seed}: {len(rows)} epochs in {seconds:.0f} s, "
         f"validation accuracy {saved_epoch['val_accuracy']:.4f} -> {args.out}"
     )
 

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pydantic
 
-from pipeline.config.schema import Finetuned, Params, Train
+from pipeline.config.schema import Params, Train
 from pipeline.config.signature import build_arguments, build_settings, required_normalization
 from pipeline.config.yaml_reader import explain, invalid, read, reading, validate
 from pipeline.core.errors import CONTROL, PipelineError
 
 PARAMS = Path("params.yaml")
 DATASETS = Path(__file__).parents[1] / "ingest/datasets"
+PRETRAINED = "pretrained"
+# `champion: auto`, and the names in models/ that are not those of models
+RESERVED = {"auto", "champion", "export"}
 
 
 def load() -> Params:
@@ -36,8 +39,8 @@ def _load() -> Params:
         partial(_check_dataset, params.dataset),
         partial(_check_path, ("folder",), params.folder),
         partial(_check_names, params),
-        *(partial(check_model, params, ("models", name)) for name in params.models),
-        *(partial(check_model, params, ("finetune", name)) for name in params.finetune),
+        *(partial(check_model, params, name) for name in params.models),
+        *(partial(_check_normalization, params, name) for name in params.compare),
     ]
     problems: list[str] = []
     for check in checks:
@@ -52,23 +55,19 @@ def _load() -> Params:
 
 def _check_names(params: Params) -> None:
     """Check the names of the models and every setting that refers to them."""
-    names = list(params.all_models)
-    if params.champion not in ("auto", *names):
-        raise invalid(("champion",), f"must be auto or one of {', '.join(names)}", params.champion)
-    if params.reference not in names:
-        raise invalid(("reference",), f"must be one of {', '.join(names)}", params.reference)
-    for name in params.analyze.models or []:
+    names = list(params.models)
+    for name in params.compare:
         if name not in names:
-            raise invalid(("analyze", "models"), f"must be one of {', '.join(names)}", name)
-    for reserved in {"auto", "champion"} & set(names):
-        raise PipelineError(
-            f"models.{reserved}: the name is reserved for `champion: auto` and "
-            "models/champion.keras. Choose another"
-        )
-    if duplicates := set(params.models) & set(params.finetune):
-        raise PipelineError(
-            f"{min(duplicates)} is defined under both models and finetune. Rename one"
-        )
+            near = difflib.get_close_matches(name, names) or names
+            raise invalid(("compare",), f"must name models, such as {', '.join(near)}", name)
+    compared = ", ".join(params.compare)
+    if params.champion not in ("auto", *params.compare):
+        raise invalid(("champion",), f"must be auto or one of {compared}", params.champion)
+    for name in params.analyze.models or []:
+        if name not in params.compare:
+            raise invalid(("analyze", "models"), f"must be one of {compared}", name)
+    for reserved in RESERVED & set(names):
+        raise PipelineError(f"models.{reserved}: the name is reserved. Choose another")
     for name in names:
         same_letters = [other for other in names if other.lower() == name.lower()]
         if len(same_letters) > 1:
@@ -78,8 +77,8 @@ def _check_names(params: Params) -> None:
             )
 
 
-def check_model(params: Params, at: tuple[str, str]) -> None:
-    """Check a model against its architecture, the common training settings and preprocessing.
+def check_model(params: Params, name: str) -> None:
+    """Check a model against its architecture and the common training settings.
 
     Args:
         params: Contains the model.
@@ -88,31 +87,41 @@ def check_model(params: Params, at: tuple[str, str]) -> None:
     Raises:
         PipelineError: A setting of the model is invalid.
     """
-    group, name = at
-    model = params.all_models[name]
+    at = ("models", name)
+    model = params.models[name]
     validate(build_settings(model.architecture, at), model.build, (*at, "build"))
     try:
         params.train_of(name)
     except pydantic.ValidationError as error:
         raise explain(Train, error, (*at, "train")) from None
-    if isinstance(model, Finetuned):
+    if model.from_model is not None:
         _check_path((*at, "from_model"), model.from_model)
-    from_model = build_arguments(model.architecture, at).get("from_model")
-    if group == "finetune" and not from_model:
+        if Path(model.from_model).parts[:-1] != (PRETRAINED,):
+            raise invalid(
+                (*at, "from_model"), f"must be a file in {PRETRAINED}/", model.from_model
+            )
+    parameter = build_arguments(model.architecture, at).get("from_model")
+    if model.from_model and not parameter:
         raise PipelineError(
-            f"{'.'.join(at)}: {model.architecture} does not start from a file. "
-            "Move it under `models:`, without from_model"
+            f"models.{name}: {model.architecture} does not start from a file. Remove from_model"
         )
-    if group == "models" and from_model and from_model[1] is ...:
+    if parameter and parameter[1] is ... and not model.from_model:
         raise PipelineError(
-            f"{'.'.join(at)}: {model.architecture} starts from a file. "
-            "Move it under `finetune:` and name the file as from_model"
+            f"models.{name}: {model.architecture} starts from a file. Name it, as in "
+            "from_model: pretrained/FILE"
         )
-    required = required_normalization(model.architecture)
+
+
+def _check_normalization(params: Params, name: str) -> None:
+    """Check that images are normalized as the architecture of a model requires."""
+    if name not in params.models:  # reported by _check_names
+        return
+    architecture = params.models[name].architecture
+    required = required_normalization(architecture)
     if required not in (None, params.preprocess.normalize):
         raise invalid(
             ("preprocess", "normalize"),
-            f"must be {required} for {model.architecture} ({'.'.join(at)})",
+            f"must be {required} for {architecture} (models.{name})",
             params.preprocess.normalize,
         )
 

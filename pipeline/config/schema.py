@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -211,11 +212,8 @@ class Model(Section):
     """Settings of the architecture, and overrides that every architecture takes"""
     train: PartialTrain = PartialTrain()
     """Training settings that differ from the common ones"""
-
-
-class Finetuned(Model):
-    from_model: Annotated[str, Field(min_length=1)]
-    """File of weights, or saved model, to start from"""
+    from_model: Annotated[str, Field(min_length=1)] | None = None
+    """File below pretrained/ to start from: a saved model (transfer) or weights (pretrained)"""
 
 
 # NAME or NAME/CONFIGURATION, such as emnist/letters
@@ -281,18 +279,34 @@ class Gate(Section):
     """Lowest accepted test accuracy of the champion; null: off"""
 
 
+def _distinct(values: list[Any]) -> list[Any]:
+    if repeated := [value for value in values if values.count(value) > 1]:
+        raise ValueError(f"must not repeat a value. Got {repeated[0]} twice")
+    return values
+
+
+Distinct = AfterValidator(_distinct)
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
 class Params(Section):
+    seeds: Annotated[list[Seed], Field(min_length=1), Distinct]
+    """Seeds of the trainings of each model"""
+    compare: Annotated[list[Name], Field(min_length=1), Distinct]
+    """The models to train and compare, names below `models`; the first is the reference"""
+    margin: Annotated[float, Field(gt=0, lt=100)]
+    """Largest difference in test accuracy, in percentage points, that counts as equally good"""
     backend: Literal["tensorflow", "jax"]
     """Keras backend"""
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    """Seed of every random choice"""
+    threads: Annotated[int, Field(ge=1)]
+    """CPU threads of each training"""
     dataset: DatasetName
     """digits, folder, or an image-classification data set of TFDS: NAME or NAME/CONFIGURATION"""
     folder: Annotated[str, Field(min_length=1)]
     """For `dataset: folder`: a folder with train/<class>/* and test/<class>/*, or only <class>/*"""
     test_share: Annotated[float, Field(gt=0, lt=1)]
     """Share of the images held out as test split if the data set has none"""
-    test_seed: Annotated[int, Field(ge=0, lt=2**32)]
+    test_seed: Seed
     """Seed of the choice of these test images"""
     preprocess: Preprocess
     """How images are converted to arrays"""
@@ -303,30 +317,21 @@ class Params(Section):
     evaluate: Evaluate
     """Evaluation of all models on the test images"""
     models: Annotated[dict[Name, Model], Field(min_length=1)]
-    """The models to compare"""
-    finetune: dict[Name, Finetuned]
-    """More models to compare, which start from a file of weights"""
-    reference: str
-    """Name of the model that all others are compared with"""
+    """All models that `compare` can name"""
     champion: str
-    """auto (best validation accuracy), or the name of a model"""
+    """auto (best mean validation accuracy), or a name in `compare`"""
     analyze: Analyze
     """Pictures that show the inside of the models"""
     gate: Gate
     """Requirements of the gate on the champion"""
 
-    @property
-    def all_models(self) -> dict[str, Model]:
-        return {**self.models, **self.finetune}
-
     def pictures_of(self, model: str) -> list[str]:
         """Return the pictures to draw of one model."""
-        names = list(self.all_models)
         chosen = self.analyze.models
         if chosen is None:
-            chosen = names if len(names) <= 2 else [self.reference, names[-1]]
+            chosen = [self.compare[0], self.compare[-1]]
         return list(self.analyze.pictures) if model in chosen else []
 
     def train_of(self, model: str) -> Train:
         """Return the training settings of one model: the common ones with its overrides."""
-        return self.train.overridden_by(self.all_models[model].train)
+        return self.train.overridden_by(self.models[model].train)

@@ -10,7 +10,7 @@ import annotated_types
 import pydantic
 from pydantic import BaseModel
 
-from pipeline.config.schema import Finetuned, LayerOverrides, Model
+from pipeline.config.schema import LayerOverrides, Model
 from pipeline.core.errors import PipelineError
 
 ARCHITECTURES = Path(__file__).parents[1] / "architectures"
@@ -32,7 +32,7 @@ def split_build(model: Model) -> tuple[dict[str, Any], LayerOverrides]:
     arguments = build_arguments(model.architecture)
     values = {name: value for name, value in model.build.items() if name in arguments}
     overrides = {name: value for name, value in model.build.items() if name not in arguments}
-    if isinstance(model, Finetuned):
+    if model.from_model is not None:
         values["from_model"] = model.from_model
     return values, LayerOverrides(**overrides)
 

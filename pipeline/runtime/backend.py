@@ -5,6 +5,7 @@ pipeline/runtime.
 """
 
 import json
+import os
 import platform
 import re
 import zipfile
@@ -96,7 +97,7 @@ def describe() -> dict[str, str]:
         "numpy": version("numpy"),
         "device": _device(),
         # sums are split over threads, so another number of threads rounds differently
-        "threads": str(len(cpu.available_cores())),
+        "threads": os.environ.get("TF_NUM_INTRAOP_THREADS") or str(len(cpu.available_cores())),
     }
 
 

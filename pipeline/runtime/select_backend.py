@@ -97,8 +97,14 @@ def check(backend: str) -> None:
         )
 
 
-def use(backend: str) -> None:
-    """Select the Keras backend, and import Keras.
+def use(backend: str, threads: int | None = None) -> None:
+    """Select the Keras backend and the number of CPU threads, and import Keras.
+
+    Sums are split over threads, so another number of threads rounds differently.
+
+    Args:
+        backend: tensorflow or jax.
+        threads: Of TensorFlow on a CPU; None: as many as there are cores.
 
     Raises:
         PipelineError: KERAS_BACKEND names another backend, or it is not installed.
@@ -109,6 +115,8 @@ def use(backend: str) -> None:
         # TensorFlow enables oneDNN by default only on processors with AVX-512 or AMX. On one
         # without (Zen 3), oneDNN makes convolutions 1.6 to 2.4 times as fast.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+        if threads:
+            os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)
     if backend == "jax":
         # Keras would import TensorFlow only to seed it, which takes seconds and 0.7 GB in each
         # process

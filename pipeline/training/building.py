@@ -4,11 +4,10 @@ import importlib
 import re
 import socket
 import zipfile
-from pathlib import Path
 
 import keras
 
-from pipeline.config.schema import Finetuned, Model
+from pipeline.config.schema import Model
 from pipeline.config.signature import split_build
 from pipeline.core.errors import PipelineError
 from pipeline.runtime import backend
@@ -42,8 +41,6 @@ def build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: in
 
 
 def _build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: int) -> keras.Model:
-    if isinstance(model, Finetuned) and not Path(model.from_model).is_file():
-        raise FileNotFoundError(f"{model.from_model}: no such file. Fix from_model")
     module = importlib.import_module(f"pipeline.architectures.{model.architecture}")
     arguments, overrides = split_build(model)
     backend.make_deterministic(seed)

@@ -1,0 +1,164 @@
+"""Inputs: record what each stage and each model depends on, in one small file each.
+
+A stage that depends on its own file reruns only if that file changes. uv.lock changes with every
+package, but a new matplotlib only redraws plots. DVC cannot look up the architecture of a model in
+a matrix, so the hash of its file is recorded here.
+
+This is the first stage. It also checks `folder` and the files that models start from, since DVC
+only says that they are missing, and it removes the outputs of models and seeds that are no longer
+in params.yaml: stages that read a folder must not see them.
+
+Reads   uv.lock, pipeline/architectures/*.py, pretrained/*
+Writes  data/inputs/versions/STAGE.json    locked versions of the packages that a stage uses
+        data/inputs/models/MODEL.json      SHA-256 of the files that a model is built from
+        data/inputs/pictures/MODEL.json    what analyze draws of a model; an empty list: nothing
+Params  analyze, backend, compare, folder, models, seeds
+"""
+
+import argparse
+import shutil
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.config.params import check_folder, load
+from pipeline.config.schema import Model
+from pipeline.core.errors import PipelineError, run
+from pipeline.core.files import atomic_path, require_file, sha256, write_json
+
+ARCHITECTURES = Path(__file__).with_name("architectures")
+# outputs of one training, and of one model, as in dvc.yaml
+TRAINING_OUTPUTS = (
+    "models/*/*.keras", "plots/history/*/*.csv", "metrics/train/*/*.json", "metrics/run/*/*.json",
+)  # fmt: skip
+MODEL_OUTPUTS = ("metrics/test/*.json", "plots/predictions/*.csv", "plots/analysis/*")
+
+# Packages that each stage imports, and those that write or compute for them: h5py writes the
+# weights in a .keras file, SciPy computes for scikit-learn, Pillow writes the PNGs of matplotlib.
+# Packages that only validate, print or show progress are left out.
+PACKAGES = {
+    "download": ("numpy", "pillow", "pyarrow", "scikit-learn", "tensorflow-datasets"),
+    "preprocess": ("numpy", "pillow", "pyarrow"),
+    "split": ("numpy", "scikit-learn"),
+    "train": ("h5py", "keras", "ml-dtypes", "numpy"),
+    "evaluate": ("keras", "numpy", "pandas", "scikit-learn", "scipy"),
+    "analyze": ("h5py", "keras", "matplotlib", "ml-dtypes", "numpy", "pandas", "pillow"),
+    "compare": ("numpy", "scipy"),
+    "export": (
+        "ai-edge-litert",
+        "keras",
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        "tensorflow",
+        "tf2onnx",
+    ),
+    "plot": ("matplotlib", "numpy", "pandas", "pillow"),
+    "report": ("altair", "jinja2", "numpy", "pandas", "pillow", "vl-convert-python"),
+}
+# Additional packages of the stages that use Keras with the backend of params.yaml.
+BACKENDS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}
+WITH_KERAS = ("train", "evaluate", "analyze")
+
+
+def locked_versions(path: Path) -> dict[str, str]:
+    """Return the locked version of each package; all versions if they depend on Python."""
+    try:
+        packages = tomllib.loads(path.read_text("utf-8"))["package"]
+        locked: dict[str, set[str]] = {}
+        for package in packages:
+            locked.setdefault(package["name"], set()).add(package["version"])
+        return {name: ", ".join(sorted(versions)) for name, versions in locked.items()}
+    except (OSError, KeyError, tomllib.TOMLDecodeError) as error:
+        raise PipelineError(
+            f"{path}: must be uv's lock file. Got {error}. Run `git checkout {path}`"
+        ) from None
+
+
+def versions_by_stage(locked: dict[str, str], backend: str) -> dict[str, dict[str, str]]:
+    """Return the locked version of each package, for every stage.
+
+    Args:
+        locked: Version of each package, from `locked_versions`.
+        backend: A key of BACKENDS.
+
+    Raises:
+        PipelineError: A package is not locked.
+    """
+    packages = {
+        stage: names + (BACKENDS[backend] if stage in WITH_KERAS else ())
+        for stage, names in PACKAGES.items()
+    }
+    if missing := {name for names in packages.values() for name in names} - set(locked):
+        raise PipelineError(
+            f"uv.lock: must lock {', '.join(sorted(missing))}. Got no such package. Run `uv lock`"
+        )
+    return {stage: {name: locked[name] for name in names} for stage, names in packages.items()}
+
+
+def model_files(name: str, model: Model) -> dict[str, str]:
+    """Return the SHA-256 of each file that a model is built from.
+
+    Raises:
+        PipelineError: The file that it starts from does not exist.
+    """
+    files = [ARCHITECTURES / f"{model.architecture}.py"]
+    if model.from_model:
+        remedy = f"Put it there, or change models.{name}.from_model"
+        files.append(require_file(Path(model.from_model), remedy))
+    return {file.name: sha256(file) for file in files}
+
+
+def old_outputs(compare: list[str], seeds: list[int]) -> list[Path]:
+    """Return the outputs of trainings and models that are no longer in params.yaml."""
+    return [
+        path
+        for pattern in TRAINING_OUTPUTS
+        for path in Path().glob(pattern)
+        if path.stem.isdecimal()
+        and (path.parent.name not in compare or int(path.stem) not in seeds)
+    ] + [
+        path
+        for pattern in MODEL_OUTPUTS
+        for path in Path().glob(pattern)
+        if path.stem not in compare
+    ]
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, and the folder that contained it if that is now empty."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    with suppress(OSError):
+        path.parent.rmdir()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lock", type=Path, required=True)
+    parser.add_argument("--inputs", type=Path, required=True)
+    args = parser.parse_args(argv)
+    params = load()
+    check_folder(params.folder)
+
+    records = {
+        "versions": versions_by_stage(locked_versions(args.lock), params.backend),
+        "models": {name: model_files(name, params.models[name]) for name in params.compare},
+        "pictures": {name: params.pictures_of(name) for name in params.compare},
+    }
+    with atomic_path(args.inputs) as folder:
+        for kind, values in records.items():
+            for name, value in values.items():
+                write_json(folder / kind / f"{name}.json", value)
+    old = old_outputs(params.compare, params.seeds)
+    for path in old:
+        remove(path)
+    removed = f"; {len(old)} outputs of other models and seeds removed" if old else ""
+    models = ", ".join(params.compare)
+    print(f"inputs: {models}, {len(params.seeds)} trainings each -> {args.inputs}{removed}")
+
+
+if __name__ == "__main__":
+    run(main)
