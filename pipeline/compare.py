@@ -1,33 +1,96 @@
 """Compare: test each model against the reference, and choose the champion.
 
-Reads   metrics/test/MODEL.json and metrics/train/MODEL.json of each model; models/MODEL.keras
-        of the champion
-Writes  metrics/comparison.json     difference in accuracy, its interval, p and verdict
+Reads   metrics/test/MODEL.json and metrics/train/MODEL/SEED.json of each model;
+        models/MODEL/SEED.keras of the champion's first seed
+Writes  metrics/comparison.json     of each model its accuracies; the difference to the reference,
+                                    its interval, p, verdict and sources of its spread
         metrics/champion.json       name and test metrics of the champion
         models/champion.keras       copy of the champion's file
-Params  models, finetune, reference, champion, seed
+Params  champion, compare, margin, seeds
 """
 
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from pipeline.config.params import load
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
+from pipeline.stats import crossed
 from pipeline.stats.correctness import same_images, unpack
-from pipeline.stats.paired import LEVEL, paired
+from pipeline.stats.crossed import LEVEL, Comparison
 
 
-def choose_champion(setting: str, validation: dict[str, float]) -> str:
+class Candidate(NamedTuple):
+    val_accuracy: float
+    """Mean over the trainings"""
+    parameters: int
+
+
+def choose_champion(setting: str, candidates: dict[str, Candidate]) -> str:
     """Return the name of the champion.
 
     Args:
-        setting: `champion` in params.yaml: a model, or `auto` for the best validation accuracy.
-        validation: Validation accuracy of each model. The first of several equal ones wins.
+        setting: `champion` in params.yaml: a model, or `auto` for the best mean validation
+            accuracy; on a tie the fewest parameters, then the first.
+        candidates: All models, in the order of `compare`.
     """
-    return max(validation, key=lambda name: validation[name]) if setting == "auto" else setting
+    if setting != "auto":
+        return setting
+    return max(
+        candidates, key=lambda name: (candidates[name].val_accuracy, -candidates[name].parameters)
+    )
+
+
+def scalars(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics that are no lists."""
+    return {key: value for key, value in metrics.items() if not isinstance(value, list)}
+
+
+def correct_table(metrics: dict[str, Any]) -> np.ndarray:
+    """Return `(k, n)` bool: which of n images each of k trainings classified correctly."""
+    return np.stack([unpack(training["correct"]) for training in metrics["seeds"]])
+
+
+def model_row(name: str, trainings: list[dict[str, Any]], test: dict[str, Any]) -> dict[str, Any]:
+    """Return the accuracies of a model.
+
+    Args:
+        name: Its name in params.yaml.
+        trainings: metrics/train of each training.
+        test: metrics/test.
+    """
+    validation = [each[each["kept"]]["val_accuracy"] for each in trainings]
+    return {
+        "model": name,
+        "parameters": trainings[0]["parameters"],
+        "val_accuracy": float(np.mean(validation)),
+        **scalars(test),
+        "accuracies": [training["accuracy"] for training in test["seeds"]],
+    }
+
+
+def comparison_columns(
+    comparison: Comparison, p_holm: float, margin: float, reference: str
+) -> dict[str, Any]:
+    """Return what metrics/comparison.json holds of a comparison with the reference."""
+    low, high = comparison.interval()
+    return {
+        "difference": float(comparison.difference),
+        "difference_low": float(low),
+        "difference_high": float(high),
+        "p": float(comparison.p),
+        "p_holm": float(p_holm),
+        "verdict": crossed.verdict(comparison, p_holm, margin),
+        "sentence": crossed.sentence(comparison, p_holm, margin, reference),
+        "spread": {source: float(value) for source, value in comparison.spread().items()},
+        "trainings_needed": crossed.trainings_needed(comparison, margin),
+        "images_needed": crossed.images_needed(comparison, margin),
+    }
 
 
 def print_comparison(rows: list[dict], champion: str, reason: str) -> None:
@@ -39,11 +102,12 @@ def print_comparison(rows: list[dict], champion: str, reason: str) -> None:
             comparison = [
                 f"{row['difference']:+.4f}",
                 f"[{row['difference_low']:+.4f}, {row['difference_high']:+.4f}]",
-                f"{row['mcnemar_p']:.2g}",
+                f"{row['p_holm']:.2g}",
                 row["verdict"],
             ]
+        deviation = f" ± {row['accuracy_sd']:.4f}" if "accuracy_sd" in row else ""
         interval = f"[{row['accuracy_low']:.4f}, {row['accuracy_high']:.4f}]"
-        accuracies = [f"{row['val_accuracy']:.4f}", f"{row['accuracy']:.4f}", interval]
+        accuracies = [f"{row['val_accuracy']:.4f}", f"{row['accuracy']:.4f}{deviation}", interval]
         cells.append([row["model"], f"{row['parameters']:,}", *accuracies, *comparison])
     columns = (
         Column("model"),
@@ -56,7 +120,10 @@ def print_comparison(rows: list[dict], champion: str, reason: str) -> None:
         Column("p", numeric=True, drop=3),
         Column("verdict"),
     )
-    print_table(columns, cells, f"Test set, {LEVEL:.0%} intervals; champion: {champion} ({reason})")
+    count = rows[0]["trainings"]
+    trained = "one training each" if count == 1 else f"mean ± SD of {count} trainings"
+    title = f"Test set, {trained}, {LEVEL:.0%} intervals; champion: {champion} ({reason})"
+    print_table(columns, cells, title)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,42 +135,44 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     params = load()
 
-    # DVC does not detect a new order of keys, so the order of models cannot define the reference
-    names = sorted(params.all_models, key=lambda name: name != params.reference)
-    reference = names[0]
+    reference, *others = params.compare
+    margin = params.margin / 100
     # not all files of a folder: it may also contain those of removed models
-    test = {name: read_json(args.test / f"{name}.json") for name in names}
-    train = {name: read_json(args.train / f"{name}.json") for name in names}
-    packed = {name: metrics["answers"][0] for name, metrics in test.items()}
+    test = {name: read_json(args.test / f"{name}.json") for name in params.compare}
+    images = {name: metrics["seeds"][0]["correct"] for name, metrics in test.items()}
     rows = []
-    for name in names:
-        if not same_images(packed[name], packed[reference]):
+    for name in params.compare:
+        if not same_images(images[name], images[reference]):
             raise PipelineError(
                 f"{args.test}: {name} and {reference} were not evaluated on the same images. "
                 "Run `dvc repro`"
             )
-        row = {
-            "model": name,
-            "parameters": train[name]["parameters"],
-            "val_accuracy": train[name][train[name]["kept"]]["val_accuracy"],
-            **{key: value for key, value in test[name].items() if not isinstance(value, list)},
-        }
-        if name != reference:
-            row |= paired(unpack(packed[name]), unpack(packed[reference]), params.seed)
-        rows.append(row)
+        trainings = [read_json(args.train / name / f"{seed}.json") for seed in params.seeds]
+        rows.append(model_row(name, trainings, test[name]))
+    tables = {name: correct_table(metrics) for name, metrics in test.items()}
+    comparisons = [crossed.compare_models(tables[reference], tables[name]) for name in others]
+    adjusted = crossed.holm([comparison.p for comparison in comparisons])
+    for row, comparison, p_holm in zip(rows[1:], comparisons, adjusted, strict=True):
+        row |= comparison_columns(comparison, p_holm, margin, reference)
 
-    champion = choose_champion(params.champion, {row["model"]: row["val_accuracy"] for row in rows})
-    model = require_file(args.models / f"{champion}.keras")
-    if sha256(model) != test[champion]["model"][0]["sha256"]:
+    candidates = {row["model"]: Candidate(row["val_accuracy"], row["parameters"]) for row in rows}
+    champion = choose_champion(params.champion, candidates)
+    first = test[champion]["seeds"][0]
+    model = require_file(args.models / champion / f"{first['seed']}.keras")
+    if sha256(model) != first["sha256"]:
         raise PipelineError(f"{model}: not the file that was evaluated. Run `dvc repro`")
 
-    write_json(args.comparison, {"reference": reference, "level": LEVEL, "models": rows})
-    scalars = {key: value for key, value in test[champion].items() if not isinstance(value, list)}
-    write_json(args.champion, {"model": champion, **scalars})
+    facts = {"reference": reference, "level": LEVEL, "margin": margin}
+    write_json(args.comparison, {**facts, "models": rows})
+    write_json(args.champion, {"model": champion, **scalars(test[champion])})
     with atomic_path(args.champion_model) as path:
         shutil.copyfile(model, path)
-    reason = "best validation accuracy" if params.champion == "auto" else "named in params.yaml"
+    reason = "named in params.yaml"
+    if params.champion == "auto":
+        reason = "best mean validation accuracy"
     print_comparison(rows, champion, reason)
+    for row in rows[1:]:
+        print(f"compare: {row['model']}: {row['sentence']}")
     print(f"compare: champion {champion} -> {args.champion_model}")
 
 

@@ -1,9 +1,9 @@
 """Evaluate: measure all trainings of one model on the test images.
 
 Reads   models/MODEL/SEED.keras, data/arrays/test/{images,labels}.npy, data/arrays/info.json
-Writes  metrics/test/MODEL.json        mean accuracy over the trainings with its interval, mean loss,
-                                       calibration error, …; accuracy of the ensemble; and of each
-                                       training its metrics and which images it classified correctly
+Writes  metrics/test/MODEL.json        mean accuracy over the trainings with its interval, mean
+                                       loss, …; accuracy of the ensemble; and of each training its
+                                       metrics and which images it classified correctly
         plots/predictions/MODEL.csv    seed, actual, predicted, confidence: a row for each training
                                        and test image
 Params  evaluate, backend, seeds, threads
@@ -108,20 +108,21 @@ def summarize(trainings: list[dict], ensemble_accuracy: float) -> dict:
 
     Returns:
         Means over the trainings, the standard deviation and the interval of the mean accuracy, and
-        the metrics of each training under `seeds`. `dvc metrics show` leaves lists out of its table.
+        the metrics of each training under `seeds`, a list, which `dvc metrics show` leaves out.
     """
     correct = np.stack([correctness.unpack(each["correct"]) for each in trainings])  # (k, n)
     interval = crossed.mean_interval(correct)
+    deviation = interval.standard_deviation
     means = {
         name: float(np.mean([each[name] for each in trainings]))
         for name in ("loss", "precision", "recall", "f1", "top3_accuracy", "calibration_error")
     }
     by_class = [list(rows) for rows in zip(*(each["classes"] for each in trainings), strict=True)]
     return {
-        "accuracy": interval.mean,
-        "accuracy_low": interval.low,
-        "accuracy_high": interval.high,
-        **({} if interval.sd is None else {"accuracy_sd": interval.sd}),
+        "accuracy": float(interval.mean),
+        "accuracy_low": float(interval.low),
+        "accuracy_high": float(interval.high),
+        **({} if deviation is None else {"accuracy_sd": float(deviation)}),
         "trainings": len(trainings),
         "ensemble_accuracy": ensemble_accuracy,
         **means,
@@ -188,7 +189,8 @@ def main(argv: list[str] | None = None) -> None:
     batches = Batches(subset, len(classes), batch_size(images.shape[1:]))
     dataset = acceleration.as_dataset(batches)
     precision = acceleration.resolve_precision(params.evaluate.precision)
-    trainings, tables, total = [], [], 0.0
+    trainings, tables = [], []
+    total = np.zeros((len(labels), len(classes)))  # sum of the probabilities
     for seed, path in files.items():
         model = load_model(path, images.shape[1:], len(classes), precision, params.evaluate.mirror)
         logits = model.predict(dataset, verbose=int(sys.stdout.isatty()))
@@ -196,7 +198,7 @@ def main(argv: list[str] | None = None) -> None:
         # compare checks the champion's file against it
         trainings.append({"seed": seed, "sha256": sha256(path), **metrics})
         tables.append(pd.DataFrame({"seed": seed, **columns}))
-        total = total + softmax(logits.astype(np.float64), axis=1)  # (n, k)
+        total += softmax(logits.astype(np.float64), axis=1)
     ensemble_accuracy = float((total.argmax(axis=1) == labels).mean())
     metrics = summarize(trainings, ensemble_accuracy)
     metrics["computed"] = [{"precision": precision, "mirror": params.evaluate.mirror}]

@@ -20,6 +20,7 @@ import shutil
 import tomllib
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pipeline.config.params import check_folder, load
 from pipeline.config.schema import Model
@@ -143,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     params = load()
     check_folder(params.folder)
 
-    records = {
+    records: dict[str, dict[str, Any]] = {
         "versions": versions_by_stage(locked_versions(args.lock), params.backend),
         "models": {name: model_files(name, params.models[name]) for name in params.compare},
         "pictures": {name: params.pictures_of(name) for name in params.compare},

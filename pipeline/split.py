@@ -91,8 +91,8 @@ def main(argv: list[str] | None = None) -> None:
             for seed in params.seeds
         ]
     else:
-        bounds = [len(labels) - info["validation"]]
-        splits = [tuple(np.split(np.arange(len(labels)), bounds))] * len(params.seeds)
+        rows, first = np.arange(len(labels)), len(labels) - info["validation"]
+        splits = [(rows[:first], rows[first:])] * len(params.seeds)
     train, validation = splits[0]
     duplicate_images = duplicates(
         {
@@ -121,8 +121,8 @@ def main(argv: list[str] | None = None) -> None:
         ],
     }
     with atomic_path(args.split) as folder:
-        for seed, rows in zip(params.seeds, splits, strict=True):
-            arrays.write_split(folder / f"{seed}.npz", *rows)
+        for seed, split in zip(params.seeds, splits, strict=True):
+            arrays.write_split(folder / f"{seed}.npz", *split)
     write_json(args.metrics, metrics)
     across = sum(duplicate_images["across"].values())
     origin = "held out" if held_out else "from the data set"

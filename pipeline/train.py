@@ -122,9 +122,8 @@ def main(argv: list[str] | None = None) -> None:
         files = [args.arrays / "train" / arrays.SUMS, args.split, *loaded_code()]
         if model_config.from_model:
             files.append(Path(model_config.from_model))
-        checkpoints = Checkpoints(
-            f"{args.model}-{args.seed}", distributed.broadcast([inputs, [sha256(path) for path in files]])
-        )
+        state = distributed.broadcast([inputs, [sha256(path) for path in files]])
+        checkpoints = Checkpoints(f"{args.model}-{args.seed}", state)
         if distributed.is_main_process():
             stack.enter_context(checkpoints.locked())
         train = Subset(images, labels, train_rows)

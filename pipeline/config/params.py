@@ -97,9 +97,7 @@ def check_model(params: Params, name: str) -> None:
     if model.from_model is not None:
         _check_path((*at, "from_model"), model.from_model)
         if Path(model.from_model).parts[:-1] != (PRETRAINED,):
-            raise invalid(
-                (*at, "from_model"), f"must be a file in {PRETRAINED}/", model.from_model
-            )
+            raise invalid((*at, "from_model"), f"must be a file in {PRETRAINED}/", model.from_model)
     parameter = build_arguments(model.architecture, at).get("from_model")
     if model.from_model and not parameter:
         raise PipelineError(
