@@ -1,8 +1,8 @@
 """Correctness: which test images a model classified correctly, small enough to keep in Git.
 
-metrics/test/MODEL.json stores it under `answers`, as a list with one entry, since `dvc metrics
-show` omits lists. Two models, even of two commits, can then be compared image by image without
-DVC's cache. 10,000 images take 1.7 KB.
+metrics/test/MODEL.json stores it for each training, in the list `seeds`, since `dvc metrics show`
+omits lists. Two models, even of two commits, can then be compared image by image without DVC's
+cache. 10,000 images take 1.7 KB.
 """
 
 import base64

@@ -22,8 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import binom, t
 
-from pipeline.stats.paired import LEVEL, PSEUDO_IMAGES
-
+LEVEL = 0.95
+# Two additional images: one that only the other model classifies correctly, and one that only the
+# reference does (after Agresti & Min 2005). Without them the interval has width zero if all
+# predictions agree, however few images there are.
+PSEUDO_IMAGES = (1.0, -1.0)
 ALPHA = 0.05
 EQUIVALENCE_LEVEL = 1 - 2 * ALPHA  # two one-sided tests (Schuirmann 1987)
 # Numbers of additional trainings or images to try: 1 to 9, then all of two significant digits.

@@ -3,15 +3,11 @@
 import numpy as np
 from scipy.stats import binomtest, bootstrap
 
+from pipeline.stats.crossed import LEVEL, PSEUDO_IMAGES
 from pipeline.stats.verdict import verdict
 
 # With 10,000 resamples, the ends of the interval are accurate to about 2 % of its width.
 RESAMPLES = 10_000
-LEVEL = 0.95
-# Two additional images: one that only the model classifies correctly, and one that only the
-# reference does (after Agresti & Min 2005). Without them the interval has width zero if all
-# predictions agree, however few images there are.
-PSEUDO_IMAGES = (1.0, -1.0)
 
 
 def paired(correct: np.ndarray, reference: np.ndarray, seed: int) -> dict:
