@@ -21,7 +21,7 @@ from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
 from pipeline.stats import crossed
-from pipeline.stats.correctness import same_images, unpack
+from pipeline.stats.correctness import correct_table, same_images
 from pipeline.stats.crossed import LEVEL, Comparison
 
 
@@ -49,11 +49,6 @@ def choose_champion(setting: str, candidates: dict[str, Candidate]) -> str:
 def scalars(metrics: dict[str, Any]) -> dict[str, Any]:
     """Return the metrics that are no lists."""
     return {key: value for key, value in metrics.items() if not isinstance(value, list)}
-
-
-def correct_table(metrics: dict[str, Any]) -> np.ndarray:
-    """Return `(k, n)` bool: which of n images each of k trainings classified correctly."""
-    return np.stack([unpack(training["correct"]) for training in metrics["seeds"]])
 
 
 def model_row(name: str, trainings: list[dict[str, Any]], test: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
             )
         trainings = [read_json(args.train / name / f"{seed}.json") for seed in params.seeds]
         rows.append(model_row(name, trainings, test[name]))
-    tables = {name: correct_table(metrics) for name, metrics in test.items()}
+    tables = {name: correct_table(metrics["seeds"]) for name, metrics in test.items()}
     comparisons = [crossed.compare_models(tables[reference], tables[name]) for name in others]
     adjusted = crossed.holm([comparison.p for comparison in comparisons])
     for row, comparison, p_holm in zip(rows[1:], comparisons, adjusted, strict=True):

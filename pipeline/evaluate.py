@@ -110,8 +110,7 @@ def summarize(trainings: list[dict], ensemble_accuracy: float) -> dict:
         Means over the trainings, the standard deviation and the interval of the mean accuracy, and
         the metrics of each training under `seeds`, a list, which `dvc metrics show` leaves out.
     """
-    correct = np.stack([correctness.unpack(each["correct"]) for each in trainings])  # (k, n)
-    interval = crossed.mean_interval(correct)
+    interval = crossed.mean_interval(correctness.correct_table(trainings))
     deviation = interval.standard_deviation
     means = {
         name: float(np.mean([each[name] for each in trainings]))

@@ -43,3 +43,12 @@ def same_images(packed: dict, other: dict) -> bool:
     the same order are not detected. The same images at another size count as the same.
     """
     return packed["classes_sha256"] == other["classes_sha256"]
+
+
+def correct_table(trainings: list[dict]) -> np.ndarray:
+    """Return `(k, n)` bool: which of n images each of k trainings classified correctly.
+
+    Args:
+        trainings: Metrics of each training, `seeds` of metrics/test/MODEL.json.
+    """
+    return np.stack([unpack(training["correct"]) for training in trainings])

@@ -7,7 +7,7 @@ predictions in DVC's cache: a fresh clone is enough.
 
 Reads   dvc.yaml, dvc.lock; metrics/champion.json and metrics/test/MODEL.json of the champion, here
         and at the other revision
-Params  gate, seed
+Params  gate, margin
 """
 
 import argparse
@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 from pipeline.config.params import load
 from pipeline.core.errors import PipelineError, first_few, run
 from pipeline.core.files import read_json
-from pipeline.stats.correctness import same_images, unpack
-from pipeline.stats.paired import paired
+from pipeline.stats import crossed
+from pipeline.stats.correctness import correct_table, same_images
 
 # outputs of compare and evaluate, as in dvc.yaml
 CHAMPION = Path("metrics/champion.json")
@@ -39,9 +39,9 @@ NOTHING_TO_DO = "Data and pipelines are up to date."
 class Champion(NamedTuple):
     model: str
     accuracy: float
-    """Share of the test images, in [0, 1]"""
-    correct: dict
-    """Which test images are correct, as `correctness.pack` returns it"""
+    """Mean share of the test images over all trainings, in [0, 1]"""
+    seeds: list[dict]
+    """Metrics of each training, as in metrics/test"""
 
 
 def check_lock() -> None:
@@ -78,51 +78,52 @@ def check_floor(champion: Champion, floor: float | None) -> str:
     if floor is None:
         return f"{accuracy} test accuracy, no minimum set"
     if champion.accuracy < floor:
-        images = champion.correct["images"]
         raise PipelineError(
             f"gate: floor: test accuracy of {champion.model} must be at least {100 * floor:g} %. "
-            f"Got {accuracy} ({round(champion.accuracy * images):,} of {images:,} images), "
+            f"Got {accuracy} of {image_count(champion):,} images, "
             f"{100 * (floor - champion.accuracy):.1f} points too low. "
             "Improve the model, or lower gate.floor in params.yaml"
         )
     return f"{accuracy} test accuracy, at least {100 * floor:g} % required"
 
 
-def check_against(revision: str, here: Champion, there: Champion | None, seed: int) -> str:
+def check_against(revision: str, here: Champion, there: Champion | None, margin: float) -> str:
     """Compare the champion here with the one at a revision and describe the result.
 
     Args:
         revision: Its name, for messages.
         here: The champion of the working tree.
         there: The champion at the revision, if it has one.
-        seed: Of the bootstrap.
+        margin: Difference in accuracy that counts as equally good, in (0, 1).
 
     Raises:
         PipelineError: The champion here is significantly worse.
     """
     if there is None:
-        return f"not compared: {revision} has no metrics with the correct images of its champion"
-    if not same_images(here.correct, there.correct):
-        images = f"{here.correct['images']:,} here, {there.correct['images']:,} at {revision}"
+        return f"not compared: {revision} has no test results of each training of its champion"
+    if not same_images(here.seeds[0]["correct"], there.seeds[0]["correct"]):
+        images = f"{image_count(here):,} here, {image_count(there):,} at {revision}"
         return f"not compared: the test images differ ({images})"
-    comparison = paired(unpack(here.correct), unpack(there.correct), seed)
-    points, low, high = (
-        f"{100 * comparison[key]:+z.1f}"
-        for key in ("difference", "difference_low", "difference_high")
-    )
-    difference = (
+    comparison = crossed.compare_models(correct_table(there.seeds), correct_table(here.seeds))
+    p = float(comparison.p)
+    accuracies = (
         f"{here.model} {100 * here.accuracy:.1f} %, {revision}'s {there.model} "
-        f"{100 * there.accuracy:.1f} %: {points} points [{low}, {high}], "
-        f"p {comparison['mcnemar_p']:.2g}"
+        f"{100 * there.accuracy:.1f} %"
     )
-    if comparison["verdict"] == "worse":
+    verdict = crossed.sentence(comparison, p, margin, f"{revision}'s {there.model}")
+    result = f"{accuracies}, p {p:.2g}: {verdict}"
+    if crossed.verdict(comparison, p, margin) == "worse":
         raise PipelineError(
             f"gate: against {revision}: the champion must not be significantly worse. "
-            f"Got {difference}. "
+            f"Got {result}. "
             f"`git diff {revision}` and `dvc params diff {revision}` show what changed"
         )
-    verdict = "better" if comparison["verdict"] == "better" else "not significantly worse"
-    return f"{difference}: {verdict}"
+    return result
+
+
+def image_count(champion: Champion) -> int:
+    """Return the number of test images."""
+    return champion.seeds[0]["correct"]["images"]
 
 
 def git(*argv: str, expected: str) -> str:
@@ -167,9 +168,9 @@ def load_champion(read: Callable[[Path], Any]) -> Champion | None:
     """
     champion = read(CHAMPION)
     metrics = champion and read(TEST / f"{champion['model']}.json")
-    if not metrics or "answers" not in metrics:  # metrics of older versions lack them
+    if not metrics or "seeds" not in metrics:  # metrics of older versions lack them
         return None
-    return Champion(champion["model"], metrics["accuracy"], metrics["answers"][0])
+    return Champion(champion["model"], metrics["accuracy"], metrics["seeds"])
 
 
 def report(result: str) -> None:
@@ -187,10 +188,12 @@ def main(argv: list[str] | None = None) -> None:
     report("dvc.lock: up to date")
     here = load_champion(read_json)
     if here is None:
-        raise PipelineError(f"{TEST}: the champion's correct images are missing. Run `dvc repro`")
+        raise PipelineError(
+            f"{TEST}: test results of each training of the champion are missing. Run `dvc repro`"
+        )
     report(f"floor: {check_floor(here, params.gate.floor)}")
     there = load_champion(partial(json_at, commit))
-    report(f"against {revision}: {check_against(revision, here, there, params.seed)}")
+    report(f"against {revision}: {check_against(revision, here, there, params.margin / 100)}")
 
 
 if __name__ == "__main__":
