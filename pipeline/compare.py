@@ -22,7 +22,7 @@ from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
 from pipeline.stats import crossed
 from pipeline.stats.correctness import correct_table, same_images
-from pipeline.stats.crossed import LEVEL, Comparison
+from pipeline.stats.crossed import LEVEL
 
 
 class Candidate(NamedTuple):
@@ -66,25 +66,6 @@ def model_row(name: str, trainings: list[dict[str, Any]], test: dict[str, Any]) 
         "val_accuracy": float(np.mean(validation)),
         **scalars(test),
         "accuracies": [training["accuracy"] for training in test["seeds"]],
-    }
-
-
-def comparison_columns(
-    comparison: Comparison, p_holm: float, margin: float, reference: str
-) -> dict[str, Any]:
-    """Return what metrics/comparison.json holds of a comparison with the reference."""
-    low, high = comparison.interval()
-    return {
-        "difference": float(comparison.difference),
-        "difference_low": float(low),
-        "difference_high": float(high),
-        "p": float(comparison.p),
-        "p_holm": float(p_holm),
-        "verdict": crossed.verdict(comparison, p_holm, margin),
-        "sentence": crossed.sentence(comparison, p_holm, margin, reference),
-        "spread": {source: float(value) for source, value in comparison.spread().items()},
-        "trainings_needed": crossed.trainings_needed(comparison, margin),
-        "images_needed": crossed.images_needed(comparison, margin),
     }
 
 
@@ -145,10 +126,9 @@ def main(argv: list[str] | None = None) -> None:
         trainings = [read_json(args.train / name / f"{seed}.json") for seed in params.seeds]
         rows.append(model_row(name, trainings, test[name]))
     tables = {name: correct_table(metrics["seeds"]) for name, metrics in test.items()}
-    comparisons = [crossed.compare_models(tables[reference], tables[name]) for name in others]
-    adjusted = crossed.holm([comparison.p for comparison in comparisons])
-    for row, comparison, p_holm in zip(rows[1:], comparisons, adjusted, strict=True):
-        row |= comparison_columns(comparison, p_holm, margin, reference)
+    comparisons = crossed.compare_all(tables, dict.fromkeys(others, reference), margin)
+    for row in rows[1:]:
+        row |= comparisons[row["model"]]
 
     candidates = {row["model"]: Candidate(row["val_accuracy"], row["parameters"]) for row in rows}
     champion = choose_champion(params.champion, candidates)

@@ -15,7 +15,7 @@ Reference: Obuchowski & Rockette, "Hypothesis testing of diagnostic accuracy for
     https://doi.org/10.1002/sim.2532
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -189,6 +189,47 @@ def compare_networks(reference: np.ndarray, other: np.ndarray) -> Comparison:
     )
 
 
+def compare_all(
+    tables: Mapping[str, np.ndarray],
+    references: Mapping[str, str],
+    margin: float,
+    split: str = "test",
+) -> dict[str, dict[str, Any]]:
+    """Compare several models, each with its reference, and adjust p for their number.
+
+    Args:
+        tables: `(k, n)` of each model, 1 for a correct prediction and 0 for a wrong one.
+        references: Name of each model to compare, and name of its reference.
+        margin: As for `verdict`.
+        split: Split of the images, for the sentence.
+
+    Returns:
+        Of each model the difference, its interval, p, verdict, sentence, sources of the spread,
+        and what would settle the margin, as numbers and text that JSON can hold.
+    """
+    comparisons = {
+        name: compare_models(tables[reference], tables[name])
+        for name, reference in references.items()
+    }
+    adjusted = holm([comparison.p for comparison in comparisons.values()])
+    results = {}
+    for (name, comparison), p_holm in zip(comparisons.items(), adjusted, strict=True):
+        low, high = comparison.interval()
+        results[name] = {
+            "difference": float(comparison.difference),
+            "difference_low": float(low),
+            "difference_high": float(high),
+            "p": float(comparison.p),
+            "p_holm": float(p_holm),
+            "verdict": verdict(comparison, p_holm, margin),
+            "sentence": sentence(comparison, p_holm, margin, references[name], split),
+            "spread": {source: float(value) for source, value in comparison.spread().items()},
+            "trainings_needed": trainings_needed(comparison, margin),
+            "images_needed": images_needed(comparison, margin),
+        }
+    return results
+
+
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Return p-values adjusted for their number.
 
@@ -216,7 +257,9 @@ def verdict(comparison: Comparison, p: float, margin: float) -> str:
     return "as good as" if -margin < low and high < margin else "cannot tell"
 
 
-def sentence(comparison: Comparison, p: float, margin: float, reference: str) -> str:
+def sentence(
+    comparison: Comparison, p: float, margin: float, reference: str, split: str = "test"
+) -> str:
     """Return the verdict with its numbers, to be read after the name of the model.
 
     Args:
@@ -224,20 +267,21 @@ def sentence(comparison: Comparison, p: float, margin: float, reference: str) ->
         p: As for `verdict`.
         margin: As for `verdict`.
         reference: Name of the reference.
+        split: Split of the images.
     """
     word = verdict(comparison, p, margin)
     low, high = (100 * end for end in comparison.interval())
     if word == "cannot tell":
-        between = f"between {_signed(low)} and {_signed(high)} points"
-        return f"cannot tell: {between}; {_remedy(comparison, margin)}"
+        between = f"between {signed(low)} and {signed(high)} points"
+        return f"cannot tell: {between}; {_remedy(comparison, margin, split)}"
     trained = _trainings(comparison.trainings)
     if word == "as good as":
-        return f"as good as {reference}, within {_points(margin)}, {trained}"
+        return f"as good as {reference}, within {points(margin)}, {trained}"
     if word == "worse":
         low, high = -high, -low
-    points = f"{100 * abs(comparison.difference):.1f}"
+    difference = f"{100 * abs(comparison.difference):.1f}"
     interval = f"[{_minus(f'{low:z.1f}')}, {_minus(f'{high:z.1f}')}]"
-    return f"{word} than {reference} by {points} points {interval}, {trained}"
+    return f"{word} than {reference} by {difference} points {interval}, {trained}"
 
 
 def trainings_needed(comparison: Comparison, margin: float, power: float = 0.8) -> int | None:
@@ -365,23 +409,23 @@ def _first(settled: np.ndarray) -> int | None:
     return int(STEPS[settled.argmax()]) if settled.any() else None
 
 
-def _remedy(comparison: Comparison, margin: float) -> str:
+def _remedy(comparison: Comparison, margin: float, split: str) -> str:
     """Return what would tell the models apart, or show that they are as good as each other."""
     if max(comparison.trainings) == 1:
         return _trainings(comparison.trainings)
     trainings, images = trainings_needed(comparison, margin), images_needed(comparison, margin)
     more_trainings = f"about {trainings} more training{'s' * (trainings != 1)} each"
-    more_images = f"{images:,} more test image{'s' * (images != 1)}" if images else ""
+    more_images = f"{images:,} more {split} image{'s' * (images != 1)}" if images else ""
     if trainings and images:
-        return f"{more_trainings} (or {more_images}) would settle {_points(margin)}"
+        return f"{more_trainings} (or {more_images}) would settle {points(margin)}"
     if trainings:
-        return f"{more_trainings} would settle {_points(margin)}"
+        return f"{more_trainings} would settle {points(margin)}"
     if images:
         return (
-            f"about {more_images} would settle {_points(margin)}, no number of trainings would, "
-            "since the test images dominate"
+            f"about {more_images} would settle {points(margin)}, no number of trainings would, "
+            f"since the {split} images dominate"
         )
-    return f"only more trainings and more test images together would settle {_points(margin)}"
+    return f"only more trainings and more {split} images together would settle {points(margin)}"
 
 
 def _trainings(trainings: tuple[int, int]) -> str:
@@ -393,12 +437,14 @@ def _trainings(trainings: tuple[int, int]) -> str:
     return f"{first} trainings each"
 
 
-def _points(share: float) -> str:
+def points(share: float) -> str:
+    """Return a share as percentage points: 1 point, 0.5 points."""
     return f"{100 * share:g} point{'s' * (round(100 * share, 9) != 1)}"
 
 
-def _signed(points: float) -> str:
-    return _minus(f"{points:+z.1f}")
+def signed(number: float) -> str:
+    """Return a number with its sign and one decimal."""
+    return _minus(f"{number:+z.1f}")
 
 
 def _minus(number: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.stats.crossed import (
     Comparison,
+    compare_all,
     compare_models,
     compare_networks,
     holm,
@@ -240,6 +241,30 @@ def test_p_decides_first_and_then_the_margin(difference, p, margin, expected):
 ])  # fmt: skip
 def test_verdicts_in_words(own, p, expected):
     assert sentence(compared(**own), p, 0.01, "baseline") == expected
+
+
+def test_several_models_are_compared_with_their_references():
+    # one training on eight images each. Seven to none: McNemar's p is 2 / 2**7 = 1/64
+    tables = {
+        "none": np.zeros((1, 8)),
+        "seven": np.array([[1] * 7 + [0]]),
+        "all": np.ones((1, 8)),
+    }
+    rows = compare_all(tables, {"seven": "none", "all": "seven"}, 0.01, "validation")
+    assert list(rows) == ["seven", "all"]
+    assert [row["p"] for row in rows.values()] == pytest.approx([1 / 64, 1])
+    assert [row["p_holm"] for row in rows.values()] == pytest.approx([2 / 64, 1])
+    assert [row["verdict"] for row in rows.values()] == ["better", "cannot tell"]
+    assert rows["seven"]["difference"] == 7 / 8
+    assert rows["seven"]["sentence"].startswith("better than none by 87.5 points [")
+
+
+def test_the_sentence_names_the_split_of_the_images():
+    found = compared(image_variance=0.09)
+    assert sentence(found, 1, 0.01, "baseline", "validation").endswith(
+        "about 7,400 more validation images would settle 1 point, no number of trainings would, "
+        "since the validation images dominate"
+    )
 
 
 def test_seeds_that_differ_by_a_point_need_eighteen_trainings():
