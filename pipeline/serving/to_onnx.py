@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def write(model: "keras.Model", path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write a model as ONNX; equal models give equal bytes.
+    """Write a model as ONNX, with weights and nodes in a fixed order.
+
+    Equal models usually give equal bytes; `_fold_shapes` names an exception.
 
     Args:
         model: Model from images `(n, h, w, c)` uint8 to a dictionary with `probabilities`.
@@ -91,34 +93,38 @@ class _Erfc:
         graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=[output], **types)
 
 
-def _fold_shapes(model) -> None:
-    """Give each Reshape its target as a constant, -1 for the images.
+def _fold_shapes(model: Any) -> None:
+    """Replace computed targets of Reshape by constants, and remove unused nodes and weights.
 
-    tf2onnx mostly does, and where its sets of nodes come in another order leaves some to be
-    computed from the input's shape.
+    The number of images becomes -1. tf2onnx leaves some targets to be computed from the shape of
+    the input, and some weights unused; `_rename` cannot sort the latter.
+
+    Measured in separate processes: without this step (except that unused weights were removed), 8
+    conversions of a small CNN were equal, and 7 of MobileNetV3-Small, but only 5 of 7 of
+    EfficientNet-B0. With it, 3 of 6 of EfficientNet-B0 were equal: it does not suffice there.
     """
     import onnx
 
     graph = model.graph
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    known = {value.name: value.type.tensor_type.shape.dim for value in inferred.value_info}
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in inferred.value_info}
     weights = {weight.name for weight in graph.initializer}
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[1] not in weights:
-            target = [dim.dim_value or -1 for dim in known.get(node.output[0], [])]
+            target = [dim.dim_value or -1 for dim in shapes.get(node.output[0], [])]
             if target.count(-1) == 1:
                 name = f"{node.output[0]}_target"
                 values = np.array(target, np.int64)
                 graph.initializer.append(onnx.numpy_helper.from_array(values, name))
                 node.input[1] = name
-    wanted = {tensor.name for tensor in graph.output}
+    used = {tensor.name for tensor in graph.output}
     for node in reversed(list(graph.node)):  # from output to input
-        if wanted.isdisjoint(node.output):
+        if used.isdisjoint(node.output):
             graph.node.remove(node)
         else:
-            wanted.update(node.input)
+            used.update(node.input)
     for weight in list(graph.initializer):
-        if weight.name not in wanted:
+        if weight.name not in used:
             graph.initializer.remove(weight)
 
 
