@@ -9,7 +9,6 @@ from typing import get_args
 
 import keras
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from ai_edge_litert.interpreter import Interpreter
@@ -19,7 +18,6 @@ from pipeline.architectures import pretrained
 from pipeline.config.schema import Activation
 from pipeline.core.errors import PipelineError
 from pipeline.data.preprocessor import Preprocessor, store
-from pipeline.serving import to_onnx
 from tests.conftest import EXPORT, write_arrays
 
 CLASSES = ["Ελλάδα", "bright, white"]
@@ -107,32 +105,6 @@ def test_repeated_exports_are_identical_whatever_the_training_backend(project, s
         exports.append([path.read_bytes() for path in outputs])
     assert len(exports[0]) == 3
     assert exports[0] == exports[1]
-
-
-def test_a_computed_reshape_target_becomes_a_constant():
-    def weight(name: str, values: list[int]) -> onnx.TensorProto:
-        return onnx.numpy_helper.from_array(np.array(values, np.int64), name)
-
-    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [
-            node("Shape", ["images"], ["shape"]),
-            node("Slice", ["shape", "zero", "one"], ["count"]),
-            node("Concat", ["count", "four"], ["target"], axis=0),
-            node("Reshape", ["images", "target"], ["flat"]),
-            node("Relu", ["flat"], ["out"]),
-        ],
-        "g",
-        [value("images", onnx.TensorProto.FLOAT, ["n", 2, 2])],
-        [value("out", onnx.TensorProto.FLOAT, ["n", 4])],
-        [weight("zero", [0]), weight("one", [1]), weight("four", [4])],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
-    to_onnx._fold_shapes(model)
-    onnx.checker.check_model(model, full_check=True)
-    assert [node.op_type for node in model.graph.node] == ["Reshape", "Relu"]
-    (target,) = model.graph.initializer
-    assert onnx.numpy_helper.to_array(target).tolist() == [-1, 4]
 
 
 def test_probabilities_are_compared_with_those_of_keras():

@@ -25,7 +25,7 @@ IMPORTS = grimp.build_graph("pipeline")
 DVC = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
 STUDIES = yaml.safe_load((REPOSITORY / "studies/dvc.yaml").read_text())
 UNEXPANDED = DVC["stages"] | STUDIES["stages"]
-# attributes of `params` and `common` that are not settings but functions
+# attributes of `params` and `defaults` that are not settings but functions
 METHODS = {"load", "read", "reading", "check_model", "model_copy"}
 # methods and the settings that they read; a study defines its own models
 SETTINGS_OF_METHOD = {
@@ -55,7 +55,7 @@ def params_needed(stage: dict[str, Any], script: str, top: Path) -> set[str]:
     """Return the settings of params.yaml that a stage's script reads as attributes."""
     nodes = ast.walk(ast.parse((top / f"pipeline/{script}.py").read_text("utf-8")))
     chains = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
-    pattern = r"(?:params|common)\.(\w+(?:\.\w+)?)"
+    pattern = r"(?:params|defaults)\.(\w+(?:\.\w+)?)"
     read = {match[1] for chain in chains if (match := re.fullmatch(pattern, chain))} - METHODS
     # the longest chain only: params.split.validation, and not params.split
     read = {name for name in read if not any(other.startswith(f"{name}.") for other in read)}

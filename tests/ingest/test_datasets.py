@@ -707,7 +707,7 @@ def test_a_damaged_tfrecord_is_an_error_and_the_previous_files_stay(project, edi
     assert len(lines) == 4, done.stdout + done.stderr
     for line in lines:
         assert re.match(
-            rf"mnist: test of {project}/whole/mnist/3\.0\.1 is damaged: .*\. Delete that folder, ",
+            rf"mnist: test of {project}/whole/mnist/3\.0\.1 is damaged: .*\. Delete that folder",
             line,
         )
     assert [path.name for path in project.glob("raw/*")] == ["test.parquet"]
