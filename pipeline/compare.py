@@ -2,8 +2,8 @@
 
 Reads   metrics/test/MODEL.json and metrics/train/MODEL/SEED.json of each model;
         models/MODEL/SEED.keras of the champion's first seed
-Writes  metrics/comparison.json     of each model its accuracies; the difference to the reference,
-                                    its interval, p, verdict and sources of its spread
+Writes  metrics/comparison.json     the accuracies of each model; its difference from the
+                                    reference with interval, p, verdict and sources of its spread
         metrics/champion.json       name and test metrics of the champion
         models/champion.keras       copy of the champion's file
 Params  champion, compare, margin, seeds
@@ -59,14 +59,16 @@ def model_row(name: str, trainings: list[dict[str, Any]], test: dict[str, Any]) 
         trainings: metrics/train of each training.
         test: metrics/test.
     """
-    validation = [each[each["kept"]]["val_accuracy"] for each in trainings]
-    return {
+    validation = [training[training["kept"]]["val_accuracy"] for training in trainings]
+    row = {
         "model": name,
         "parameters": trainings[0]["parameters"],
         "val_accuracy": float(np.mean(validation)),
-        **scalars(test),
-        "accuracies": [training["accuracy"] for training in test["seeds"]],
     }
+    if len(validation) > 1:
+        row["val_accuracy_sd"] = float(np.std(validation, ddof=1))
+    accuracies = [training["accuracy"] for training in test["seeds"]]
+    return {**row, **scalars(test), "accuracies": accuracies}
 
 
 def print_comparison(rows: list[dict], champion: str, reason: str) -> None:
@@ -76,29 +78,34 @@ def print_comparison(rows: list[dict], champion: str, reason: str) -> None:
         comparison = ["", "", "", "reference"]
         if "verdict" in row:
             comparison = [
-                f"{row['difference']:+.4f}",
-                f"[{row['difference_low']:+.4f}, {row['difference_high']:+.4f}]",
+                f"{100 * row['difference']:+z.2f}",
+                f"[{100 * row['difference_low']:+z.2f}, {100 * row['difference_high']:+z.2f}]",
                 f"{row['p_holm']:.2g}",
                 row["verdict"],
             ]
-        deviation = f" ± {row['accuracy_sd']:.4f}" if "accuracy_sd" in row else ""
-        interval = f"[{row['accuracy_low']:.4f}, {row['accuracy_high']:.4f}]"
-        accuracies = [f"{row['val_accuracy']:.4f}", f"{row['accuracy']:.4f}{deviation}", interval]
-        cells.append([row["model"], f"{row['parameters']:,}", *accuracies, *comparison])
+        deviation = f" ± {100 * row['accuracy_sd']:.2f}" if "accuracy_sd" in row else ""
+        cells.append([
+            row["model"],
+            f"{row['parameters']:,}",
+            f"{100 * row['val_accuracy']:.2f}",
+            f"{100 * row['accuracy']:.2f}{deviation}",
+            f"[{100 * row['accuracy_low']:.2f}, {100 * row['accuracy_high']:.2f}]",
+            *comparison,
+        ])  # fmt: skip
     columns = (
         Column("model"),
         Column("parameters", numeric=True, drop=1),
-        Column("validation", numeric=True, drop=4),
-        Column("test accuracy", numeric=True),
-        Column("accuracy interval", numeric=True, drop=2),
+        Column("validation", numeric=True, drop=3),
+        Column("test", numeric=True),
+        Column("test interval", numeric=True, drop=2),
         Column(f"vs {rows[0]['model']}", numeric=True),
         Column("difference interval", numeric=True, drop=5),
-        Column("p", numeric=True, drop=3),
+        Column("p", numeric=True, drop=4),
         Column("verdict"),
     )
     count = rows[0]["trainings"]
     trained = "one training each" if count == 1 else f"mean ± SD of {count} trainings"
-    title = f"Test set, {trained}, {LEVEL:.0%} intervals; champion: {champion} ({reason})"
+    title = f"Accuracy in %, {trained}, {LEVEL:.0%} intervals; champion: {champion} ({reason})"
     print_table(columns, cells, title)
 
 
@@ -139,7 +146,9 @@ def main(argv: list[str] | None = None) -> None:
 
     facts = {"reference": reference, "level": LEVEL, "margin": margin}
     write_json(args.comparison, {**facts, "models": rows})
-    write_json(args.champion, {"model": champion, **scalars(test[champion])})
+    val_accuracy = candidates[champion].val_accuracy
+    metrics = {"model": champion, "val_accuracy": val_accuracy, **scalars(test[champion])}
+    write_json(args.champion, metrics)
     with atomic_path(args.champion_model) as path:
         shutil.copyfile(model, path)
     reason = "named in params.yaml"

@@ -1,9 +1,9 @@
 """Evaluate: measure all trainings of one model on the test images.
 
 Reads   models/MODEL/SEED.keras, data/arrays/test/{images,labels}.npy, data/arrays/info.json
-Writes  metrics/test/MODEL.json        mean accuracy over the trainings with its interval, mean
-                                       loss, …; accuracy of the ensemble; and of each training its
-                                       metrics and which images it classified correctly
+Writes  metrics/test/MODEL.json        mean accuracy over the trainings with its interval, other
+                                       mean metrics, and the accuracy of the ensemble; the metrics
+                                       of each training, and which images it classified correctly
         plots/predictions/MODEL.csv    seed, actual, predicted, confidence: a row for each training
                                        and test image
 Params  evaluate, backend, seeds, threads
@@ -11,6 +11,7 @@ Params  evaluate, backend, seeds, threads
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,33 +108,45 @@ def summarize(trainings: list[dict], ensemble_accuracy: float) -> dict:
         ensemble_accuracy: Accuracy of the mean of all probabilities.
 
     Returns:
-        Means over the trainings, the standard deviation and the interval of the mean accuracy, and
-        the metrics of each training under `seeds`, a list, which `dvc metrics show` leaves out.
+        The mean accuracy, its standard deviation over the trainings (unless there is only one) and
+        its interval, and means of other metrics. Also two lists, which `dvc metrics show` leaves
+        out: `classes`, the mean scores of each class, and `seeds`, the metrics of each training.
     """
-    interval = crossed.mean_interval(correctness.correct_table(trainings))
-    deviation = interval.standard_deviation
-    means = {
-        name: float(np.mean([each[name] for each in trainings]))
-        for name in ("loss", "precision", "recall", "f1", "top3_accuracy", "calibration_error")
-    }
-    by_class = [list(rows) for rows in zip(*(each["classes"] for each in trainings), strict=True)]
-    return {
-        "accuracy": float(interval.mean),
-        "accuracy_low": float(interval.low),
-        "accuracy_high": float(interval.high),
-        **({} if deviation is None else {"accuracy_sd": float(deviation)}),
+    accuracy = crossed.mean_interval(correctness.correct_table(trainings))
+    summary = {"accuracy": float(accuracy.mean)}
+    if accuracy.standard_deviation is not None:
+        summary["accuracy_sd"] = float(accuracy.standard_deviation)
+    summary |= {
+        "accuracy_low": float(accuracy.low),
+        "accuracy_high": float(accuracy.high),
         "trainings": len(trainings),
         "ensemble_accuracy": ensemble_accuracy,
-        **means,
+    }
+    for name in ("loss", "f1", "top3_accuracy", "calibration_error"):
+        summary[name] = mean(trainings, name)
+    by_class = zip(*(training["classes"] for training in trainings), strict=True)
+    return {
+        **summary,
         "classes": [
-            {name: value if name in ("class", "images") else float(np.mean([r[name] for r in rows]))
-             for name, value in rows[0].items()}
+            {
+                "class": rows[0]["class"],
+                "precision": mean(rows, "precision"),
+                "recall": mean(rows, "recall"),
+                "f1": mean(rows, "f1"),
+                "images": rows[0]["images"],
+            }
             for rows in by_class
         ],
         "seeds": [
-            {name: value for name, value in each.items() if name != "classes"} for each in trainings
+            {name: value for name, value in training.items() if name != "classes"}
+            for training in trainings
         ],
-    }  # fmt: skip
+    }
+
+
+def mean(rows: Sequence[dict], name: str) -> float:
+    """Return the mean of a metric."""
+    return float(np.mean([row[name] for row in rows]))
 
 
 def load_model(
@@ -204,10 +217,12 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.metrics, metrics)
     with atomic_path(args.predictions) as path:
         pd.concat(tables).to_csv(path, index=False)
+    count = len(trainings)
+    trained = "one training" if count == 1 else f"mean of {count} trainings"
     print(
-        f"evaluate: {args.model}: mean test accuracy {metrics['accuracy']:.4f} "
-        f"[{metrics['accuracy_low']:.4f}, {metrics['accuracy_high']:.4f}], "
-        f"{len(trainings)} trainings, {len(labels)} images -> {args.metrics}"
+        f"evaluate: {args.model}: test accuracy {metrics['accuracy']:.4f} "
+        f"[{metrics['accuracy_low']:.4f}, {metrics['accuracy_high']:.4f}], {trained}, "
+        f"{len(labels):,} images -> {args.metrics}"
     )
 
 

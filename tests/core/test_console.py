@@ -105,17 +105,17 @@ def test_a_pipe_gets_plain_text_with_every_column_in_any_environment(env):
     assert "[b]t" in done.stdout.splitlines()[0]
 
 
-def test_a_comparison_at_80_columns_shows_accuracies_differences_and_verdicts():
-    row: dict[str, object] = {"model": "batchnorm", "parameters": 1_023_882}
-    row |= {"val_accuracy": 0.9896, "accuracy": 0.9722}
+@pytest.mark.parametrize(("width", "validation"), [(100, ["98.96"]), (80, [])])
+def test_a_comparison_shows_accuracy_difference_and_verdict(width, validation):
+    row: dict[str, object] = {"model": "batchnorm", "parameters": 1_023_882, "trainings": 3}
+    row |= {"val_accuracy": 0.9896, "accuracy": 0.9722, "accuracy_sd": 0.0042}
     row |= {"accuracy_low": 0.9496, "accuracy_high": 0.9848}
     against: dict[str, object] = {"difference": -0.0028}
     against |= {"difference_low": -0.0167, "difference_high": 0.0111}
-    against |= {"mcnemar_p": 0.75, "verdict": "not distinguishable"}
+    against |= {"p_holm": 0.00075, "verdict": "cannot tell"}
     rows = [{**row, "model": "baseline"}, row | against]
-    code = f"from pipeline import compare; compare.show({rows!r}, 'batchnorm', 'best')"
-    lines = on_terminal(code, 80)
-    assert max(map(len, lines)) <= 80
-    shown = cells(lines)[-1]
-    for cell in ("batchnorm", "0.9722", "-0.0028", "[-0.0167, +0.0111]", "not distinguishable"):
-        assert cell in shown
+    code = f"from pipeline import compare; compare.print_comparison({rows!r}, 'batchnorm', 'best')"
+    lines = on_terminal(code, width)
+    assert max(map(len, lines)) <= width
+    difference = ["-0.28", "[-1.67, +1.11]", "0.00075", "cannot tell"]
+    assert cells(lines)[-1] == ["batchnorm", *validation, "97.22 ± 0.42", *difference]
