@@ -82,15 +82,16 @@ def committed(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def write_params(folder: Path) -> None:
-    """Write the repository's params.yaml with the default seed."""
+    """Write the repository's params.yaml with one seed and the two default models."""
     text = (REPOSITORY / "params.yaml").read_text("utf-8")
-    text = re.sub(r"^seed: \d+", "seed: 0", text, flags=re.M)
+    text = re.sub(r"^seeds: .*", "seeds: [0]", text, flags=re.M)
+    text = re.sub(r"^compare: .*", "compare: [baseline, batchnorm]", text, flags=re.M)
     (folder / "params.yaml").write_text(text, "utf-8")
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory with the default params.yaml."""
+    """An empty working directory with the default params.yaml, but only one seed."""
     write_params(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -204,10 +205,10 @@ def prepared(project, edit):
     return project
 
 
-def arguments(model: str, out: str) -> list[str]:
+def arguments(model: str, out: str, seed: int = 0) -> list[str]:
     """Return the command line arguments of the train stage."""
     return [
-        model, "--arrays", "arrays", "--split", "split.npz", "--out", f"{out}/model.keras",
+        model, str(seed), "--arrays", "arrays", "--split", "split.npz", "--out", f"{out}/model.keras",
         "--history", f"{out}/history.csv", "--metrics", f"{out}/train.json",
         "--run", f"{out}/run.json",
     ]  # fmt: skip

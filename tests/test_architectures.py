@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import export
 from pipeline.architectures import vgg16
-from pipeline.config.schema import Finetuned, Model
+from pipeline.config.schema import Model
 from pipeline.config.signature import ARCHITECTURES, build_arguments
 from pipeline.config.signature import build_settings as settings_of
 from pipeline.core.errors import PipelineError
@@ -54,9 +54,8 @@ def make(source: Path):
 
     def make(name: str, shape: tuple[int, ...] = (), classes: int = 10, **arguments) -> keras.Model:
         build = {**REQUIRED.get(name, {}), **arguments}
-        model = Model(architecture=name, build=build)
-        if name == "transfer":
-            model = Finetuned(architecture=name, build=build, from_model=str(source))
+        from_model = str(source) if name == "transfer" else None
+        model = Model(architecture=name, build=build, from_model=from_model)
         return building.build(model, shape or SHAPES.get(name, SHAPE), classes, seed=0)
 
     return make
@@ -328,7 +327,7 @@ def test_a_base_is_initialized_from_a_weights_file(tmp_path):
     path = tmp_path / "base.weights.h5"
     base.save_weights(path)
     model = building.build(
-        Finetuned(architecture="pretrained", from_model=str(path)), SHAPE, 2, seed=0
+        Model(architecture="pretrained", from_model=str(path)), SHAPE, 2, seed=0
     )
     body = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     for expected, actual in zip(base.weights, body.weights, strict=True):
@@ -337,7 +336,7 @@ def test_a_base_is_initialized_from_a_weights_file(tmp_path):
 
 @pytest.mark.parametrize(("build", "message"), [
     ({"base": "vgg17"}, r"build\.base must be a network of keras\.applications \(.*VGG16.*vgg17"),
-    ({"weights": "vgg.h5"}, r"build\.weights must be imagenet or null\. .*from_model: vgg\.h5"),
+    ({"weights": "vgg.h5"}, r"build\.weights must be imagenet or null\. .*from_model: pretrained/"),
     ({"freeze": "conv99"}, r"freeze must be .* the \d+ layers of mobilenet_v2, .*99"),
 ])  # fmt: skip
 def test_invalid_settings_of_pretrained_are_one_error_line(make, build, message):
@@ -374,7 +373,7 @@ def test_a_failed_download_of_imagenet_weights_is_one_error_line(project, stage)
         "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/mobilenet_v2_"
     )
     assert (
-        "Download the file elsewhere, and put the model under `finetune:` with from_model: FILE;"
+        "Download the file elsewhere, and set from_model: pretrained/FILE; delete damaged files"
     ) in last
     assert "Traceback" not in done.stderr
 
@@ -382,7 +381,7 @@ def test_a_failed_download_of_imagenet_weights_is_one_error_line(project, stage)
 def test_a_file_without_weights_is_one_error_line(tmp_path):
     path = tmp_path / "base.weights.h5"
     path.write_text("not HDF5")
-    model = Finetuned(architecture="pretrained", from_model=str(path))
+    model = Model(architecture="pretrained", from_model=str(path))
     with pytest.raises(PipelineError, match=r"base\.weights\.h5: must hold the weights of mobile"):
         building.build(model, SHAPE, 2, seed=0)
 
@@ -431,7 +430,7 @@ def test_a_file_that_is_not_a_model_is_one_error_line(tmp_path, content, message
     if content:
         path.write_bytes(content)
     with pytest.raises(PipelineError, match=message):
-        building.build(Finetuned(architecture="transfer", from_model=str(path)), SHAPE, 2, seed=0)
+        building.build(Model(architecture="transfer", from_model=str(path)), SHAPE, 2, seed=0)
 
 
 class Custom(keras.layers.Layer):
@@ -459,14 +458,14 @@ def test_models_with_custom_code_or_without_image_input_are_refused(
 ):
     path = saved(tmp_path / "source.keras", shape, layer)
     with pytest.raises(PipelineError, match=message) as refused:
-        building.build(Finetuned(architecture="transfer", from_model=str(path)), SHAPE, 2, seed=0)
+        building.build(Model(architecture="transfer", from_model=str(path)), SHAPE, 2, seed=0)
     assert "smallest" not in str(refused.value)
 
 
 def test_truncated_and_damaged_models_are_refused(source, tmp_path):
     intact = source.read_bytes()
     path = tmp_path / "source.keras"
-    model = Finetuned(architecture="transfer", from_model=str(path))
+    model = Model(architecture="transfer", from_model=str(path))
     middle = intact.index(b"model.weights.h5") + 3000
     damaged = intact[:middle] + bytes([intact[middle] ^ 255]) + intact[middle + 1 :]
     for content in (intact[: len(intact) // 2], intact[:-1], damaged):
@@ -478,11 +477,11 @@ def test_truncated_and_damaged_models_are_refused(source, tmp_path):
 def test_a_model_saved_frozen_can_be_unfrozen_and_used_as_a_source(source, tmp_path):
     """The usual two steps of fine-tuning: first the new head, then all layers."""
     first = building.build(
-        Finetuned(architecture="transfer", from_model=str(source)), SHAPE, 5, seed=0
+        Model(architecture="transfer", from_model=str(source)), SHAPE, 5, seed=0
     )
     assert len(first.trainable_weights) == 2
     backend.save(first, tmp_path / "first.keras")
-    unfrozen = Finetuned(
+    unfrozen = Model(
         architecture="transfer", from_model=str(tmp_path / "first.keras"), build={"freeze": "none"}
     )
     second = building.build(unfrozen, SHAPE, 4, seed=0)
@@ -501,9 +500,9 @@ def test_frozen_weights_do_not_change_in_fit(name, source, tmp_path):
     model = Model(architecture=name, build={"base": "mobilenet_v2", "weights": None})
     if name == "transfer":
         # two levels of nested models
-        first = Finetuned(architecture=name, from_model=str(source), build={"freeze": "none"})
+        first = Model(architecture=name, from_model=str(source), build={"freeze": "none"})
         backend.save(building.build(first, SHAPE, 5, seed=0), tmp_path / "first.keras")
-        model = Finetuned(architecture=name, from_model=str(tmp_path / "first.keras"))
+        model = Model(architecture=name, from_model=str(tmp_path / "first.keras"))
     network = building.build(model, SHAPE, 2, seed=0)
     pixels = images(network, 16)
     before = [w.numpy() for w in network.weights]

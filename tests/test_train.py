@@ -48,7 +48,7 @@ def test_training_with_batch_normalization_repeats_to_the_bit(prepared, stage):
 
 
 @pytest.mark.parametrize(("model", "rows", "message"), [
-    ("vgg", 48, "error: train: vgg must be one of baseline, batchnorm in params.yaml"),
+    ("vgg", 48, "error: train: vgg must be a model of params.yaml. Nearest: vgg16"),
     ("baseline", 47, "error: split.npz: must name each of 64 rows once. Run `dvc repro -f split`"),
 ])  # fmt: skip
 def test_wrong_input_is_refused_before_training(prepared, stage, model, rows, message):

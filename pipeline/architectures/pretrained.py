@@ -49,8 +49,8 @@ def build(
     if weights not in ("imagenet", None):
         # DVC would not notice changes of the file
         raise LookupError(
-            "build.weights must be imagenet or null. For a file, put the model under `finetune:` "
-            f"with from_model: {weights}"
+            "build.weights must be imagenet or null. For a file, set from_model next to build, "
+            "as in from_model: pretrained/FILE"
         )
     application = _find(base)
     height, width, channels = image_shape
@@ -119,6 +119,6 @@ def _download(application: Callable[..., keras.Model], shape: tuple[int, int, in
     except Exception as error:  # Keras raises no narrower class if a download fails
         raise OSError(
             f"the ImageNet weights cannot be downloaded: {error}. Download the file elsewhere, and "
-            "put the model under `finetune:` with from_model: FILE; delete damaged files in "
-            "~/.keras/models; or train from scratch with build: {weights: null, freeze: none}"
+            "set from_model: pretrained/FILE; delete damaged files in ~/.keras/models; or train "
+            "from scratch with build: {weights: null, freeze: none}"
         ) from None

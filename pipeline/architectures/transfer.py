@@ -26,7 +26,7 @@ def build(
     Args:
         image_shape: `(h, w, c)`, equal to that of the saved model.
         num_classes: Number of outputs.
-        from_model: A saved model, such as models/NAME.keras.
+        from_model: A saved model, such as pretrained/mine.keras.
         drop_layers: Number of its last layers to replace by the new head; 1 replaces only the
             logits.
         freeze: `all`, `none`, or the last of its layers to freeze. Frozen batch normalization

@@ -58,8 +58,8 @@ def _check_names(params: Params) -> None:
     names = list(params.models)
     for name in params.compare:
         if name not in names:
-            near = difflib.get_close_matches(name, names) or names
-            raise invalid(("compare",), f"must name models, such as {', '.join(near)}", name)
+            near = ", ".join(difflib.get_close_matches(name, names, cutoff=0))
+            raise invalid(("compare",), f"must contain names from `models:` (nearest: {near})", name)
     compared = ", ".join(params.compare)
     if params.champion not in ("auto", *params.compare):
         raise invalid(("champion",), f"must be auto or one of {compared}", params.champion)
@@ -80,9 +80,7 @@ def _check_names(params: Params) -> None:
 def check_model(params: Params, name: str) -> None:
     """Check a model against its architecture and the common training settings.
 
-    Args:
-        params: Contains the model.
-        at: Group and name of the model: (models, NAME) or (finetune, NAME).
+    Whether the file that it starts from exists is checked by the stage `inputs`.
 
     Raises:
         PipelineError: A setting of the model is invalid.

@@ -23,7 +23,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Section(BaseModel):
-    # strict: `epochs: "20"` and `seed: true` are mistakes, not numbers
+    # strict: `epochs: "20"` and `threads: true` are mistakes, not numbers
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
@@ -269,7 +269,7 @@ class Evaluate(Section):
 
 class Analyze(Section):
     models: list[str] | None
-    """Models to draw; null: all if there are at most two, else the reference and the last one"""
+    """Models to draw, names in `compare`; null: the first and the last"""
     pictures: list[Literal["layers", "feature_maps", "grad_cam", "flow", "kernels", "filters"]]
     """Pictures to draw of each model"""
 
