@@ -28,11 +28,12 @@ from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, require_file, sha256, write_json
 
 ARCHITECTURES = Path(__file__).with_name("architectures")
-# outputs of one training, and of one model, as in dvc.yaml
+# Outputs of one training (model, seed) and of one model in dvc.yaml.
 TRAINING_OUTPUTS = (
-    "models/*/*.keras", "plots/history/*/*.csv", "metrics/train/*/*.json", "metrics/run/*/*.json",
+    "models/{}/{}.keras", "plots/history/{}/{}.csv", "metrics/train/{}/{}.json",
+    "metrics/run/{}/{}.json",
 )  # fmt: skip
-MODEL_OUTPUTS = ("metrics/test/*.json", "plots/predictions/*.csv", "plots/analysis/*")
+MODEL_OUTPUTS = ("metrics/test/{}.json", "plots/predictions/{}.csv", "plots/analysis/{}")
 
 # Packages that each stage imports, and those that write or compute for them: h5py writes the
 # weights in a .keras file, SciPy computes for scikit-learn, Pillow writes the PNGs of matplotlib.
@@ -111,19 +112,23 @@ def model_files(name: str, model: Model) -> dict[str, str]:
 
 
 def old_outputs(compare: list[str], seeds: list[int]) -> list[Path]:
-    """Return the outputs of trainings and models that are no longer in params.yaml."""
-    return [
-        path
-        for pattern in TRAINING_OUTPUTS
-        for path in Path().glob(pattern)
+    """Return the outputs of trainings and models that are no longer in params.yaml.
+
+    A folder of models/ that is not named in `compare` may contain a user's copies of models. A file
+    there is an output of the graph only if the training has other outputs, too.
+    """
+    folders = ["plots/history/*", "metrics/*/*", *(f"models/{name}" for name in compare)]
+    trainings = {
+        (path.parent.name, path.stem)
+        for folder in folders
+        for path in Path().glob(f"{folder}/*.*")
         if path.stem.isdecimal()
-        and (path.parent.name not in compare or int(path.stem) not in seeds)
-    ] + [
-        path
-        for pattern in MODEL_OUTPUTS
-        for path in Path().glob(pattern)
-        if path.stem not in compare
-    ]
+    }
+    current = {(name, str(seed)) for name in compare for seed in seeds}
+    models = {path.stem for output in MODEL_OUTPUTS for path in Path().glob(output.format("*"))}
+    paths = [output.format(*old) for old in trainings - current for output in TRAINING_OUTPUTS]
+    paths += [output.format(old) for old in models - set(compare) for output in MODEL_OUTPUTS]
+    return [Path(path) for path in sorted(paths) if Path(path).exists()]
 
 
 def remove(path: Path) -> None:

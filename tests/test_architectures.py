@@ -326,9 +326,7 @@ def test_a_base_is_initialized_from_a_weights_file(tmp_path):
     base = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=SHAPE)
     path = tmp_path / "base.weights.h5"
     base.save_weights(path)
-    model = building.build(
-        Model(architecture="pretrained", from_model=str(path)), SHAPE, 2, seed=0
-    )
+    model = building.build(Model(architecture="pretrained", from_model=str(path)), SHAPE, 2, seed=0)
     body = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     for expected, actual in zip(base.weights, body.weights, strict=True):
         assert np.array_equal(expected, actual)
@@ -476,9 +474,7 @@ def test_truncated_and_damaged_models_are_refused(source, tmp_path):
 
 def test_a_model_saved_frozen_can_be_unfrozen_and_used_as_a_source(source, tmp_path):
     """The usual two steps of fine-tuning: first the new head, then all layers."""
-    first = building.build(
-        Model(architecture="transfer", from_model=str(source)), SHAPE, 5, seed=0
-    )
+    first = building.build(Model(architecture="transfer", from_model=str(source)), SHAPE, 5, seed=0)
     assert len(first.trainable_weights) == 2
     backend.save(first, tmp_path / "first.keras")
     unfrozen = Model(

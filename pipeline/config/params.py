@@ -59,7 +59,9 @@ def _check_names(params: Params) -> None:
     for name in params.compare:
         if name not in names:
             near = ", ".join(difflib.get_close_matches(name, names, cutoff=0))
-            raise invalid(("compare",), f"must contain names from `models:` (nearest: {near})", name)
+            raise invalid(
+                ("compare",), f"must contain names from `models:` (nearest: {near})", name
+            )
     compared = ", ".join(params.compare)
     if params.champion not in ("auto", *params.compare):
         raise invalid(("champion",), f"must be auto or one of {compared}", params.champion)

@@ -392,8 +392,7 @@ def test_every_stage_refuses_invalid_params_before_it_writes_anything(project, s
             f"--{x}=x" for x in "test train models comparison champion champion-model".split()
         ],
         "plot": [
-            f"--{x}=x"
-            for x in "arrays history predictions samples learning-curves curves".split()
+            f"--{x}=x" for x in "arrays history predictions samples learning-curves curves".split()
         ]
         + [f"--{x}=x" for x in ("class-accuracy", "confusion", "examples")],
         "analyze": ["x"] + [f"--{x}=x" for x in "arrays split predictions pictures out".split()],
