@@ -37,7 +37,7 @@ def test_a_class_without_validation_images_is_reported(project, stage):
     ):
         write_arrays(project / "arrays" / split_name, images(*values), np.array(labels))
     (project / "arrays/info.json").write_text(INFO)
-    argv = ("pipeline.split", "--arrays", "arrays", "--split", "s.npz", "--metrics", "m.json")
+    argv = ("pipeline.split", "--arrays", "arrays", "--split", "splits", "--metrics", "m.json")
     assert "split: warning: no validation images of odd" in stage(*argv).stdout
 
 
@@ -49,13 +49,14 @@ def test_modified_arrays_are_refused_and_the_previous_split_stays(project, split
     labels[3] = 7
     np.save(project / f"arrays/{split_name}/labels.npy", labels)
     (project / "arrays/info.json").write_text(INFO)
-    (project / "s.npz").write_text("last good")
+    (project / "splits").mkdir()
+    (project / "splits/0.npz").write_text("last good")
     message = (
         rf"arrays/{split_name}/labels\.npy: must be the array that preprocess wrote, .* Run `dvc"
     )
     with pytest.raises(PipelineError, match=message):
-        split.main("--arrays arrays --split s.npz --metrics m.json".split())
-    assert (project / "s.npz").read_text() == "last good"
+        split.main("--arrays arrays --split splits --metrics m.json".split())
+    assert (project / "splits/0.npz").read_text() == "last good"
     assert not (project / "m.json").exists()
 
 
@@ -99,9 +100,9 @@ def test_stage_writes_rows_and_counts_and_warns_of_leaks(project, stage):
         labels = np.arange(len(values)) % 2
         write_arrays(project / "arrays" / split_name, images(*values), labels)
     (project / "arrays/info.json").write_text(INFO)
-    done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
+    done = stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
     assert done.stdout == (
-        "split: 8 train, 2 validation rows (held out) -> s.npz\n"
+        "split: 8 train, 2 validation rows (held out) -> splits\n"
         "split: warning: 1 images are in two splits, see m.json\n"
     ), done.stderr
     metrics = json.loads((project / "m.json").read_text())
@@ -112,24 +113,51 @@ def test_stage_writes_rows_and_counts_and_warns_of_leaks(project, stage):
         {"class": "even", "train": 4, "validation": 1, "test": 1},
         {"class": "odd", "train": 4, "validation": 1, "test": 1},
     ]
-    rows = np.load(project / "s.npz")
+    rows = np.load(project / "splits/0.npz")
     assert (rows["train"].dtype, len(rows["validation"])) == (np.int64, 2)
 
 
-@pytest.mark.parametrize("seed", [0, 7])
-def test_the_validation_split_of_a_data_set_is_used_for_every_seed(project, edit, stage, seed):
+def test_every_seed_holds_out_its_own_images_and_adding_one_changes_no_other(project, edit):
+    for split_name, values in (("train", range(40)), ("test", [50, 51])):
+        write_arrays(project / "arrays" / split_name, images(*values), np.arange(len(values)) % 2)
+    (project / "arrays/info.json").write_text(INFO)
+    argv = "--arrays arrays --split splits --metrics m.json".split()
+    edit("seeds: [0]", "seeds: [3, 1]")
+    split.main(argv)
+    before = {path.name: path.read_bytes() for path in (project / "splits").iterdir()}
+    metrics = (project / "m.json").read_bytes()
+    assert set(before) == {"1.npz", "3.npz"}
+    held_out = []
+    for name in before:
+        rows, validation = arrays.read_split(project / "splits" / name, 40)
+        assert sorted([*rows, *validation]) == list(range(40))
+        assert [sum(validation % 2 == label) for label in (0, 1)] == [4, 4]  # of each class
+        held_out.append(validation.tolist())
+    assert held_out[0] != held_out[1]
+
+    edit("seeds: [3, 1]", "seeds: [3, 7, 1]")
+    split.main(argv)
+    after = {path.name: path.read_bytes() for path in (project / "splits").iterdir()}
+    assert set(after) == {"1.npz", "3.npz", "7.npz"}
+    assert {name: after[name] for name in before} == before
+    # the counts and duplicates are those of the first seed's split
+    assert (project / "m.json").read_bytes() == metrics
+
+
+def test_the_validation_split_of_a_data_set_is_used_for_every_seed(project, edit, stage):
     for split_name, values in (("train", range(10)), ("test", [20, 21])):
         write_arrays(project / "arrays" / split_name, images(*values), np.arange(len(values)) % 2)
     info = {**json.loads(INFO), "validation": 3}
     (project / "arrays/info.json").write_text(json.dumps(info))
-    edit("seed: 0", f"seed: {seed}")
-    done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
-    assert done.stdout == ("split: 7 train, 3 validation rows (from the data set) -> s.npz\n"), (
+    edit("seeds: [0]", "seeds: [0, 7]")
+    done = stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
+    assert done.stdout == "split: 7 train, 3 validation rows (from the data set) -> splits\n", (
         done.stderr
     )
-    train, validation = arrays.read_split(project / "s.npz", 10)
-    assert train.tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert validation.tolist() == [7, 8, 9]
+    for seed in (0, 7):
+        train, validation = arrays.read_split(project / f"splits/{seed}.npz", 10)
+        assert train.tolist() == [0, 1, 2, 3, 4, 5, 6]
+        assert validation.tolist() == [7, 8, 9]
     metrics = json.loads((project / "m.json").read_text())
     assert metrics["held_out"] is False
     assert metrics["rows"] == {"train": 7, "validation": 3, "test": 2}
@@ -139,7 +167,7 @@ def test_an_image_in_two_classes_is_reported_as_a_conflict(project, stage):
     for split_name, values in (("train", [0, 1, 2, 3, 4, 5, 6, 6]), ("test", [20, 21])):
         write_arrays(project / "arrays" / split_name, images(*values), np.arange(len(values)) % 2)
     (project / "arrays/info.json").write_text(json.dumps({**json.loads(INFO), "validation": 2}))
-    done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
+    done = stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
     assert done.stdout.splitlines()[1:] == [
         "split: warning: 1 images are in two classes, so a label is wrong, for example validation "
         "6 (even), validation 7 (odd). See m.json"
