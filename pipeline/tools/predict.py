@@ -5,18 +5,21 @@
                                                 {"file", "predictions": [{"class", "probability"}]}
                                                 or {"file", "error"}
     python -m pipeline predict --seen DIR IMAGE…    also write each image as the model sees it (PNG)
+    python -m pipeline predict --ensemble IMAGE…    mean probabilities over all trainings of the
+                                                    champion
 
 Not a stage. The model file holds its preprocessing; params.yaml is not read. A file that is not an
 image is reported as an error; the other files are still classified, and the exit status is 1.
 
-Reads   models/champion.keras, or the model given by --model; the images
+Reads   models/champion.keras, or the model given by --model; with --ensemble metrics/champion.json,
+        and metrics/test/MODEL.json and models/MODEL/SEED.keras of the champion; the images
 """
 
 import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +29,7 @@ from scipy.special import softmax
 from pipeline.core.batching import batch_size
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, one_line, run
+from pipeline.core.files import read_json, require_file
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.data.preprocessor import read as read_preprocessor
 from pipeline.ingest.images import BadImage, open_for
@@ -34,7 +38,8 @@ from pipeline.runtime import select_backend
 if TYPE_CHECKING:
     from PIL import Image
 
-CHAMPION = Path(__file__).parents[2] / "models/champion.keras"  # from any working directory
+REPOSITORY = Path(__file__).parents[2]  # from any working directory
+CHAMPION = REPOSITORY / "models/champion.keras"
 STDIN = "-"
 ENLARGED_SIDE = 256  # pixels; smaller images are enlarged to a longer side of at most this
 
@@ -46,6 +51,26 @@ class Prediction(NamedTuple):
     error: str = ""
     image: np.ndarray | None = None
     """The input of the model, `(h, w, c)` float32"""
+
+
+def ensemble_files(repository: Path) -> list[Path]:
+    """Return the files of all trainings of the champion.
+
+    Raises:
+        PipelineError: A file is missing.
+    """
+    champion = read_json(repository / "metrics/champion.json")["model"]
+    test = repository / f"metrics/test/{champion}.json"
+    trainings = read_json(test).get("seeds")
+    if not trainings:  # metrics of older versions
+        raise PipelineError(f"{test}: must list the trainings of the model. Run `dvc repro`")
+    return [
+        require_file(
+            repository / f"models/{champion}/{training['seed']}.keras",
+            "Run `dvc pull` or `dvc repro`",
+        )
+        for training in trainings
+    ]
 
 
 def expand_folders(names: list[str]) -> list[str]:
@@ -89,14 +114,17 @@ def read_image(file: str, preprocessor: Preprocessor) -> np.ndarray:
 
 
 def predict_files(
-    files: list[str], preprocessor: Preprocessor, logits: Callable[[np.ndarray], np.ndarray]
+    files: list[str],
+    preprocessor: Preprocessor,
+    networks: Sequence[Callable[[np.ndarray], np.ndarray]],
 ) -> Iterator[Prediction]:
     """Yield the prediction for each file, in order, with one batch of images in memory at a time.
 
     Args:
         files: Paths, or - for standard input.
-        preprocessor: The preprocessing of the model.
-        logits: Maps images `(b, h, w, c)` float32 to logits `(b, k)`.
+        preprocessor: The preprocessing of the networks.
+        networks: Each maps images `(b, h, w, c)` float32 to logits `(b, k)`. The probabilities
+            are means over the networks.
     """
     size = batch_size(preprocessor.image_shape)
     for start in range(0, len(files), size):
@@ -106,8 +134,11 @@ def predict_files(
                 images[row] = read_image(file, preprocessor)
             except BadImage as error:
                 errors[row] = str(error)
-        outputs = softmax(logits(np.stack(list(images.values()))), axis=1) if images else ()
-        probabilities = dict(zip(images, outputs, strict=True))
+        probabilities = {}
+        if images:
+            batch = np.stack(list(images.values()))
+            outputs = [softmax(network(batch), axis=1) for network in networks]
+            probabilities = dict(zip(images, np.mean(outputs, axis=0), strict=True))
         for row, file in enumerate(files[start : start + size]):
             yield Prediction(file, probabilities.get(row), errors.get(row, ""), images.get(row))
 
@@ -175,7 +206,13 @@ def positive_integer(text: str) -> int:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, or - for stdin")
-    parser.add_argument("--model", type=Path, default=CHAMPION)
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--model", type=Path, default=CHAMPION)
+    model.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="average the probabilities over all trainings of the champion",
+    )
     parser.add_argument(
         "--top", type=positive_integer, default=3, help="number of classes to print"
     )
@@ -188,17 +225,22 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
-    preprocessor = read_preprocessor(args.model)
+    paths = ensemble_files(REPOSITORY) if args.ensemble else [args.model]
+    preprocessor, *others = [read_preprocessor(path) for path in paths]
+    if any(other != preprocessor for other in others):
+        raise PipelineError(
+            f"{paths[0].parent}: all trainings must have the same preprocessing. Run `dvc repro`"
+        )
     files = expand_folders(args.images)
     if args.seen:
         args.seen.mkdir(parents=True, exist_ok=True)
     select_backend.use_default()
     from pipeline.runtime import backend
 
-    model = backend.load(args.model)
+    networks = [backend.load(path).predict_on_batch for path in paths]
     classes = preprocessor.classes
     top, predictions, failed = min(args.top, len(classes)), [], False
-    results = predict_files(files, preprocessor, model.predict_on_batch)
+    results = predict_files(files, preprocessor, networks)
     for number, prediction in enumerate(results, 1):
         if args.seen:
             write_picture(args.seen, number, prediction, preprocessor)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,17 +22,23 @@ from pipeline.tools import predict
 from tests.conftest import REPOSITORY, png
 
 
-@pytest.fixture
-def model(project, monkeypatch):
-    """A model of 2×2 grey images; the logit of `bright` is the sum of the pixels, of `dark` 2."""
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # restores it after the test
+def save_model(path: Path, dark: float = 2.0, **preprocessing: Any) -> None:
+    """Save a model of 2×2 grey images; the logit of `bright` is the sum of the pixels."""
     images = keras.Input((2, 2, 1))
     dense = keras.layers.Dense(2)
     network = keras.Model(images, dense(keras.layers.Flatten()(images)))
-    dense.set_weights([np.array([[0.0, 1.0]] * 4), np.array([2.0, 0.0])])
-    network.save(project / "model.keras")
-    preprocessor = Preprocessor(["dark", "bright"], [2, 2, 1], "unit", [0.5], [0.25])
-    store(project / "model.keras", preprocessor)
+    dense.set_weights([np.array([[0.0, 1.0]] * 4), np.array([dark, 0.0])])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    network.save(path)
+    settings = {"normalize": "unit", "mean": [0.5], "std": [0.25], **preprocessing}
+    store(path, Preprocessor(["dark", "bright"], [2, 2, 1], **settings))
+
+
+@pytest.fixture
+def model(project, monkeypatch):
+    """A model whose logit of `dark` is 2."""
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # restores it after the test
+    save_model(project / "model.keras")
     (project / "params.yaml").write_text("not: [valid")
     return project
 
@@ -92,6 +99,60 @@ def test_intensity_range_and_size_limit_are_those_of_training(model, capsys):
         "error: large.png: has 0.012 megapixels, more than preprocess.max_megapixels: 0.01 "
         "(raise it, or shrink the image)\n"
     )
+
+
+@pytest.fixture
+def ensemble(model, monkeypatch):
+    """Two trainings of the champion, with logits of `dark` of 2 and 4; a third is not used."""
+    monkeypatch.setattr(predict, "REPOSITORY", model)
+    save_model(model / "models/mine/0.keras", dark=2.0)
+    save_model(model / "models/mine/10.keras", dark=4.0)
+    save_model(model / "models/mine/3.keras", dark=9.0)
+    (model / "metrics/test").mkdir(parents=True)
+    (model / "metrics/champion.json").write_text('{"model": "mine"}')
+    (model / "metrics/test/mine.json").write_text('{"seeds": [{"seed": 0}, {"seed": 10}]}')
+    (model / "white.png").write_bytes(white())
+    return model
+
+
+def test_an_ensemble_averages_the_probabilities_of_all_trainings_of_the_champion(ensemble, capsys):
+    predict.main(["--ensemble", "--json", "--seen", "seen", "white.png"])
+    (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+    # 0.880797 and 1/2, since both logits of the second training are 4
+    assert row["predictions"] == [
+        {"class": "bright", "probability": pytest.approx((0.880797 + 0.5) / 2, abs=1e-6)},
+        {"class": "dark", "probability": pytest.approx((0.119203 + 0.5) / 2, abs=1e-6)},
+    ]
+    assert [path.name for path in (ensemble / "seen").iterdir()] == ["0001-white.png"]
+
+
+@pytest.mark.parametrize(("missing", "message"), [
+    ("metrics/champion.json", r"metrics/champion\.json: no such file\. Run `dvc repro`"),
+    ("metrics/test/mine.json", r"metrics/test/mine\.json: no such file\. Run `dvc repro`"),
+    ("models/mine/10.keras", r"mine/10\.keras: no such file\. Run `dvc pull` or `dvc repro`"),
+])  # fmt: skip
+def test_an_ensemble_without_all_its_files_is_refused(ensemble, missing, message):
+    (ensemble / missing).unlink()
+    with pytest.raises(PipelineError, match=message):
+        predict.main(["--ensemble", "white.png"])
+
+
+def test_an_ensemble_of_metrics_of_an_older_version_is_refused(ensemble):
+    (ensemble / "metrics/test/mine.json").write_text('{"accuracy": 0.9, "answers": []}')
+    with pytest.raises(PipelineError, match=r"mine\.json: must list the trainings of the model"):
+        predict.main(["--ensemble", "white.png"])
+
+
+def test_an_ensemble_of_trainings_with_other_preprocessing_is_refused(ensemble):
+    save_model(ensemble / "models/mine/10.keras", normalize="standardize")
+    with pytest.raises(PipelineError, match=r"mine: all trainings must have the same preproc"):
+        predict.main(["--ensemble", "white.png"])
+
+
+def test_an_ensemble_and_a_model_exclude_each_other(model, capsys):
+    with pytest.raises(SystemExit):
+        predict.main(["--ensemble", "--model", "model.keras", "white.png"])
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 def test_a_folder_is_replaced_by_its_files_without_hidden_ones(model, capsys):
@@ -241,17 +302,22 @@ def test_predictions_equal_those_of_evaluate_after_params_have_changed(
     edit("folder: data/folder", "folder: photos")
     edit("normalize: unit", "normalize: standardize")
     edit("image_size:", "image_size: [8, 6]")
+    edit("seeds: [0, 1, 2]", "seeds: [0]")
     edit("precision: auto\n  # true", "precision: float32\n  # true")  # under evaluate
     download.main("--raw raw".split())
     preprocess.main("--raw raw --arrays arrays".split())
     images = keras.Input((8, 6, 3))
     keras.utils.set_random_seed(0)
     network = keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(images)))
-    network.save(project / "model.keras")
+    (project / "models").mkdir()
+    network.save(project / "models/0.keras")
     info = json.loads((project / "arrays/info.json").read_text())
-    store(project / "model.keras", Preprocessor.of(info))
-    argv = "--model model.keras --arrays arrays --metrics test.json --predictions predictions.csv"
-    evaluate.main(argv.split())
+    store(project / "models/0.keras", Preprocessor.of(info))
+    evaluate.main([
+        "baseline", "--models", "models", "--arrays", "arrays", "--metrics", "test.json",
+        "--predictions", "predictions.csv",
+    ])  # fmt: skip
+    (project / "models/0.keras").rename("model.keras")
 
     edit("normalize: standardize", "normalize: unit")
     edit("image_size: [8, 6]", "image_size: [64, 64]")
