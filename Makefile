@@ -10,7 +10,6 @@ export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 READY := .venv/ready
 # --inexact keeps what other targets have installed; --system-certs is needed behind some proxies
 SYNC := .venv/bin/uv sync --locked --inexact --quiet --system-certs
-JOBS ?= 1
 PARALLEL := -n logical --maxprocesses 4 --dist loadgroup  # each worker loads TensorFlow: about 1 GB
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
@@ -35,7 +34,7 @@ $(READY)-%: $(READY)  # with a dependency group of pyproject.toml
 	@$(SYNC) --group $*
 	@touch $@
 
-repro: $(READY)  ## run the stages that changed; JOBS=2 trains two models at once
+repro: $(READY)  ## run the stages that changed, several at once; JOBS=1: one after another
 	@python -m pipeline params check  # before any stage runs
 	@python -m pipeline doctor --repair
 	$(if $(filter 1,$(JOBS)),dvc repro,python -m pipeline parallel $(JOBS))

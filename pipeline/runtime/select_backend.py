@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +25,9 @@ NUMERIC_PREFIXES = (
 HARMLESS = ("CUDA_VISIBLE_DEVICES", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 # variables with which Keras shortens training, or uses Flax's variables
 KERAS_SETTINGS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "KERAS_NNX_ENABLED")
+
+# packages that a backend needs to use a GPU: the beginnings of their names
+GPU_PACKAGES = {"jax": "jax-cuda", "tensorflow": "nvidia-cudnn"}
 
 
 def environment() -> dict[str, str]:
@@ -97,10 +101,22 @@ def check(backend: str) -> None:
         )
 
 
+def supports_gpu(backend: str) -> bool:
+    """Return whether the packages are installed that a backend needs to use NVIDIA GPUs.
+
+    Args:
+        backend: tensorflow or jax.
+    """
+    names = [str(package.name).lower() for package in distributions()]
+    return any(name.startswith(GPU_PACKAGES[backend]) for name in names)
+
+
 def use(backend: str, threads: int | None = None) -> None:
     """Select the Keras backend and the number of CPU threads, and import Keras.
 
-    Sums are split over threads, so another number of threads rounds differently.
+    TensorFlow splits sums over the threads of its intra-op pool, so another number of threads
+    rounds differently. The threads that run whole operations at once (inter-op) and those of
+    tf.data change no result, so their number is left to TensorFlow. JAX has no such setting.
 
     Args:
         backend: tensorflow or jax.

@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,6 @@ DVC = re.compile(r"(^|[/\\])dvc(\.exe|[/\\]__main__\.py)?$")
 GIB = 2**30
 GPU_FIELDS = "index,uuid,name,driver_version,memory.used,memory.total"
 GPU_BUSY = 0.25  # share of a GPU's memory; JAX reserves the other three quarters when it starts
-# packages that a backend needs to use a GPU: the beginnings of their names
-GPU_PACKAGES = {"jax": "jax-cuda", "tensorflow": "nvidia-cudnn"}
 
 Findings = Iterator[tuple[str, str]]
 """A level, which is `fix` or `note` (for information only), and a message with the remedy"""
@@ -209,10 +206,9 @@ def check_training() -> Findings:
     usable = set(parallel.usable_gpus())  # indices or UUIDs
     gpus = [row for row in rows if usable & set(row[:2])]
     yield from map(_check_gpu, gpus)
-    installed = [str(package.name).lower() for package in metadata.distributions()]
     if not gpus:
         yield "note", "GPU: hidden by CUDA_VISIBLE_DEVICES, so training runs on the CPU"
-    elif not any(name.startswith(GPU_PACKAGES.get(backend, "")) for name in installed):
+    elif not select_backend.supports_gpu(backend):
         problem = f"{backend} is installed without GPU support, so training runs on the CPU"
         remedy = "Set `backend: jax` in params.yaml and run `uv pip install 'jax[cuda13]'`"
         level = "fix" if backend == "jax" else "note"

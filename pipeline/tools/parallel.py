@@ -1,10 +1,14 @@
-"""Parallel: run the graph with several models at once (make repro JOBS=2).
+"""Parallel: run the stages that changed, several at once.
 
-    python -m pipeline parallel 2        as `make repro JOBS=2`
+    python -m pipeline parallel      as `make repro`: as many as GPUs, or as cores have threads for
+    python -m pipeline parallel 2    as `make repro JOBS=2`
 
 Not a stage. DVC allows several `dvc repro` in one folder, and releases its lock while a command
 runs, but two of them fail if they check the same stage (DVC issues 5795, 11054). Here each runs a
 single stage (`--single-item`) after all its dependencies, and waits for the lock.
+
+Each training uses the number of threads in params.yaml, however many run at once, so results do not
+depend on it.
 """
 
 import argparse
@@ -19,14 +23,17 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
 from queue import SimpleQueue
-from typing import NamedTuple
 
 import psutil
 
+from pipeline.config.params import load
 from pipeline.core import cpu
 from pipeline.core.errors import PipelineError, first_few, run
+from pipeline.runtime import select_backend
 
 DVC = ("dvc", "--wait-for-lock")
+# the first line that DVC prints about a stage
+STAGE_LINE = re.compile(r"(?:Running stage|Stage) '(.+?)'")
 # DVC's advice after every command; `make repro` prints its own once, at the end (summary.py).
 ADVICE = re.compile(
     r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core\.autostage"
@@ -34,28 +41,25 @@ ADVICE = re.compile(
 )
 
 
-class Resources(NamedTuple):
-    """The CPU cores and the GPU that one job may use."""
+def number_of_jobs(requested: int | None, cores: int, threads: int, gpus: int) -> int:
+    """Return how many stages to run at once.
 
-    cores: tuple[int, ...]
-    gpu: str | None
-
-
-def divide_resources(cores: Collection[int], gpus: list[str], jobs: int) -> list[Resources]:
-    """Give each job the same number of cores, and one GPU if there are any.
+    Args:
+        requested: JOBS; None for as many as there are GPUs, or as the cores have threads for.
+        cores: Available CPU cores.
+        threads: CPU threads of each training.
+        gpus: GPUs that the backend can use. If there are any, each job needs one for itself.
 
     Raises:
-        PipelineError: There are more jobs than cores or GPUs.
+        PipelineError: JOBS is less than 1, or more than the GPUs.
     """
-    limit = min(len(cores), len(gpus) or len(cores))
-    if not 1 <= jobs <= limit:
-        kind = "GPUs" if limit == len(gpus) else "cores"
-        raise PipelineError(f"JOBS must be in [1, {limit}], the number of {kind}. Got {jobs}")
-    ordered, count = sorted(cores), len(cores) // jobs
-    return [
-        Resources(tuple(ordered[n * count : (n + 1) * count]), gpus[n] if gpus else None)
-        for n in range(jobs)
-    ]
+    if requested is None:
+        return gpus or max(1, cores // threads)
+    if requested < 1:
+        raise PipelineError(f"JOBS must be at least 1. Got {requested}")
+    if 0 < gpus < requested:
+        raise PipelineError(f"JOBS must be in [1, {gpus}], the number of GPUs. Got {requested}")
+    return requested
 
 
 def stale_graph(graph: Mapping[str, set[str]], stale: Collection[str]) -> dict[str, set[str]]:
@@ -71,6 +75,17 @@ def stale_graph(graph: Mapping[str, set[str]], stale: Collection[str]) -> dict[s
         if name in stale or dependencies:
             subgraph[name] = dependencies
     return subgraph
+
+
+def leading_stages(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return the stages that have to run one after another, before two can run at once."""
+    sorter = TopologicalSorter(graph)
+    sorter.prepare()
+    stages: list[str] = []
+    while len(ready := sorter.get_ready()) == 1:
+        stages += ready
+        sorter.done(*ready)
+    return stages
 
 
 def run_all(
@@ -104,25 +119,26 @@ def run_all(
         pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C no further stage starts
 
 
-def reproduce(stage: str, resources: Resources | None) -> bool:
-    """Run one stage with `dvc repro` and return whether it succeeded.
+def reproduce(stages: Collection[str], gpu: str | None) -> bool:
+    """Run stages one after another with `dvc repro` and return whether they succeeded.
 
-    Its output is printed as it comes, prefixed with the stage name.
+    Output is printed as it comes, prefixed with the stage name.
 
     Args:
-        stage: Its name in dvc.yaml.
-        resources: To restrict it to; None restricts it to nothing.
+        stages: Their names in dvc.yaml, in order.
+        gpu: The only GPU that they may use; None: no restriction.
     """
     env = dict(os.environ)
-    if resources and resources.gpu is not None:
-        env["CUDA_VISIBLE_DEVICES"] = resources.gpu
+    if gpu is not None:
+        env["CUDA_VISIBLE_DEVICES"] = gpu
+    stage = next(iter(stages))
     with subprocess.Popen(
-        [*DVC, "repro", "--single-item", stage],
+        [*DVC, "repro", "--single-item", *stages],
         env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
-        if resources and hasattr(os, "sched_setaffinity"):  # Linux; TensorFlow: a thread per core
-            os.sched_setaffinity(process.pid, resources.cores)
         for line in process.stdout or ():
+            if match := STAGE_LINE.match(line):
+                stage = match[1]
             if line.strip() and not ADVICE.match(line):
                 print(f"{stage} | {line}", end="", flush=True)
     return process.returncode == 0
@@ -145,6 +161,11 @@ def read_graph() -> dict[str, set[str]]:
     return graph
 
 
+def stale_stages() -> list[str]:
+    """Return the stages that `dvc status` reports."""
+    return list(json.loads(dvc("status", "--json", "dvc.yaml")))
+
+
 def usable_gpus() -> list[str]:
     """Return the indices or UUIDs of the NVIDIA GPUs that this process may use."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
@@ -158,28 +179,37 @@ def usable_gpus() -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("jobs", type=int, help="number of models to run at once")
-    jobs = parser.parse_args(argv).jobs
-    free: SimpleQueue[Resources] = SimpleQueue()
-    for resources in divide_resources(cpu.available_cores(), usable_gpus(), jobs):
-        free.put(resources)
+    parser.add_argument(
+        "jobs", type=int, nargs="?",
+        help="stages to run at once; default: as many as GPUs, or as cores have threads for",
+    )  # fmt: skip
+    requested = parser.parse_args(argv).jobs
+    params = load()
+    gpus = usable_gpus() if select_backend.supports_gpu(params.backend) else []
+    jobs = number_of_jobs(requested, len(cpu.available_cores()), params.threads, len(gpus))
+    free: SimpleQueue[str | None] = SimpleQueue()
+    for job in range(jobs):
+        free.put(gpus[job] if gpus else None)
 
-    def run_stage(stage: str) -> bool:
-        if "@" not in stage:  # not a stage of a single model: it uses all cores
-            return reproduce(stage, None)
-        resources = free.get()
+    def run_stages(*stages: str) -> bool:
+        gpu = free.get()
         try:
-            return reproduce(stage, resources)
+            return reproduce(stages, gpu)
         finally:
-            free.put(resources)
+            free.put(gpu)
 
-    stale = json.loads(dvc("status", "--json", "dvc.yaml"))
-    if not stale:
+    graph = read_graph()
+    if not (stale := stale_graph(graph, stale_stages())):
         print("Data and pipelines are up to date.")
         return
-    graph = stale_graph(read_graph(), stale)
     try:
-        unfinished = run_all(graph, jobs, run_stage)
+        succeeded = True
+        if leading := leading_stages(stale):
+            # One process takes less time than one a stage, and afterwards it is known which of the
+            # other stages they affect.
+            succeeded = run_stages(*leading)
+            stale = stale_graph(graph, stale_stages())
+        unfinished = run_all(stale, jobs, run_stages) if succeeded else list(stale)
     except KeyboardInterrupt as stop:
         if stop.args:  # SIGTERM reaches this process only; Ctrl-C reaches its children too
             for child in psutil.Process().children(recursive=True):

@@ -2,9 +2,9 @@
 
 DVC deletes the outputs of a stage before it runs, so the state is saved elsewhere:
 
-    .checkpoints/MODEL/KEY/000007.npz    state after the seventh epoch; the sixth's is kept too
-    .checkpoints/MODEL/KEY/finished      MD5 of the model, once the outputs are written
-    .checkpoints/MODEL/lock              held by the process that trains
+    .checkpoints/MODEL-SEED/KEY/000007.npz    state after the seventh epoch; the sixth's is kept too
+    .checkpoints/MODEL-SEED/KEY/finished      MD5 of the model, once the outputs are written
+    .checkpoints/MODEL-SEED/lock              held by the process that trains
 
 KEY is a hash of everything that the result depends on, so no other training resumes from it.
 """
@@ -43,27 +43,27 @@ class State(NamedTuple):
 class Checkpoints:
     """Checkpoints of one training."""
 
-    def __init__(self, model: str, inputs: Any):
+    def __init__(self, name: str, inputs: Any):
         """Args:
-        model: Name in params.yaml.
+        name: Of the training: MODEL-SEED.
         inputs: Everything that the result depends on, JSON-serializable.
         """
         text = json.dumps(inputs, sort_keys=True, ensure_ascii=False)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self.model, self.folder = model, FOLDER / model / key
+        self.name, self.folder = name, FOLDER / name / key
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the model, so that no other process trains it at the same time.
+        """Lock the training, so that no other process runs it at the same time.
 
         A process can outlive the `dvc repro` that started it, and would write the same files.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(FOLDER / self.model / "lock")
+        lock = FileLock(FOLDER / self.name / "lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"train: {self.model}: waiting for another process that trains it", flush=True)
+            print(f"train: {self.name}: waiting for another process that trains it", flush=True)
             lock.acquire()
         try:
             _clean(self.folder)
@@ -85,7 +85,7 @@ class Checkpoints:
                 self.read(int(path.stem))
             except DAMAGE as error:
                 message = f"{path} is damaged, so the previous one is used: {error}"
-                print(f"train: {self.model}: {message}", flush=True)
+                print(f"train: {self.name}: {message}", flush=True)
             else:
                 return int(path.stem)
         return None
@@ -131,7 +131,7 @@ def _md5(path: Path) -> str:
 
 
 def _clean(current: Path) -> None:
-    """Remove the checkpoints of all recorded and abandoned trainings, of all models.
+    """Remove the checkpoints of all recorded and abandoned trainings.
 
     Those in `current` are removed too if DVC has recorded that training, so that `dvc repro -f`
     trains from the start.

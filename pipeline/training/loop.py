@@ -112,7 +112,7 @@ def fit(
     finished = len(history.rows)  # epochs, when training resumes
     if finished and verbose and checkpoints:
         message = f"resuming after epoch {finished} of {settings.epochs}"
-        print(f"train: {checkpoints.model}: {message}", flush=True)
+        print(f"train: {checkpoints.name}: {message}", flush=True)
     for _ in range(finished):
         batches.on_epoch_end()  # shuffles the images as each finished epoch did
     try:

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.core import cpu
 from pipeline.core.errors import INTERRUPTED, PipelineError
 from pipeline.tools import parallel
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, write_params
 
 GRAPH = {
     "split": set(),
@@ -44,25 +43,33 @@ stages:
 """
 
 
-def test_each_job_gets_the_same_number_of_cores_for_itself():
-    assert parallel.divide_resources({0, 1, 4, 5, 7}, [], 2) == [((0, 1), None), ((4, 5), None)]
-
-
-def test_each_job_gets_a_gpu_for_itself():
-    assert parallel.divide_resources(range(4), ["0", "3"], 2) == [((0, 1), "0"), ((2, 3), "3")]
+@pytest.mark.parametrize(
+    ("requested", "cores", "threads", "gpus", "jobs"),
+    [
+        (None, 8, 1, 0, 8),
+        (None, 8, 3, 0, 2),
+        (None, 1, 2, 0, 1),
+        (None, 8, 1, 2, 2),  # a GPU for each
+        (3, 2, 1, 0, 3),
+        (1, 8, 1, 2, 1),
+    ],
+)
+def test_as_many_stages_run_at_once_as_asked_for_or_as_the_machine_allows(
+    requested, cores, threads, gpus, jobs
+):
+    assert parallel.number_of_jobs(requested, cores, threads, gpus) == jobs
 
 
 @pytest.mark.parametrize(
-    ("gpus", "jobs", "message"),
+    ("requested", "gpus", "message"),
     [
-        ([], 0, r"JOBS must be in \[1, 2\], the number of cores. Got 0"),
-        ([], 3, r"JOBS must be in \[1, 2\], the number of cores. Got 3"),
-        (["0"], 2, r"JOBS must be in \[1, 1\], the number of GPUs. Got 2"),
+        (0, 0, "JOBS must be at least 1. Got 0"),
+        (3, 2, r"JOBS must be in \[1, 2\], the number of GPUs. Got 3"),
     ],
 )
-def test_more_jobs_than_cores_or_gpus_are_refused(gpus, jobs, message):
+def test_no_jobs_and_more_jobs_than_gpus_are_refused(requested, gpus, message):
     with pytest.raises(PipelineError, match=message):
-        parallel.divide_resources({0, 1}, gpus, jobs)
+        parallel.number_of_jobs(requested, 8, 1, gpus)
 
 
 def test_only_stale_stages_and_those_that_depend_on_them_run():
@@ -71,6 +78,12 @@ def test_only_stale_stages_and_those_that_depend_on_them_run():
         "evaluate@b": {"train@b"},
         "compare": {"evaluate@b"},
     }
+
+
+def test_stages_before_the_first_two_that_can_run_at_once_are_leading():
+    assert parallel.leading_stages(GRAPH) == ["split"]
+    assert parallel.leading_stages({"a": set(), "b": {"a"}, "c": {"a", "b"}}) == ["a", "b", "c"]
+    assert parallel.leading_stages({"a": set(), "b": set(), "c": {"a", "b"}}) == []
 
 
 def test_models_run_at_once_and_after_their_dependencies():
@@ -108,7 +121,6 @@ def test_usable_gpus_are_those_of_cuda_visible_devices(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(len(cpu.available_cores()) < 2, reason="one core")
 def test_dvc_records_all_stages_that_run_at_once(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
@@ -120,6 +132,7 @@ def test_dvc_records_all_stages_that_run_at_once(tmp_path):
 
     run("git init -q")
     run("dvc init -q")
+    write_params(tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "dvc.yaml").write_text(TINY)
     (tmp_path / "seed.txt").write_text("1\n")
@@ -129,6 +142,7 @@ def test_dvc_records_all_stages_that_run_at_once(tmp_path):
     done = run(command)
     assert done.returncode == 1
     assert done.stderr == "error: not finished: train@c, compare. The lines above say why\n"
+    assert "split | > cat seed.txt > split.txt\n" in done.stdout
     assert "train@c | ERROR: failed to reproduce 'train@c'" in done.stdout
     locked = yaml.safe_load((tmp_path / "dvc.lock").read_text())["stages"]
     assert set(locked) == {"split", "train@a", "train@b", "train@d"}
@@ -149,12 +163,12 @@ stages:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(len(cpu.available_cores()) < 2, reason="one core")
 def test_sigterm_stops_the_running_stages_and_starts_no_other(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
     for command in ("git init -q", "dvc init -q"):
         subprocess.run(command.split(), cwd=tmp_path, env=env, check=True)
+    write_params(tmp_path)
     (tmp_path / "dvc.yaml").write_text(SLOW)
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.tools.parallel", "2"],
