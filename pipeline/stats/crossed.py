@@ -103,7 +103,8 @@ def compare_models(reference: np.ndarray, other: np.ndarray) -> Comparison:
     interval has a width even where all predictions agree.
 
     If both models were trained once, `compare_networks` compares the two trained networks. If one
-    was, its variance over seeds is assumed to be that of the other.
+    was, its variances are assumed to be those of the other: if its seeds in fact vary more, the
+    interval is too narrow.
 
     Args:
         reference: `(k, n)` scores of the reference.
@@ -431,7 +432,8 @@ def _remedy(comparison: Comparison, margin: float, split: str) -> str:
 def _trainings(trainings: tuple[int, int]) -> str:
     first, second = trainings
     if first != second:
-        return f"{second} against {first} trainings"
+        assumed = ", assuming the same spread over seeds" if 1 in trainings else ""
+        return f"{second} against {first} trainings{assumed}"
     if first == 1:
         return "one training each: about these two trained networks only"
     return f"{first} trainings each"

@@ -228,6 +228,12 @@ def test_p_decides_first_and_then_the_margin(difference, p, margin, expected):
         "worse than baseline by 2.1 points [0.6, 3.6], 5 against 3 trainings",
     ),
     (
+        {"difference": 0.021, "standard_error": 0.0075, "trainings": (1, 3)},
+        0.01,
+        "better than baseline by 2.1 points [0.6, 3.6], "
+        "3 against 1 trainings, assuming the same spread over seeds",
+    ),
+    (
         {"standard_error": 0.005},
         1,
         "as good as baseline, within 1 point, 3 trainings each",
