@@ -1,10 +1,12 @@
 """Study: answer a question by training several models with several seeds each.
 
 Reads   studies/STUDY.yaml, data/arrays/train/{images,labels}.npy, data/arrays/info.json,
-        data/split.npz; never the test images, so that exploring does not bias the test results
-Writes  studies/STUDY.json    the result in one sentence, all models and all runs
+        data/split/SEED.npz of the first seed of params.yaml, for all trainings; never the test
+        images, so that exploring does not bias the test results
+Writes  studies/STUDY.json    the result in one sentence, the comparisons, and of each training its
+                              measures and which validation images it classified correctly
         studies/STUDY.png     the result as a figure
-Params  train
+Params  backend, margin, threads, train
 """
 
 import argparse
@@ -18,12 +20,13 @@ from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 from pipeline.config import params, yaml_reader
-from pipeline.config.schema import Model, Name, Params, PartialTrain, Section
+from pipeline.config.schema import Model, Name, Params, PartialTrain, Section, Seeds
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import read_json, write_json
 from pipeline.data import arrays
 from pipeline.reporting.drawing import save
 from pipeline.runtime import select_backend
+from pipeline.stats.crossed import LEVEL
 from pipeline.trials import figure, summary
 
 
@@ -35,8 +38,9 @@ class Study(Section):
     """Models as in params.yaml; the first is the reference that others are compared with"""
     train: PartialTrain = PartialTrain()
     """Overrides of the training settings in params.yaml"""
-    seeds: Annotated[int, Field(ge=2)]
-    """Number of trainings of each model"""
+    seeds: Annotated[Seeds, Field(min_length=2)]
+    """Seeds of the trainings of each model. A seed determines the initial weights, the order of the
+    images, augmentation, dropout, and the sample of `train_images`"""
     train_images: Annotated[int, Field(ge=1)] | None = None
     """Number of training images, sampled with stratification; null uses all"""
     measure: Literal["gap", "seconds_per_epoch", "gradients"] | None = None
@@ -65,11 +69,9 @@ def load(path: Path, defaults: Params) -> tuple[Study, Params]:
             train = defaults.train.overridden_by(study.train)
         except pydantic.ValidationError as error:
             raise PipelineError(f"train {error.errors()[0]['ctx']['error']}") from None
-        study_params = defaults.model_copy(
-            update={"models": study.models, "finetune": {}, "train": train}
-        )
+        study_params = defaults.model_copy(update={"models": study.models, "train": train})
         for name in study.models:
-            params.check_model(study_params, ("models", name))
+            params.check_model(study_params, name)
             x = line_and_x(study, study_params, name)[1]
             if study.x and (not isinstance(x, int | float) or isinstance(x, bool)):
                 raise PipelineError(
@@ -120,19 +122,21 @@ def main(argv: list[str] | None = None) -> None:
     for path in ("arrays", "split", "table", "picture"):
         parser.add_argument(f"--{path}", type=Path, required=True)
     args = parser.parse_args(argv)
-    study, study_params = load(args.study, params.load())
+    defaults = params.load()
+    study, study_params = load(args.study, defaults)
+    margin = defaults.margin / 100
 
     info = read_json(args.arrays / "info.json")
     images, labels = arrays.load(args.arrays / "train")
     train, validation = arrays.read_split(args.split, len(labels))
     with yaml_reader.reading(args.study):
-        train_rows = [
-            sample_rows(train, labels, study.train_images, seed) for seed in range(study.seeds)
-        ]
+        train_rows = {
+            seed: sample_rows(train, labels, study.train_images, seed) for seed in study.seeds
+        }
 
     # importing Keras takes seconds, so all inputs are checked first
     environment = select_backend.environment()
-    select_backend.use(study_params.backend)
+    select_backend.use(defaults.backend, defaults.threads)
     from pipeline.runtime import backend
     from pipeline.runtime.input_pipeline import Subset
     from pipeline.training import building, optim
@@ -143,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
         optim.class_weights(study_params.train_of(name), labels, info["classes"])
     runs: dict[str, list[dict]] = {name: [] for name in study_params.models}
     # loop over seeds first, so that a slowdown of the machine affects all models alike
-    queue = [(seed, name) for seed in range(study.seeds) for name in study_params.models]
+    queue = [(seed, name) for seed in study.seeds for name in study_params.models]
     for seed, name in tqdm(queue, args.study.stem, unit="run", disable=None):
         subsets = Subset(images, labels, train_rows[seed]), Subset(images, labels, validation)
         runs[name].append(
@@ -152,8 +156,8 @@ def main(argv: list[str] | None = None) -> None:
 
     positions = {name: line_and_x(study, study_params, name) for name in study_params.models}
     epochs = {name: study_params.train_of(name).epochs for name in study_params.models}
-    rows = summary.summarize(positions, epochs, runs, len(validation))
-    sentence = summary.sentence(rows, study.measure, study.x)
+    rows = summary.summarize(positions, epochs, runs, margin)
+    sentence = summary.sentence(rows, study.measure, study.x, margin)
     save(figure.draw(study.question, rows, study.measure, study.x), args.picture)
     write_json(
         args.table,
@@ -161,13 +165,18 @@ def main(argv: list[str] | None = None) -> None:
             "question": study.question,
             "sentence": sentence,
             "seeds": study.seeds,
-            "train_images": len(train_rows[0]),
+            "level": LEVEL,
+            "margin": margin,
+            "train_images": len(train_rows[study.seeds[0]]),
             "validation_images": len(validation),
             "made_on": backend.describe() | environment,
             "models": rows,
         },
     )
     summary.print_summary(study.question, rows, study.measure)
+    for row in rows:
+        if row.get("verdict") == "cannot tell":
+            print(f"study: {row['model']}: {row['sentence']}")
     print(sentence)
     print(f"study: {len(queue)} runs -> {args.table}, {args.picture}")
 

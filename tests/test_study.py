@@ -16,51 +16,14 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.reporting.drawing import plt
 from pipeline.runtime import backend
+from pipeline.stats import correctness, crossed
 from pipeline.trials import figure
 from pipeline.trials.measure import gradient_norms
-from pipeline.trials.summary import paired, sentence, summarize
+from pipeline.trials.summary import sentence, summarize
 from tests.conftest import REPOSITORY, write_arrays
 
 GRAPH = yaml.safe_load((REPOSITORY / "studies/dvc.yaml").read_text())["stages"]["study"]
 NAMES = sorted(GRAPH["foreach"])
-
-
-def test_the_interval_of_paired_differences_is_that_of_the_t_test():
-    comparison = paired([0.59, 0.70, 0.81], [0.5, 0.6, 0.7], 10**6)
-    # differences 0.09, 0.10, 0.11: standard error 0.01 / sqrt(3); t(0.975, 2) = 4.302653
-    margin = 4.302653 * 0.01 / math.sqrt(3)
-    assert comparison == {
-        "difference": pytest.approx(0.1),
-        "difference_low": pytest.approx(0.1 - margin),
-        "difference_high": pytest.approx(0.1 + margin),
-        "verdict": "better",
-    }
-
-
-@pytest.mark.parametrize(("values", "verdict"), [
-    ([0.5, 0.6, 0.7], "not distinguishable"),  # no difference
-    ([0.5001, 0.6001, 0.7001], "not distinguishable"),  # equal for all seeds, but too small
-    ([0.6, 0.6, 0.8], "not distinguishable"),  # 0.067 ± 0.143
-    ([0.41, 0.5, 0.59], "worse"),
-])  # fmt: skip
-def test_the_verdict_follows_from_the_interval(values, verdict):
-    assert paired(values, [0.5, 0.6, 0.7], 1000)["verdict"] == verdict
-
-
-@pytest.mark.parametrize(("images", "margin"), [(4, 0.462), (360, 0.00766)])
-def test_equal_accuracies_have_a_wide_interval_if_images_are_few(images, margin):
-    # No variance between seeds. The two pseudo-images contribute 2 / (n + 2)**2, so the margin is
-    # 1.96 * sqrt(2) / (n + 2).
-    comparison = paired([0.5, 0.75], [0.5, 0.75], images)
-    assert comparison["difference_high"] == pytest.approx(margin, rel=1e-3)
-    assert comparison["difference_low"] == pytest.approx(-margin, rel=1e-3)
-
-
-def test_seeds_and_images_both_widen_the_interval():
-    # Differences 0 and 0.02: variance of the mean 0.0001. 98 images add 2 / 100**2 = 0.0002. The
-    # sum 0.0003 has 1 * (0.0003 / 0.0001)**2 = 9 degrees of freedom; t(0.975, 9) = 2.262157.
-    comparison = paired([0.50, 0.52], [0.5, 0.5], 98)
-    assert comparison["difference_high"] == pytest.approx(0.01 + 2.262157 * math.sqrt(0.0003))
 
 
 def network() -> keras.Model:
@@ -108,11 +71,18 @@ def test_a_sample_of_the_images_is_stratified():
             study.sample_rows(rows, labels, count, 0)
 
 
-def runs(accuracies: list[float | None], seconds: float = 1.0, gradient: float = 1.0) -> list:
+# Accuracies 1/2 and 1/4 on twelve images, and 1 and 1
+HALF_AND_QUARTER = np.tile([[True, True, False, False], [True, False, False, False]], 3)
+ALL = np.ones((2, 12), bool)
+
+
+def runs(table: np.ndarray, seconds: float = 1.0, gradient: float = 1.0) -> list[dict]:
+    """Return a run for each row of a table of correct images."""
     return [
-        {"seed": seed, "gradients": [gradient, 2.0], "accuracy": value, "val_accuracy": value,
-         "gap": value and 0.0, "val_loss": value, "seconds_per_epoch": value and seconds}
-        for seed, value in enumerate(accuracies)
+        {"seed": seed, "gradients": [gradient, 2.0], "accuracy": 1.0,
+         "val_accuracy": correct.mean(), "gap": 1.0 - correct.mean(), "seconds_per_epoch": seconds,
+         "correct": correctness.pack(correct, np.array(["7"] * len(correct)))}
+        for seed, correct in enumerate(table)
     ]  # fmt: skip
 
 
@@ -120,48 +90,107 @@ def summary_rows(runs_of: dict[str, list], over_x: bool = False) -> list[dict]:
     positions: dict[str, tuple] = {name: (name, None) for name in runs_of}
     if over_x:
         positions = {name: (name.split("_")[0], int(name.split("_")[1])) for name in runs_of}
-    return summarize(positions, dict.fromkeys(runs_of, 20), runs_of, images=1000)
+    return summarize(positions, dict.fromkeys(runs_of, 20), runs_of, margin=0.01)
 
 
-def test_the_sentence_agrees_with_the_numbers():
-    runs_of = {
-        "none": runs([0.8, 0.9], seconds=2),
-        "one": runs([0.7, 0.8], seconds=1),
-        "two": runs([0.8, 0.9], seconds=4),
-        "three": runs([0.9, 0.8], seconds=3),
-    }
-    # one and two have no variance between seeds: 1.96 * sqrt(2) / 1002 = 0.3 points. Differences
-    # of three are 0.1 and -0.1: standard error 0.1, 1.0004 degrees of freedom, t = 12.70.
-    assert sentence(summary_rows(runs_of), "seconds_per_epoch", None) == (
-        "After 20 epochs, over 2 seeds, in validation accuracy "
-        "one (75.0 %, -10.0 points [-10.3, -9.7]) is worse than none (85.0 %); "
-        "two (85.0 %, +0.0 points [-0.3, +0.3]) and three (85.0 %, +0.0 points [-127.0, +127.0]) "
-        "are not distinguishable from none (85.0 %); "
-        "an epoch takes between 1.000 s (one) and 4.000 s (two)."
-    )
-    runs_of["one"] = runs([0.9, 1.0], seconds=5)
-    changed = sentence(summary_rows(runs_of), "seconds_per_epoch", None)
-    assert "one (95.0 %, +10.0 points [+9.7, +10.3]) is better than none" in changed
-    assert changed.endswith("an epoch takes between 2.000 s (none) and 5.000 s (one).")
+def test_the_interval_counts_seeds_and_images():
+    none, one = summary_rows({"none": runs(HALF_AND_QUARTER), "one": runs(ALL)})
+    assert "verdict" not in none
+    assert none["val_accuracy"] == 3 / 8
+    assert one["against"] == "none"
+    assert one["difference"] == 5 / 8
+    # Variance 1/64 of the seeds, and 1/88 of the images (tests/stats/test_crossed.py): 19/704,
+    # with (19/704 / (1/64))**2 = 2.98 degrees of freedom, of which t is 3.192.
+    margin = 3.192 * math.sqrt(19 / 704)
+    assert one["difference_low"] == pytest.approx(5 / 8 - margin, abs=1e-3)
+    assert one["difference_high"] == pytest.approx(5 / 8 + margin, abs=1e-3)
+
+
+def test_p_is_adjusted_for_the_number_of_comparisons():
+    # t = 5/8 / sqrt(19/704) = 3.80 with 2.98 degrees of freedom: p = 0.032
+    runs_of = {"none": runs(HALF_AND_QUARTER), "one": runs(ALL)}
+    assert summary_rows(runs_of)[1]["verdict"] == "better"
+    rows = summary_rows({**runs_of, "two": runs(ALL)})
+    assert [row["p_holm"] for row in rows[1:]] == pytest.approx([0.064, 0.064], abs=5e-4)
+    assert [row["verdict"] for row in rows[1:]] == ["cannot tell", "cannot tell"]
 
 
 def test_lines_are_compared_at_the_same_x():
-    runs_of = {
-        "relu_2": runs([0.5, 0.5]),
-        "relu_6": runs([0.9, 0.9], gradient=0.1),
-        "tanh_2": runs([0.6, 0.6], gradient=1e-9),
-        "tanh_6": runs([0.6, 0.6], gradient=3.0),
+    rows = summary_rows(dict.fromkeys(("relu_2", "relu_6", "tanh_2", "tanh_6"), runs(ALL)), True)
+    assert [row.get("against") for row in rows] == [None, None, "relu_2", "relu_6"]
+
+
+def test_a_model_that_diverged_is_counted_and_not_compared():
+    diverged = [{"seed": 1, "gradients": [None, 2.0]}]
+    runs_of = {"none": runs(ALL), "one": diverged + runs(ALL[:1]), "two": diverged * 2}
+    rows = summary_rows(runs_of)
+    assert [row["diverged"] for row in rows] == [0, 1, 2]
+    assert [row["val_accuracy"] for row in rows] == [1, 1, None]
+    assert sentence(rows, None, None, 0.01) == (
+        "After 20 epochs, 2 trainings each: 1 of 2 trainings of one diverged; "
+        "2 of 2 trainings of two diverged."
+    )
+    runs_of = {"none": diverged * 2, "one": runs(ALL)}
+    assert not [row for row in summary_rows(runs_of) if "verdict" in row]
+
+
+def row(name: str, points: float, verdict: str | None, **values: object) -> dict:
+    """Return a row of a study whose reference has a validation accuracy of 85 %."""
+    difference = points / 100
+    comparison = {
+        "verdict": verdict,
+        "difference": difference,
+        "difference_low": difference - 0.003,
+        "difference_high": difference + 0.003,
     }
-    assert sentence(summary_rows(runs_of, over_x=True), "gradients", "build.depth") == (
-        "After 20 epochs, over 2 seeds, in validation accuracy "
-        "tanh is better than relu at depth 2 (+10.0 points); tanh is worse than relu at "
-        "depth 6 (-30.0 points); before training, the gradient in the first layer "
+    return {
+        "model": name, "line": name, "x": None, "epochs": 20, "diverged": 0, "runs": [{}, {}],
+        "val_accuracy": 0.85 + difference, **(comparison if verdict else {}), **values,
+    }  # fmt: skip
+
+
+def test_the_sentence_agrees_with_the_numbers():
+    rows = [
+        row("none", 0, None, seconds_per_epoch=2),
+        row("one", -10, "worse", seconds_per_epoch=1),
+        row("two", 0, "as good as", seconds_per_epoch=4),
+        row("three", 0.8, "cannot tell", seconds_per_epoch=3),
+        row("four", -0.8, "cannot tell", seconds_per_epoch=3),
+        row("five", 10, "better", seconds_per_epoch=3),
+    ]
+    assert sentence(rows, "seconds_per_epoch", None, 0.01) == (
+        "After 20 epochs, 2 trainings each: in validation accuracy, "
+        "one (75.0 %, −10.0 points [−10.3, −9.7]) is worse than none (85.0 %); "
+        "two (85.0 %, +0.0 points [−0.3, +0.3]) is as good as none (85.0 %), within 1 point; "
+        "this study cannot tell three (85.8 %, +0.8 points [+0.5, +1.1]) and "
+        "four (84.2 %, −0.8 points [−1.1, −0.5]) from none (85.0 %); "
+        "five (95.0 %, +10.0 points [+9.7, +10.3]) is better than none (85.0 %); "
+        "an epoch takes between 1.000 s (one) and 4.000 s (two)."
+    )
+
+
+def test_the_sentence_groups_a_line_by_its_verdicts():
+    rows = [
+        row("relu_2", 0, None, line="relu", x=2, gradients=[1.0]),
+        row("relu_6", 0, None, line="relu", x=6, gradients=[0.1]),
+        row("tanh_2", 5, "better", line="tanh", x=2, gradients=[1e-9]),
+        row("tanh_6", 6, "better", line="tanh", x=6, gradients=[3.0]),
+        row("elu_2", 0.8, "cannot tell", line="elu", x=2, gradients=[0.1]),
+        row("elu_6", 0, "as good as", line="elu", x=6, gradients=[0.1]),
+    ]
+    assert sentence(rows, "gradients", "build.depth", 0.005) == (
+        "After 20 epochs, 2 trainings each: in validation accuracy, "
+        "tanh is better than relu at depth 2 (+5.0 points [+4.7, +5.3]) and "
+        "6 (+6.0 points [+5.7, +6.3]); "
+        "this study cannot tell elu from relu at depth 2 (+0.8 points [+0.5, +1.1]); "
+        "elu is as good as relu at depth 6 (+0.0 points [−0.3, +0.3]), within 0.5 points; "
+        "before training, the gradient in the first layer "
         "has a norm between 1e-09 (tanh_2) and 3 (tanh_6)."
     )
 
 
 def test_a_logarithmic_axis_has_plain_numbers():
-    runs_of = {"relu_2": runs([0.5, 0.5]), "relu_6": runs([0.9, 0.9], gradient=1e-6)}
+    runs_of = {"relu_2": runs(ALL), "relu_6": runs(ALL, gradient=1e-6)}
     drawn = figure.draw("How deep?", summary_rows(runs_of, over_x=True), "gradients", "build.depth")
     drawn.canvas.draw()
     labels = [label.get_text() for label in drawn.axes[1].get_yticklabels()]
@@ -170,20 +199,9 @@ def test_a_logarithmic_axis_has_plain_numbers():
     plt.close(drawn)
 
 
-def test_a_model_that_diverged_is_counted_and_not_compared():
-    runs_of = {"none": runs([0.8, 0.8]), "one": runs([None, 0.9]), "two": runs([None, None])}
-    rows = summary_rows(runs_of)
-    assert [row["diverged"] for row in rows] == [0, 1, 2]
-    assert [row["val_accuracy"] for row in rows] == [0.8, 0.9, None]
-    assert sentence(rows, None, None) == (
-        "After 20 epochs, over 2 seeds, 1 of 2 trainings of one diverged; "
-        "2 of 2 trainings of two diverged."
-    )
-
-
 STUDY = """
 question: Does it learn?
-seeds: 2
+seeds: [0, 7]
 train: {epochs: 2, batch_size: 8}
 models:
   one: {architecture: plain, build: {depth: 1, filters: 2}}
@@ -191,6 +209,7 @@ models:
     architecture: plain
     build: {depth: 2, filters: 2, batch_norm: true}
     train: {optimizer: sgd, learning_rate: 1e+30}
+  three: {architecture: plain, build: {depth: 1, filters: 3}}
 """
 
 
@@ -216,22 +235,27 @@ def test_a_study_needs_no_test_images_and_continues_after_a_divergence(prepared,
     done = stage("pipeline.study", "mine.yaml", *ARGUMENTS)
     assert (done.returncode, done.stderr) == (0, "")
     result = read_json(prepared / "out/mine.json")
-    one, two = result["models"]
-    assert [run["seed"] for run in one["runs"]] == [0, 1]
+    one, two, three = result["models"]
+    assert [run["seed"] for run in one["runs"]] == [0, 7]
     assert [len(run["gradients"]) for run in one["runs"]] == [2, 2]
     for run in one["runs"]:
         assert run["gap"] == pytest.approx(run["accuracy"] - run["val_accuracy"])
         assert run["seconds_per_epoch"] > 0
-    assert (one["diverged"], two["diverged"]) == (0, 2)
-    assert result["sentence"] == "After 2 epochs, over 2 seeds, 2 of 2 trainings of two diverged."
+        assert correctness.unpack(run["correct"]).mean() == run["val_accuracy"]
+    assert [row["diverged"] for row in (one, two, three)] == [0, 2, 0]
+    assert "verdict" not in two
+    tables = (correctness.correct_table(row["runs"]) for row in (one, three))
+    assert three["p"] == pytest.approx(crossed.compare_models(*tables).p)
+    assert result["sentence"].startswith("After 2 epochs, 2 trainings each: in validation accuracy")
+    assert result["sentence"].endswith("; 2 of 2 trainings of two diverged.")
     assert result["sentence"] in done.stdout
     assert "2 of 2 diverged" in done.stdout
     assert (prepared / "out/mine.png").read_bytes().startswith(b"\x89PNG")
 
 
 WRONG = [
-    ("seeds: 2", "seeds: 1", "seeds must be greater than or equal to 2. Got 1"),
-    ("seeds: 2", "seed: 2", "seed is an unknown key. Did you mean seeds?; seeds is missing"),
+    ("seeds: [0, 7]", "seeds: [0]", "seeds must have at least 2 items"),
+    ("seeds: [0, 7]", "seed: 0", "seed is an unknown key. Did you mean seeds?; seeds is missing"),
     ("depth: 1", "deph: 1", "models.one.build.deph is an unknown key. Did you mean depth?"),
     ("depth: 1", "depth: 0", "models.one.build.depth must be greater than or equal to 1. Got 0"),
     ("epochs: 2", "epochs: 0", "train.epochs must be greater than or equal to 1. Got 0"),
@@ -239,12 +263,12 @@ WRONG = [
         "epochs: 2", "momentum: 0.9",
         "train has a momentum, which adam does not support: set it to 0",
     ),
-    ("seeds: 2", "seeds: 2\nx: filters", "x must match pattern '^(build|train)\\.\\w+$'"),
+    ("seeds:", "x: filters\nseeds:", "x must match pattern '^(build|train)\\.\\w+$'"),
     (
-        "seeds: 2", "seeds: 2\nx: build.dropout",
+        "seeds:", "x: build.dropout\nseeds:",
         "models.one: build.dropout must be a number, because it is x. Got None",
     ),
-    ("seeds: 2", "seeds: 2\ntrain_images: 48", "train_images must fit 48 training images: "),
+    ("seeds:", "train_images: 48\nseeds:", "train_images must fit 48 training images: "),
     ("architecture: plain", "architecture: vgg", "models.one: no file pipeline/architectures/vgg"),
 ]  # fmt: skip
 
@@ -279,7 +303,7 @@ def test_the_readme_quotes_the_sentence_of_every_committed_study(committed):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_study_is_valid_and_depends_on_its_architecture(name, project):
     loaded, study_params = study.load(REPOSITORY / f"studies/{name}.yaml", params.load())
-    assert loaded.seeds >= 4
+    assert len(loaded.seeds) >= 4
     architectures = {model.architecture for model in study_params.models.values()}
     assert architectures == {GRAPH["foreach"][name]}
 

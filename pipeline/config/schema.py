@@ -287,10 +287,11 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 Distinct = AfterValidator(_distinct)
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = Annotated[list[Seed], Field(min_length=1), Distinct]
 
 
 class Params(Section):
-    seeds: Annotated[list[Seed], Field(min_length=1), Distinct]
+    seeds: Seeds
     """Seeds of the trainings of each model"""
     compare: Annotated[list[Name], Field(min_length=1), Distinct]
     """The models to train and compare, names below `models`; the first is the reference"""

@@ -71,7 +71,7 @@ def draw(question: str, rows: list[dict], measure: str | None, x: str | None) ->
 
 def _finite_values(row: dict, key: str) -> list[float]:
     """Return a measure of each run that has it; for gradients, the norm of the first layer."""
-    values = [run[key][0] if key == "gradients" else run[key] for run in row["runs"]]
+    values = [run[key][0] if key == "gradients" else run.get(key) for run in row["runs"]]
     return [value for value in values if value is not None]
 
 

@@ -1,7 +1,6 @@
 """Measure: run one training of a study, and measure its gradients before training."""
 
 import time
-from operator import itemgetter
 
 import keras
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from pipeline.config.schema import Model, Train
 from pipeline.runtime import acceleration
 from pipeline.runtime.input_pipeline import Batches, Subset
+from pipeline.stats import correctness
 from pipeline.training import building, loop, optim
 from pipeline.training.callbacks import Diverged
 from pipeline.training.gradients import gradients
@@ -62,8 +62,9 @@ def measure(
     Returns:
         seed; gradients: gradient norms on the first batch, before training, None if not finite;
         of the final weights: accuracy (on the training images), val_accuracy, gap (their
-        difference) and val_loss; seconds_per_epoch: the median without the first epoch, which
-        includes compilation. If the training diverged, all but seed and gradients are None.
+        difference) and correct (which validation images were classified correctly, as
+        `correctness.pack` returns it); seconds_per_epoch: the median without the first epoch, which
+        includes compilation. If the training diverged, only seed and gradients.
     """
     keras.utils.clear_session()
     classes = info["classes"]
@@ -72,29 +73,37 @@ def measure(
     norms = gradient_norms(
         acceleration.accelerate(network, "float32"), *first, optim.loss(settings)
     )
+    run = {"seed": seed, "gradients": [norm if np.isfinite(norm) else None for norm in norms]}
     # rebuild, since measuring the gradients changed moving averages and dropout's random state
     network = building.build(model, info["image_shape"], len(classes), seed)
     timer = EpochTimer()
-    run = {"seed": seed, "gradients": [norm if np.isfinite(norm) else None for norm in norms]}
-    measures = ("accuracy", "val_accuracy", "gap", "val_loss", "seconds_per_epoch")
     try:
-        history = loop.fit(
-            network, train, validation, settings, classes, seed, verbose=False, watch=[timer]
-        ).rows
+        loop.fit(network, train, validation, settings, classes, seed, verbose=False, watch=[timer])
     except Diverged:
-        return run | dict.fromkeys(measures)
-    # not the accuracy in the history, which averages over changing weights and includes dropout
-    batches = Batches(train, len(classes), settings.batch_size)
-    logits = network.predict(acceleration.as_dataset(batches), verbose=0)
-    accuracy = float((logits.argmax(axis=1) == train.labels[train.rows]).mean())
-    best = max(history, key=itemgetter("val_accuracy"))
-    final = best if settings.early_stopping else history[-1]  # the epoch of the final weights
-    seconds = float(np.median(timer.seconds[1:] or timer.seconds))
-    values = (
-        accuracy,
-        final["val_accuracy"],
-        accuracy - final["val_accuracy"],
-        final["val_loss"],
-        seconds,
+        return run
+    # The history has no training accuracy of the final weights: it averages over an epoch, with
+    # dropout.
+    final = acceleration.accelerate(network, acceleration.resolve_precision(settings.precision))
+    correct, val_correct = (
+        correct_images(final, subset, len(classes), settings.batch_size)
+        for subset in (train, validation)
     )
-    return run | {key: float(value) for key, value in zip(measures, values, strict=True)}
+    accuracy, val_accuracy = float(correct.mean()), float(val_correct.mean())
+    actual = np.array(classes)[validation.labels[validation.rows]]
+    return {
+        **run,
+        "accuracy": accuracy,
+        "val_accuracy": val_accuracy,
+        "gap": accuracy - val_accuracy,
+        "seconds_per_epoch": float(np.median(timer.seconds[1:] or timer.seconds)),
+        "correct": correctness.pack(val_correct, actual),
+    }
+
+
+def correct_images(
+    model: keras.Model, subset: Subset, num_classes: int, batch_size: int
+) -> np.ndarray:
+    """Return which images of a subset a model classifies correctly: `(m,)` bool."""
+    batches = Batches(subset, num_classes, batch_size)
+    logits = model.predict(acceleration.as_dataset(batches), verbose=0)
+    return logits.argmax(axis=1) == subset.labels[subset.rows]

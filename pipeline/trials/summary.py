@@ -1,59 +1,23 @@
 """Summary: summarize the runs of a study as rows, one sentence and a table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
 
 from pipeline.core.console import Column, print_table
-from pipeline.stats.paired import LEVEL, PSEUDO_IMAGES
-from pipeline.stats.verdict import THAN, verdict
+from pipeline.stats import crossed
+from pipeline.stats.correctness import correct_table
 from pipeline.trials.figure import LABELS
-
-
-def paired(values: Sequence[float], reference: Sequence[float], images: int) -> dict:
-    """Compare the accuracies of two models that were trained with the same seeds.
-
-    The interval is that of a paired t-test, plus the variance that `PSEUDO_IMAGES` contribute to
-    the mean of n + 2 images. It therefore has a width even if all seeds give the same difference.
-
-    Args:
-        values: Accuracies `(k,)`, one per seed, k >= 2.
-        reference: Accuracies `(k,)` of the reference model with the same seeds.
-        images: Number n of images that each accuracy was measured on.
-
-    Returns:
-        difference: the mean difference; difference_low and difference_high: its confidence
-        interval; verdict: `better` or `worse` if the interval excludes 0, else
-        `not distinguishable`.
-
-    Reference: Student, "The probable error of a mean" (1908); degrees of freedom: Satterthwaite,
-        "An approximate distribution of estimates of variance components" (1946).
-    """
-    # paired, because a seed gives both models the same training images in the same order
-    differences = np.subtract(values, reference)
-    mean, seed_variance = differences.mean(), differences.var(ddof=1) / len(differences)
-    variance = seed_variance + np.square(PSEUDO_IMAGES).sum() / (images + len(PSEUDO_IMAGES)) ** 2
-    # equal differences give infinite degrees of freedom, for which t is the normal distribution
-    with np.errstate(divide="ignore"):
-        degrees_of_freedom = (len(differences) - 1) * (variance / seed_variance) ** 2
-    margin = t.ppf((1 + LEVEL) / 2, degrees_of_freedom) * np.sqrt(variance)
-    return {
-        "difference": float(mean),
-        "difference_low": float(mean - margin),
-        "difference_high": float(mean + margin),
-        "verdict": verdict(mean, abs(mean) > margin),
-    }
 
 
 def summarize(
     positions: dict[str, tuple[str, Any]],
     epochs: dict[str, int],
     runs: dict[str, list],
-    images: int,
+    margin: float,
 ) -> list[dict]:
-    """Average each model over its seeds, and compare it with its reference model.
+    """Average each model over its runs, and compare it with its reference model.
 
     The reference is the first model; in a study of several lines, it is the model of the first
     line at the same x. A model with a diverged run is not compared: its remaining runs would be a
@@ -63,39 +27,48 @@ def summarize(
         positions: Line and x of each model; x is None if the study has no x.
         epochs: Number of epochs of each model.
         runs: Runs of each model, one per seed, as returned by `measure.measure`.
-        images: Number of images that val_accuracy is measured on.
+        margin: Difference in accuracy that does not matter, in (0, 1).
 
     Returns:
         One row per model.
     """
-    first = next(iter(runs))
-    has_lines = _has_lines(positions.values())
+    finished = {name: [run for run in runs[name] if "accuracy" in run] for name in runs}
+    compared = {name for name in runs if len(finished[name]) == len(runs[name])}
+    against = _references(positions)
+    comparisons = crossed.compare_all(
+        {name: correct_table(runs[name]) for name in compared},
+        {name: other for name, other in against.items() if {name, other} <= compared},
+        margin,
+        "validation",
+    )
     rows = []
-    for name, model_runs in runs.items():
-        line, x = positions[name]
-        finished = [run for run in model_runs if run["val_accuracy"] is not None]
+    for name, (line, x) in positions.items():
         row: dict[str, Any] = {"model": name, "line": line, "x": x}
         row["epochs"] = epochs[name]
-        row["diverged"] = len(model_runs) - len(finished)
-        for key in ("accuracy", "val_accuracy", "gap", "val_loss", "seconds_per_epoch"):
-            row[key] = float(np.mean([run[key] for run in finished])) if finished else None
-        accuracies = [run["val_accuracy"] for run in finished]
-        row["val_accuracy_sd"] = float(np.std(accuracies, ddof=1)) if len(finished) > 1 else None
-        by_layer = zip(*(run["gradients"] for run in model_runs), strict=True)
+        row["diverged"] = len(runs[name]) - len(finished[name])
+        for key in ("accuracy", "val_accuracy", "gap", "seconds_per_epoch"):
+            values = [run[key] for run in finished[name]]
+            row[key] = float(np.mean(values)) if values else None
+        accuracies = [run["val_accuracy"] for run in finished[name]]
+        row["val_accuracy_sd"] = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None
+        by_layer = zip(*(run["gradients"] for run in runs[name]), strict=True)
         row["gradients"] = [None if None in norms else float(np.mean(norms)) for norms in by_layer]
-        reference = first
-        if has_lines:
-            first_line = positions[first][0]
-            reference = next(
-                (other for other in positions if positions[other] == (first_line, x)), name
-            )
-        if reference != name:
-            row["against"] = reference
-            reference_accuracies = [run["val_accuracy"] for run in runs[reference]]
-            if None not in reference_accuracies and not row["diverged"]:
-                row |= paired(accuracies, reference_accuracies, images)
-        rows.append({**row, "runs": model_runs})
+        if name in against:
+            row["against"] = against[name]
+        rows.append({**row, **comparisons.get(name, {}), "runs": runs[name]})
     return rows
+
+
+def _references(positions: dict[str, tuple[str, Any]]) -> dict[str, str]:
+    """Return the reference of each model that has one."""
+    first = next(iter(positions))
+    if not _has_lines(positions.values()):
+        return {name: first for name in positions if name != first}
+    first_line = positions[first][0]
+    at_x = {x: name for name, (line, x) in positions.items() if line == first_line}
+    return {
+        name: at_x[x] for name, (line, x) in positions.items() if line != first_line and x in at_x
+    }
 
 
 def _has_lines(positions: Iterable[tuple[str, Any]]) -> bool:
@@ -116,6 +89,7 @@ def format_value(measure: str, value: float) -> str:
     return f"{value:.3f} s" if measure == "seconds_per_epoch" else f"{value:.2g}"
 
 
+THAN = {"better": " than", "worse": " than", "as good as": ""}
 RANGE_CLAUSES = {
     "gap": "the gap between training and validation accuracy is between",
     "seconds_per_epoch": "an epoch takes between",
@@ -123,13 +97,14 @@ RANGE_CLAUSES = {
 }
 
 
-def sentence(rows: list[dict], measure: str | None, x: str | None) -> str:
+def sentence(rows: list[dict], measure: str | None, x: str | None, margin: float) -> str:
     """Return the result of a study in one sentence.
 
     Args:
         rows: One row per model, as returned by `summarize`.
         measure: The measure to report with accuracy, or None.
         x: The setting on the x axis, for example build.depth, or None.
+        margin: As for `summarize`.
     """
     has_lines = _has_lines((row["line"], row["x"]) for row in rows)
     seeds = len(rows[0]["runs"])
@@ -137,24 +112,28 @@ def sentence(rows: list[dict], measure: str | None, x: str | None) -> str:
     for row in rows:
         if "verdict" not in row:
             continue
-        points = f"{100 * row['difference']:+z.1f} points"
-        if has_lines:
-            item = f"{row['x']:g} ({points})"
-        else:
-            interval = f"{100 * row['difference_low']:+.1f}, {100 * row['difference_high']:+.1f}"
-            item = f"{_with_accuracy(row)[:-1]}, {points} [{interval}])"
+        difference, low, high = (
+            crossed.signed(100 * row[key])
+            for key in ("difference", "difference_low", "difference_high")
+        )
+        change = f"{difference} points [{low}, {high}]"
+        item = f"{row['x']:g} ({change})" if has_lines else f"{_accuracy(row)[:-1]}, {change})"
         groups.setdefault((row["line"] if has_lines else "", row["verdict"]), []).append(item)
     clauses = []
     for (line, word), items in groups.items():
+        subject, reference = _enumerate(items), _accuracy(rows[0])
         if has_lines and x:
             setting = x.split(".")[1].replace("_", " ")
-            reference = f"{rows[0]['line']} at {setting} {_enumerate(items)}"
-            clauses.append(f"{line} is {THAN[word]} {reference}")
-        else:
-            verb = "are" if len(items) > 1 else "is"
-            clauses.append(f"{_enumerate(items)} {verb} {THAN[word]} {_with_accuracy(rows[0])}")
+            subject, reference = line, f"{rows[0]['line']} at {setting} {_enumerate(items)}"
+        if word == "cannot tell":
+            clauses.append(f"this study cannot tell {subject} from {reference}")
+            continue
+        verb = "are" if len(items) > 1 and not has_lines else "is"
+        clauses.append(f"{subject} {verb} {word}{THAN[word]} {reference}")
+        if word == "as good as":
+            clauses[-1] += f", within {crossed.points(margin)}"
     if clauses:
-        clauses[0] = f"in validation accuracy {clauses[0]}"
+        clauses[0] = f"in validation accuracy, {clauses[0]}"
     clauses += [
         f"{row['diverged']} of {seeds} trainings of {row['model']} diverged"
         for row in rows
@@ -169,10 +148,10 @@ def sentence(rows: list[dict], measure: str | None, x: str | None) -> str:
             )
             clauses.append(f"{RANGE_CLAUSES[measure]} {low} and {high}")
     epochs = " or ".join(f"{n}" for n in dict.fromkeys(row["epochs"] for row in rows))
-    return f"After {epochs} epochs, over {seeds} seeds, {'; '.join(clauses)}."
+    return f"After {epochs} epochs, {seeds} trainings each: {'; '.join(clauses)}."
 
 
-def _with_accuracy(row: dict) -> str:
+def _accuracy(row: dict) -> str:
     return f"{row['model']} ({100 * row['val_accuracy']:.1f} %)"
 
 
@@ -211,4 +190,6 @@ def print_summary(question: str, rows: list[dict], measure: str | None) -> None:
             value = measured_value(row, measure)
             cells.append("" if value is None else format_value(measure, value))
         table.append([row["model"], *cells])
-    print_table(columns, table, f"{question} ({seeds} seeds, {LEVEL:.0%} intervals)")
+    print_table(
+        columns, table, f"{question} ({seeds} trainings each, {crossed.LEVEL:.0%} intervals)"
+    )
