@@ -32,7 +32,7 @@ SETTINGS_OF_METHOD = {
     "all_models": {"models", "finetune"},
     "train_of": {"train"},
     "pictures_of": {"analyze", "models", "finetune", "reference"},
-    "train.overridden_by": {"train", "backend"},
+    "train.overridden_by": {"train"},
 }
 
 
