@@ -1,13 +1,15 @@
 """Plot: draw samples, learning curves, confusion matrices and examples as PNG files.
 
 Reads   data/arrays/{train,test}/…, data/arrays/info.json; for each model
-        plots/history/MODEL.csv and plots/predictions/MODEL.csv
+        plots/history/MODEL/SEED.csv and plots/predictions/MODEL.csv
 Writes  plots/samples.png            training images with class names
+        plots/learning_curves.csv    model, seed, split, epoch, accuracy, loss of all trainings
         plots/learning_curves.png    training and validation accuracy and loss of all models
         plots/class_accuracy.png     test accuracy of each class (or the 20 lowest) and model
-        plots/confusion/MODEL.png    confusion matrix
-        plots/examples/MODEL.png     5×5 test images with true and predicted class, errors in red
-Params  models, finetune, reference
+        plots/confusion/MODEL.png    confusion matrix of all trainings
+        plots/examples/MODEL.png     5×5 test images with true and predicted class, errors in red,
+                                     of the first training
+Params  compare, seeds
 """
 
 import argparse
@@ -18,7 +20,7 @@ import pandas as pd
 
 from pipeline.config.params import load
 from pipeline.core.errors import run
-from pipeline.core.files import read_json
+from pipeline.core.files import atomic_path, read_json
 from pipeline.data import arrays, tables
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting import chart_style
@@ -91,31 +93,53 @@ def add_legend(figure: Figure, handles: list[Line2D], columns: int) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
 
 
-def learning_curves(histories: dict[str, pd.DataFrame]) -> Figure:
-    """Draw accuracy and loss of all models over epochs, in training and validation."""
-    names = list(histories)
+def read_histories(folder: Path, models: list[str], seeds: list[int]) -> pd.DataFrame:
+    """Read MODEL/SEED.csv of all trainings as one table: a row for each split and epoch."""
+    parts = []
+    for model in models:
+        for seed in seeds:
+            history = tables.read(folder / model / f"{seed}.csv")
+            for split, prefix in (("train", ""), ("validation", "val_")):
+                columns = {
+                    "epoch": history["epoch"],
+                    "accuracy": history[f"{prefix}accuracy"],
+                    "loss": history[f"{prefix}loss"],
+                }
+                parts.append(
+                    pd.DataFrame({"model": model, "seed": seed, "split": split, **columns})
+                )
+    return pd.concat(parts, ignore_index=True)
+
+
+def learning_curves(histories: pd.DataFrame) -> Figure:
+    """Draw accuracy and loss of all models over epochs, in training and validation.
+
+    Lines are means over the trainings of a model; bands reach from the lowest to the highest.
+    """
+    curves = chart_style.mean_curves(histories)
+    names = list(curves["model"].unique())
     columns = 4
     legend_rows = -(-(len(names) + 2) // columns)
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(12, 4.3 + 0.25 * legend_rows), layout="constrained"
     )
     for name, style in chart_style.styles(names).items():
-        history = histories[name]
-        marker = chart_style.SHAPES[style.shape]
-        for axes, column in ((left, "accuracy"), (right, "loss")):
-            for split, values, linestyle in (
-                ("train", history[column], "--"),
-                ("validation", history[f"val_{column}"], "-"),
-            ):
+        for split, linestyle in (("train", "--"), ("validation", "-")):
+            curve = curves[(curves["model"] == name) & (curves["split"] == split)]
+            for axes, column in ((left, "accuracy"), (right, "loss")):
                 axes.plot(
-                    history["epoch"], values, linestyle,
-                    color=style.colour, marker=marker, markersize=3.5, label=f"{name}, {split}",
+                    curve["epoch"], curve[column], linestyle, color=style.colour,
+                    marker=chart_style.SHAPES[style.shape], markersize=3.5,
+                    label=f"{name}, {split}",
+                )  # fmt: skip
+                axes.fill_between(
+                    curve["epoch"], curve[f"{column}_low"], curve[f"{column}_high"],
+                    color=style.colour, alpha=0.15, linewidth=0,
                 )  # fmt: skip
     left.set(xlabel="epoch", ylabel="accuracy")
     left.yaxis.set_major_formatter(PERCENT)
     right.set(xlabel="epoch", ylabel="loss (nats)")
-    losses = pd.concat([history[["loss", "val_loss"]] for history in histories.values()])
-    ticks = chart_style.loss_ticks(losses.to_numpy().ravel().tolist())
+    ticks = chart_style.loss_ticks(histories["loss"].tolist())
     if ticks:
         right.set(ylabel="loss (nats), logarithmic", yscale="log")
         right.yaxis.set_major_locator(FixedLocator(ticks))
@@ -123,10 +147,10 @@ def learning_curves(histories: dict[str, pd.DataFrame]) -> Figure:
         right.yaxis.set_major_formatter("{x:g}")
         right.yaxis.set_minor_locator(NullLocator())
         right.yaxis.set_minor_formatter(NullFormatter())
-    epochs = max(int(history["epoch"].max()) for history in histories.values())
+    epochs = chart_style.epoch_ticks(int(histories["epoch"].max()))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(FixedLocator(chart_style.epoch_ticks(epochs)))
+        axes.xaxis.set_major_locator(FixedLocator(epochs))
     solid = Line2D([], [], color="black", linestyle="-", label="validation")
     dashed = Line2D([], [], color="black", linestyle="--", label="train")
     add_legend(figure, [*legend_handles(names), solid, dashed], columns)
@@ -134,7 +158,7 @@ def learning_curves(histories: dict[str, pd.DataFrame]) -> Figure:
 
 
 def confusion(predictions: pd.DataFrame, classes: list[str], name: str) -> Figure:
-    """Draw the confusion matrix of a model, with counts if the classes are few."""
+    """Draw the confusion matrix of all trainings of a model, with counts if the classes are few."""
     counts = (
         pd.crosstab(predictions["actual"], predictions["predicted"])
         .reindex(index=classes, columns=classes, fill_value=0)
@@ -148,7 +172,9 @@ def confusion(predictions: pd.DataFrame, classes: list[str], name: str) -> Figur
     figure.colorbar(image, label="share of the actual class", format=PERCENT)
     unit = "class" if len(classes) <= chart_style.READABLE else "class index"
     axes.set(xlabel=f"predicted {unit}", ylabel=f"actual {unit}")
-    axes.set_title(f"{chart_style.shorten(name)}: confusion matrix on the test split")
+    trainings = predictions["seed"].nunique()
+    of_trainings = "" if trainings == 1 else f", {trainings} trainings"
+    axes.set_title(f"{chart_style.shorten(name)}: confusion matrix on the test split{of_trainings}")
     if len(classes) <= chart_style.READABLE:
         names = [chart_style.shorten(label) for label in classes]
         axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
@@ -213,25 +239,27 @@ def class_accuracy(predictions: dict[str, pd.DataFrame], classes: list[str]) -> 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     inputs = ("arrays", "history", "predictions")
-    outputs = ("samples", "learning-curves", "class-accuracy", "confusion", "examples")
-    for path in (*inputs, *outputs):
-        parser.add_argument(f"--{path}", type=Path, required=True)
+    outputs = ("samples", "curves", "learning-curves", "class-accuracy", "confusion", "examples")
+    for name in (*inputs, *outputs):
+        parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args(argv)
     params = load()
 
     preprocessor = Preprocessor.of(read_json(args.arrays / "info.json"))
-    # the reference first, as in metrics/comparison.json
-    names = sorted(params.all_models, key=lambda name: name != params.reference)
-    histories = {name: tables.read(args.history / f"{name}.csv") for name in names}
+    names = params.compare
+    histories = read_histories(args.history, names, params.seeds)
     predictions = {name: tables.read(args.predictions / f"{name}.csv") for name in names}
     images, labels = arrays.load(args.arrays / "train")
+    with atomic_path(args.curves) as path:
+        histories.to_csv(path, index=False)
     save(samples(images, labels, preprocessor), args.samples)
     save(learning_curves(histories), args.learning_curves)
     save(class_accuracy(predictions, preprocessor.classes), args.class_accuracy)
     images, _ = arrays.load(args.arrays / "test")
     for name, table in predictions.items():
         save(confusion(table, preprocessor.classes, name), args.confusion / f"{name}.png")
-        save(examples(images, table, preprocessor, name), args.examples / f"{name}.png")
+        first = table[table["seed"] == params.seeds[0]]
+        save(examples(images, first, preprocessor, name), args.examples / f"{name}.png")
     print(f"plot: {3 + 2 * len(predictions)} pictures -> {args.samples.parent}")
 
 

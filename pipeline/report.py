@@ -1,9 +1,9 @@
 """Report: write the results of a run as one self-contained HTML page.
 
 Reads   metrics/{comparison,champion,export,split}.json; for each model
-        metrics/test/MODEL.json, plots/history/MODEL.csv, plots/predictions/MODEL.csv and
-        plots/analysis/MODEL/…; plots/samples.png, data/arrays/test/…, data/arrays/info.json,
-        data/versions/…, pipeline/reporting/report.html.jinja
+        metrics/test/MODEL.json, plots/predictions/MODEL.csv and plots/analysis/MODEL/…;
+        plots/learning_curves.csv, plots/samples.png, data/arrays/test/…, data/arrays/info.json,
+        data/inputs/versions/…, pipeline/reporting/report.html.jinja
 Writes  plots/report.html    with pictures, data and scripts inlined
         plots/vega.js        Vega, Vega-Lite and vega-embed, which `dvc plots show` needs too
 Params  all except gate; the report shows them
@@ -29,7 +29,7 @@ from pipeline.reporting import chart_style, charts, parts
 
 TEMPLATE = Path(__file__).with_name("reporting") / "report.html.jinja"
 INPUTS = (
-    "arrays", "versions", "split", "comparison", "champion", "test", "history", "predictions",
+    "arrays", "versions", "split", "comparison", "champion", "test", "curves", "predictions",
     "samples", "analysis", "export",
 )  # fmt: skip
 
@@ -76,7 +76,8 @@ def render(page: dict[str, Any], script: str) -> str:
 def chart_data(
     champion: str,
     classes: list[str],
-    histories: dict[str, pd.DataFrame],
+    models: list[dict[str, Any]],
+    histories: pd.DataFrame,
     predictions: dict[str, pd.DataFrame],
 ) -> dict[str, Any]:
     """Return the Vega-Lite specifications of the charts, and the rows of data they draw.
@@ -84,18 +85,21 @@ def chart_data(
     Args:
         champion: The model whose confusion matrix is shown first.
         classes: k names.
-        histories: Of each model, accuracy and loss of each epoch.
-        predictions: Of each model, actual and predicted class and confidence of each test image.
+        models: `models` of metrics/comparison.json.
+        histories: model, seed, split, epoch, accuracy and loss.
+        predictions: Of each model, seed, actual and predicted class and confidence.
     """
-    names = list(histories)
+    names = list(predictions)
     shares = chart_style.class_accuracy(predictions, classes)
-    rows = {
-        "history": charts.history_rows(histories),
+    rows: dict[str, Any] = {
+        "accuracies": charts.accuracy_rows(models),
+        "history": chart_style.mean_curves(histories).to_dict("records"),
         "confusion": charts.confusion_rows(predictions),
         "reliability": charts.reliability_rows(predictions),
         "classes": charts.class_rows(shares),
     }
     specifications = {
+        "accuracies": charts.accuracies(rows["accuracies"]),
         "accuracy": charts.learning_curve(rows["history"], names, "accuracy"),
         "loss": charts.learning_curve(rows["history"], names, "loss"),
         "confusion": charts.confusion(champion, classes),
@@ -106,10 +110,13 @@ def chart_data(
 
 
 def format_settings(params: Params) -> str:
-    """Return the settings that stages read, as YAML."""
+    """Return the settings that stages read, as YAML; of the models, those that are compared."""
     settings = {
+        "compare": params.compare,
+        "seeds": params.seeds,
+        "margin": params.margin,
+        "threads": params.threads,
         "backend": params.backend,
-        "seed": params.seed,
         "dataset": params.dataset,
         "folder": params.folder,
         "test_share": params.test_share,
@@ -118,9 +125,7 @@ def format_settings(params: Params) -> str:
         "split": params.split,
         "train": params.train,
         "evaluate": params.evaluate,
-        "models": params.models,
-        "finetune": params.finetune,
-        "reference": params.reference,
+        "models": {name: params.models[name] for name in params.compare},
         "champion": params.champion,
         "analyze": params.analyze,
     }
@@ -134,7 +139,7 @@ def read_page(args: argparse.Namespace) -> dict[str, Any]:
     rows = comparison["models"]
     names = [row["model"] for row in rows]
     preprocessor = Preprocessor.of(read_json(args.arrays / "info.json"))
-    histories = {name: tables.read(args.history / f"{name}.csv") for name in names}
+    histories = tables.read(args.curves)
     predictions = {name: tables.read(args.predictions / f"{name}.csv") for name in names}
     images, _ = arrays.load(args.arrays / "test")
     max_mistakes = parts.mistakes_per_model(len(names))
@@ -147,6 +152,8 @@ def read_page(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "verdict": parts.verdict(rows, champion, comparison["level"]),
         "level": comparison["level"],
+        "margin": comparison["margin"],
+        "trainings": rows[0]["trainings"],
         "champion": champion,
         "models": rows,
         "styles": chart_style.styles(names),
@@ -154,7 +161,7 @@ def read_page(args: argparse.Namespace) -> dict[str, Any]:
         "max_mistakes": max_mistakes,
         "class_title": chart_style.class_accuracy_title(preprocessor.classes),
         "test": {name: read_json(args.test / f"{name}.json") for name in names},
-        "chart_data": chart_data(champion, preprocessor.classes, histories, predictions),
+        "chart_data": chart_data(champion, preprocessor.classes, rows, histories, predictions),
         "mistakes": mistakes,
         "classes": preprocessor.classes,
         "split": read_json(args.split),
@@ -174,6 +181,7 @@ def main(argv: list[str] | None = None) -> None:
 
     page = read_page(args)
     page |= {
+        "seeds": params.seeds,
         "source": parts.source(params.dataset, params.folder),
         "champion_reason": parts.champion_reason(params.champion, page["models"], page["champion"]),
         "settings": format_settings(params),

@@ -98,6 +98,25 @@ def percent(share: float, decimals: int = 1) -> str:
     return f"{value:.{decimals}f}\N{NO-BREAK SPACE}%"
 
 
+def mean_curves(histories: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean, lowest and highest accuracy and loss of each model, split and epoch.
+
+    Args:
+        histories: model, seed, split, epoch, accuracy and loss.
+
+    Returns:
+        model, split, epoch, trainings (those that reached the epoch), accuracy, accuracy_low,
+        accuracy_high, loss, loss_low and loss_high, in the order of `histories`.
+    """
+    values = {
+        f"{column}{suffix}": (column, statistic)
+        for column in ("accuracy", "loss")
+        for suffix, statistic in (("", "mean"), ("_low", "min"), ("_high", "max"))
+    }
+    groups = histories.groupby(["model", "split", "epoch"], sort=False)
+    return groups.agg(trainings=("seed", "size"), **values).reset_index()
+
+
 def class_accuracy(predictions: dict[str, pd.DataFrame], classes: list[str]) -> pd.DataFrame:
     """Return the accuracy of each class, with classes as rows and models as columns.
 

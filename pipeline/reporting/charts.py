@@ -4,6 +4,7 @@ A chart refers to its rows by name, so the page contains them once. Colours of t
 from the page, which is light or dark.
 """
 
+from functools import partial
 from typing import Any
 
 import altair as alt
@@ -27,35 +28,41 @@ Rows = list[dict[str, Any]]
 Specification = dict[str, Any]  # of Vega-Lite
 
 
-def history_rows(histories: dict[str, pd.DataFrame]) -> Rows:
-    """Return a row for each model, split and epoch."""
-    splits = {"train": "", "validation": "val_"}
+def accuracy_rows(models: list[dict[str, Any]]) -> Rows:
+    """Return a row for each training: its accuracy, and the mean and interval of its model.
+
+    Args:
+        models: `models` of metrics/comparison.json.
+    """
     return [
         {
-            "model": name,
-            "split": split,
-            "epoch": int(row["epoch"]),
-            "accuracy": float(row[f"{prefix}accuracy"]),
-            "loss": float(row[f"{prefix}loss"]),
+            "model": row["model"],
+            "accuracy": accuracy,
+            "mean": row["accuracy"],
+            "low": row["accuracy_low"],
+            "high": row["accuracy_high"],
         }
-        for name, history in histories.items()
-        for split, prefix in splits.items()
-        for row in history.to_dict("records")
+        for row in models
+        for accuracy in row["accuracies"]
     ]
 
 
 def confusion_rows(predictions: dict[str, pd.DataFrame]) -> Rows:
-    """Return a row for each model and each pair of actual and predicted class that occurs."""
+    """Return a row for each model and each pair of actual and predicted class that occurs.
+
+    Predictions of all trainings of a model are counted.
+    """
     rows = []
     for name, table in predictions.items():
-        counts = table.groupby(["actual", "predicted"]).size().reset_index(name="images")
-        counts["share"] = counts["images"] / counts.groupby("actual")["images"].transform("sum")
+        counts = table.groupby(["actual", "predicted"]).size().reset_index(name="predictions")
+        totals = counts.groupby("actual")["predictions"].transform("sum")
+        counts["share"] = counts["predictions"] / totals
         rows += [
             {
                 "model": name,
                 "actual": row["actual"],
                 "predicted": row["predicted"],
-                "images": row["images"],
+                "predictions": row["predictions"],
                 "share": row["share"],
             }
             for row in counts.to_dict("records")
@@ -66,12 +73,14 @@ def confusion_rows(predictions: dict[str, pd.DataFrame]) -> Rows:
 def reliability_rows(predictions: dict[str, pd.DataFrame]) -> Rows:
     """Return a row for each model and non-empty bin of confidence.
 
-    Bins have equal width and are open on the left: (0, 1/15], …, (14/15, 1].
+    Bins have equal width and are open on the left: (0, 1/15], …, (14/15, 1]. Predictions of all
+    trainings of a model are counted; `images` is their number per training.
     """
     rows = []
     for name, table in predictions.items():
         confidence = table["confidence"].to_numpy(float)
         correct = (table["actual"] == table["predicted"]).to_numpy()
+        trainings = table["seed"].nunique()
         bins = np.ceil(confidence * BINS).astype(int)  # (n,), from 1
         for number in np.unique(bins).tolist():
             inside = bins == number
@@ -80,7 +89,7 @@ def reliability_rows(predictions: dict[str, pd.DataFrame]) -> Rows:
                     "model": name,
                     "over": (number - 1) / BINS,
                     "up_to": number / BINS,
-                    "images": int(inside.sum()),
+                    "images": float(inside.sum() / trainings),
                     "confidence": float(confidence[inside].mean()),
                     "accuracy": float(correct[inside].mean()),
                 }
@@ -119,11 +128,57 @@ def _loss_axis(losses: list[float]) -> tuple[str, alt.Axis, alt.Scale]:
     return "loss (nats), logarithmic", axis, alt.Scale(type="log", nice=False, domain=domain)
 
 
+def accuracies(rows: Rows) -> Specification:
+    """Return a dot chart of test accuracy: each training, and each model's mean and interval."""
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    channels = _model_channels(names)
+    base = alt.Chart(alt.NamedData("accuracies")).encode(
+        y=alt.Y(
+            "model:N",
+            title=None,
+            scale=alt.Scale(domain=names),
+            axis=alt.Axis(labelLimit=LABEL_WIDTH, ticks=False, domain=False),
+        ),
+        opacity=OPACITY,
+        tooltip=[
+            "model:N",
+            *(alt.Tooltip(f"{name}:Q", formatType=PERCENT)
+              for name in ("accuracy", "mean", "low", "high")),
+        ],
+    )  # fmt: skip
+    # the rows of a model's trainings have the same mean and interval, which is drawn once
+    model = base.encode(color=channels["color"]).transform_aggregate(
+        groupby=["model", "mean", "low", "high"]
+    )
+    x = alt.X("low:Q", title="test accuracy", axis=PERCENT_AXIS, scale=alt.Scale(zero=False))
+    interval = model.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q")
+    mean = model.mark_tick(thickness=3, size=22).encode(x="mean:Q")
+    dots = base.mark_point(filled=True, size=50).encode(
+        x="accuracy:Q", color=channels["color"], shape=channels["shape"]
+    )
+    chart = alt.layer(interval, mean, dots).properties(
+        width="container",
+        height=max(80, 36 * len(names)),
+        description="Dot chart of the test accuracy of each training, with mean and interval, of "
+        f"{', '.join(names)}.",
+    )
+    return _specification(chart.add_params(SELECTED))
+
+
 def learning_curve(rows: Rows, names: list[str], metric: str) -> Specification:
-    """Return a line chart of accuracy or loss over epochs."""
+    """Return a line chart of accuracy or loss over epochs: means, and bands of all trainings.
+
+    Args:
+        rows: Of `chart_style.mean_curves`.
+        names: Of the models.
+        metric: accuracy or loss.
+    """
     title, axis, scale = metric, PERCENT_AXIS, alt.Scale(zero=False)
+    tooltip = partial(alt.Tooltip, formatType=PERCENT)
     if metric == "loss":
-        title, axis, scale = _loss_axis([row["loss"] for row in rows])
+        ends = [row[f"loss_{end}"] for row in rows for end in ("low", "high")]
+        title, axis, scale = _loss_axis(ends)
+        tooltip = partial(alt.Tooltip, format=".4f")
     channels = _model_channels(names)
     epochs = max(row["epoch"] for row in rows)
     base = alt.Chart(alt.NamedData("history")).encode(
@@ -139,30 +194,35 @@ def learning_curve(rows: Rows, names: list[str], metric: str) -> Specification:
             ),
             scale=alt.Scale(zero=False, nice=False),
         ),
-        y=alt.Y(f"{metric}:Q", title=title, axis=axis, scale=scale),
         color=channels["color"],
         opacity=OPACITY,
+    )
+    bands = base.mark_area(fillOpacity=0.15).encode(
+        y=alt.Y(f"{metric}_low:Q", title=title, axis=axis, scale=scale),
+        y2=f"{metric}_high:Q",
+        detail="split:N",
+    )
+    curves = base.encode(
+        y=f"{metric}:Q",
         tooltip=[
             "model:N",
             "split:N",
             "epoch:Q",
-            alt.Tooltip(f"{metric}:Q", format=".4f")
-            if metric == "loss"
-            else alt.Tooltip(f"{metric}:Q", formatType=PERCENT),
+            *(tooltip(f"{metric}{suffix}:Q") for suffix in ("", "_low", "_high")),
         ],
     )
-    lines = base.mark_line(strokeWidth=2).encode(
+    lines = curves.mark_line(strokeWidth=2).encode(
         strokeDash=alt.StrokeDash(
             "split:N",
             scale=alt.Scale(domain=["validation", "train"], range=[[1, 0], [4, 4]]),
             legend=None,
         )
     )
-    points = base.mark_point(filled=True, size=28).encode(shape=channels["shape"])
-    chart = alt.layer(lines, points).properties(
+    points = curves.mark_point(filled=True, size=28).encode(shape=channels["shape"])
+    chart = alt.layer(bands, lines, points).properties(
         width="container",
         height=280,
-        description=f"Line chart of {title} over epochs, in training and validation, of "
+        description=f"Line chart of mean {title} over epochs, in training and validation, of "
         f"{', '.join(names)}.",
     )
     return _specification(chart.add_params(SELECTED))
@@ -213,10 +273,13 @@ def confusion(champion: str, classes: list[str]) -> Specification:
             x=alt.X("predicted:N", scale=order, axis=x_axis),
             y=alt.Y("actual:N", scale=order, axis=y_axis),
             tooltip=[
-                "actual:N", "predicted:N", "images:Q", alt.Tooltip("share:Q", formatType=PERCENT),
+                "actual:N",
+                "predicted:N",
+                "predictions:Q",
+                alt.Tooltip("share:Q", formatType=PERCENT),
             ],
         )
-    )  # fmt: skip
+    )
     boxes = cells.mark_rect().encode(
         color=alt.Color(
             "share:Q",
@@ -232,11 +295,11 @@ def confusion(champion: str, classes: list[str]) -> Specification:
     text_color = alt.when("datum.share > 0.5").then(alt.value("white"))
     layers: list[alt.Chart] = [boxes]
     if not many:
-        layers.append(cells.mark_text().encode(text="images:Q", color=text_color))
+        layers.append(cells.mark_text().encode(text="predictions:Q", color=text_color))
     chart = alt.layer(*layers).properties(
         width="container",
         height=max(240, min(32 * len(classes), 640)),
-        description="Confusion matrix: test images by actual class, in rows, and predicted class, "
+        description="Confusion matrix: predictions by actual class, in rows, and predicted class, "
         "in columns.",
     )
     return _specification(chart.add_params(model))
@@ -262,7 +325,7 @@ def reliability(names: list[str]) -> Specification:
         fillOpacity=alt.when(enough_images).then(alt.value(0.9)).otherwise(alt.value(0)),
         tooltip=[
             "model:N",
-            "images:Q",
+            alt.Tooltip("images:Q", format=",.4~g", title="images per training"),
             alt.Tooltip("confidence:Q", formatType=PERCENT),
             alt.Tooltip("accuracy:Q", formatType=PERCENT),
         ],

@@ -13,7 +13,6 @@ from PIL import Image
 from pipeline.core.files import read_json, require_file
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting.chart_style import percent
-from pipeline.stats.verdict import THAN
 
 MODEL_MISTAKES = 30  # misclassified images per model, at most
 ALL_MISTAKES = 240  # misclassified images of all models, approximately, to keep the page small
@@ -45,12 +44,12 @@ def champion_reason(setting: str, rows: list[dict], champion: str) -> str:
         return "the only model"
     accuracy = {row["model"]: row["val_accuracy"] for row in rows}
     best = accuracy.pop(champion)
-    reason = f"best validation accuracy: {percent(best)}"
+    reason = f"best mean validation accuracy: {percent(best)}"
     tied = [name for name, other in accuracy.items() if other == best]
     if not tied:
         return reason
     others = tied[0] if len(tied) == 1 else f"{len(tied)} others"
-    return f"{reason}, tied with {others}; the first in the table is taken"
+    return f"{reason}, tied with {others}; then the fewest parameters, then the first in the table"
 
 
 def verdict(rows: list[dict], champion: str, level: float) -> str:
@@ -64,22 +63,21 @@ def verdict(rows: list[dict], champion: str, level: float) -> str:
         level: Of the confidence intervals, in (0, 1).
     """
     reference, *others = rows
-    interval = f"{percent(level, 0)} interval"
     if not others:
         return (
             f"{reference['model']} classifies {percent(reference['accuracy'])} of the test images "
-            f"correctly ({interval} {percent(reference['accuracy_low'])} to "
+            f"correctly ({percent(level, 0)} interval {percent(reference['accuracy_low'])} to "
             f"{percent(reference['accuracy_high'])}). There is no other model to compare it with."
         )
     row = next(
         (row for row in others if row["model"] == champion),
         max(others, key=lambda row: row["val_accuracy"]),
     )
-    return (
-        f"{row['model']} is {THAN[row['verdict']]} {reference['model']}: "
-        f"{points(row['difference'])} points of test accuracy, {interval} "
-        f"{points(row['difference_low'])} to {points(row['difference_high'])}."
-    )
+    name, sentence = row["model"], row["sentence"]
+    if row["verdict"] == "cannot tell":
+        question = f"Cannot tell whether {name} is better or worse than {reference['model']}"
+        return f"{question}{sentence.removeprefix('cannot tell')}."
+    return f"{name} is {sentence}."
 
 
 def data_uri(png: bytes) -> str:
@@ -110,32 +108,49 @@ def mistakes_per_model(models: int) -> int:
     return max(1, min(MODEL_MISTAKES, ALL_MISTAKES // models))
 
 
+def misclassified(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the test images that at least one training misclassifies, the clearest errors first.
+
+    Args:
+        predictions: seed, actual, predicted and confidence, the images of each seed in order.
+
+    Returns:
+        image: its number, from 0; actual; predicted: the most frequent wrong class, the more
+        confident on a tie; wrong: the number of trainings that misclassify the image; confidence:
+        the mean of these trainings. Sorted by wrong, then by confidence, descending.
+    """
+    table = predictions.assign(image=predictions.groupby("seed").cumcount())
+    errors = table[table["actual"] != table["predicted"]]
+    by_class = errors.groupby(["image", "predicted"])["confidence"].agg(["size", "sum"])
+    by_class = by_class.reset_index().sort_values(["size", "sum"], ascending=False, kind="stable")
+    images = errors.groupby("image").agg(
+        actual=("actual", "first"), wrong=("seed", "size"), confidence=("confidence", "mean")
+    )
+    images["predicted"] = by_class.groupby("image")["predicted"].first()
+    images = images.sort_values(["wrong", "confidence"], ascending=False, kind="stable")
+    return images.reset_index()
+
+
 def mistakes(
     name: str, predictions: pd.DataFrame, images: Any, preprocessor: Preprocessor, count: int
 ) -> list[dict]:
-    """Return a model's misclassified images with the highest confidence, in descending order.
+    """Return a model's clearest errors, in the order of `misclassified`, with their pictures.
 
     Args:
         name: Of the model.
-        predictions: Actual and predicted class and confidence of n images.
+        predictions: seed, actual, predicted and confidence of n images in each of k trainings.
         images: `(n, h, w, c)`, the normalized test images.
         preprocessor: That normalized them.
         count: The maximum number of images.
     """
-    wrong = predictions[predictions["actual"] != predictions["predicted"]]
-    shown = wrong.sort_values("confidence", ascending=False, kind="stable")[:count]
+    errors = misclassified(predictions)[:count].to_dict("records")
     return [
         {
             "model": name,
-            "row": int(row),
-            "actual": actual,
-            "predicted": predicted,
-            "confidence": confidence,
-            "picture": thumbnail(preprocessor.pixels(images[int(row)])),
+            "picture": thumbnail(preprocessor.pixels(images[error["image"]])),
+            **{str(column): value for column, value in error.items()},
         }
-        for row, actual, predicted, confidence in zip(
-            shown.index, shown["actual"], shown["predicted"], shown["confidence"], strict=True
-        )
+        for error in errors
     ]
 
 
