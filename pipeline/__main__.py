@@ -24,7 +24,7 @@ def commands() -> dict[str, str]:
 
 def main() -> None:
     descriptions = commands()
-    listing = "\n".join(f"  {name:<10}{text}" for name, text in descriptions.items())
+    listing = "\n".join(f"  {name:<13}{text}" for name, text in descriptions.items())
     parser = argparse.ArgumentParser(
         prog="python -m pipeline",
         usage="%(prog)s COMMAND ...",
