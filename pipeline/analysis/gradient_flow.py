@@ -12,7 +12,7 @@ import pandas as pd
 
 from pipeline.analysis.network import activations, nodes, unnested
 from pipeline.runtime import acceleration
-from pipeline.training.gradients import gradients
+from pipeline.training.gradients import gradients, l2_norm
 
 
 def layers_with_weights(model: keras.Model) -> list[keras.Layer]:
@@ -59,7 +59,7 @@ def norms(
 def _norm(arrays: list) -> float | None:
     # float64, because the square of 1e-25 underflows to 0 in float32
     values = [keras.ops.convert_to_numpy(array).astype(np.float64).ravel() for array in arrays]
-    norm = float(np.linalg.norm(np.concatenate(values)))
+    norm = l2_norm(np.concatenate(values))
     return norm if np.isfinite(norm) else None
 
 

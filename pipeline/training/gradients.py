@@ -39,3 +39,11 @@ def gradients(
     model.train_on_batch(inputs, targets)
     arrays = map(keras.ops.convert_to_numpy, optimizer.gradients)
     return [gradient.astype(np.float64) for gradient in arrays]
+
+
+def l2_norm(values: np.ndarray) -> float:
+    """Return the L2 norm of an array of any shape.
+
+    Not np.linalg.norm: its sum is split over all CPU cores, so the last digits depend on them.
+    """
+    return float(np.sqrt(np.square(values).sum()))

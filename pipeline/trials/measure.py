@@ -11,7 +11,7 @@ from pipeline.runtime.input_pipeline import Batches, Subset
 from pipeline.stats import correctness
 from pipeline.training import building, loop, optim
 from pipeline.training.callbacks import Diverged
-from pipeline.training.gradients import gradients
+from pipeline.training.gradients import gradients, l2_norm
 
 
 def gradient_norms(
@@ -29,7 +29,7 @@ def gradient_norms(
         One norm per trainable kernel, from input to output.
     """
     pairs = zip(model.trainable_variables, gradients(model, images, labels, loss), strict=True)
-    return [float(np.linalg.norm(g)) for weight, g in pairs if weight.name.endswith("kernel")]
+    return [l2_norm(g) for weight, g in pairs if weight.name.endswith("kernel")]
 
 
 class EpochTimer(keras.callbacks.Callback):
