@@ -89,7 +89,6 @@ def format_value(measure: str, value: float) -> str:
     return f"{value:.3f} s" if measure == "seconds_per_epoch" else f"{value:.2g}"
 
 
-THAN = {"better": " than", "worse": " than", "as good as": ""}
 RANGE_CLAUSES = {
     "gap": "the gap between training and validation accuracy is between",
     "seconds_per_epoch": "an epoch takes between",
@@ -106,32 +105,8 @@ def sentence(rows: list[dict], measure: str | None, x: str | None, margin: float
         x: The setting on the x axis, for example build.depth, or None.
         margin: As for `summarize`.
     """
-    has_lines = _has_lines((row["line"], row["x"]) for row in rows)
     seeds = len(rows[0]["runs"])
-    groups: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if "verdict" not in row:
-            continue
-        difference, low, high = (
-            crossed.signed(100 * row[key])
-            for key in ("difference", "difference_low", "difference_high")
-        )
-        change = f"{difference} points [{low}, {high}]"
-        item = f"{row['x']:g} ({change})" if has_lines else f"{_accuracy(row)[:-1]}, {change})"
-        groups.setdefault((row["line"] if has_lines else "", row["verdict"]), []).append(item)
-    clauses = []
-    for (line, word), items in groups.items():
-        subject, reference = _enumerate(items), _accuracy(rows[0])
-        if has_lines and x:
-            setting = x.split(".")[1].replace("_", " ")
-            subject, reference = line, f"{rows[0]['line']} at {setting} {_enumerate(items)}"
-        if word == "cannot tell":
-            clauses.append(f"this study cannot tell {subject} from {reference}")
-            continue
-        verb = "are" if len(items) > 1 and not has_lines else "is"
-        clauses.append(f"{subject} {verb} {word}{THAN[word]} {reference}")
-        if word == "as good as":
-            clauses[-1] += f", within {crossed.points(margin)}"
+    clauses = _comparison_clauses(rows, x, margin)
     if clauses:
         clauses[0] = f"in validation accuracy, {clauses[0]}"
     clauses += [
@@ -151,8 +126,41 @@ def sentence(rows: list[dict], measure: str | None, x: str | None, margin: float
     return f"After {epochs} epochs, {seeds} trainings each: {'; '.join(clauses)}."
 
 
+def _comparison_clauses(rows: list[dict], x: str | None, margin: float) -> list[str]:
+    """Return a clause for each verdict, and for each line if models are compared at the same x."""
+    has_lines = _has_lines((row["line"], row["x"]) for row in rows)
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if "verdict" in row:
+            group = (row["line"] if has_lines else "", row["verdict"])
+            item = f"{row['x']:g} (" if has_lines else f"{row['model']} ({_accuracy(row)}, "
+            groups.setdefault(group, []).append(f"{item}{_change(row)})")
+    clauses = []
+    for (line, verdict), items in groups.items():
+        if has_lines and x:
+            setting = x.split(".")[1].replace("_", " ")
+            subject, reference = line, f"{rows[0]['line']} at {setting} {_enumerate(items)}"
+        else:
+            subject, reference = _enumerate(items), f"{rows[0]['model']} ({_accuracy(rows[0])})"
+        verb = "is" if line or len(items) == 1 else "are"
+        clauses.append({
+            "better": f"{subject} {verb} better than {reference}",
+            "worse": f"{subject} {verb} worse than {reference}",
+            "as good as":
+                f"{subject} {verb} as good as {reference}, within {crossed.points(margin)}",
+            "cannot tell": f"this study cannot tell {subject} from {reference}",
+        }[verdict])  # fmt: skip
+    return clauses
+
+
 def _accuracy(row: dict) -> str:
-    return f"{row['model']} ({100 * row['val_accuracy']:.1f} %)"
+    return f"{100 * row['val_accuracy']:.1f} %"
+
+
+def _change(row: dict) -> str:
+    keys = ("difference", "difference_low", "difference_high")
+    difference, low, high = (crossed.signed(100 * row[key]) for key in keys)
+    return f"{difference} points [{low}, {high}]"
 
 
 def _enumerate(items: list[str]) -> str:
