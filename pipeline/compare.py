@@ -71,8 +71,8 @@ def model_row(name: str, trainings: list[dict[str, Any]], test: dict[str, Any]) 
     return {**row, **scalars(test), "accuracies": accuracies}
 
 
-def print_comparison(rows: list[dict], champion: str, reason: str) -> None:
-    """Print a table with a row for each model; its title names the champion and the reason."""
+def print_comparison(rows: list[dict]) -> None:
+    """Print a table with a row for each model, the reference first."""
     cells = []
     for row in rows:
         comparison = ["", "", "", "reference"]
@@ -105,8 +105,7 @@ def print_comparison(rows: list[dict], champion: str, reason: str) -> None:
     )
     count = rows[0]["trainings"]
     trained = "one training each" if count == 1 else f"mean ± SD of {count} trainings"
-    title = f"Accuracy in %, {trained}, {LEVEL:.0%} intervals; champion: {champion} ({reason})"
-    print_table(columns, cells, title)
+    print_table(columns, cells, f"Accuracy in %, {trained}, {LEVEL:.0%} intervals")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -151,13 +150,12 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.champion, metrics)
     with atomic_path(args.champion_model) as path:
         shutil.copyfile(model, path)
-    reason = "named in params.yaml"
-    if params.champion == "auto":
-        reason = "best mean validation accuracy"
-    print_comparison(rows, champion, reason)
+    print_comparison(rows)
     for row in rows[1:]:
         print(f"compare: {row['model']}: {row['sentence']}")
-    print(f"compare: champion {champion} -> {args.champion_model}")
+    named = params.champion != "auto"
+    reason = "named in params.yaml" if named else "best mean validation accuracy"
+    print(f"compare: champion {champion} ({reason}) -> {args.champion_model}")
 
 
 if __name__ == "__main__":

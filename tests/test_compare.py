@@ -75,11 +75,12 @@ def write_model(
 
 
 @pytest.fixture
-def evaluated(project):
+def evaluated(project, edit):
     """Three models: batchnorm is better than baseline in testing and worse in validation.
 
     The third is not in `compare`.
     """
+    edit("seeds: [0]", "seeds: [0, 1, 2]")
     write_model(project, "baseline", {0: 29, 1: 30, 2: 31}, [0.8, 0.9, 1.0])
     write_model(project, "batchnorm", {0: 10, 1: 10, 2: 10}, [0.8, 0.8, 0.8])
     write_model(project, "removed", {0: 0, 1: 0, 2: 0}, [1.0, 1.0, 1.0])
@@ -129,7 +130,7 @@ def test_the_champion_has_the_best_mean_validation_accuracy_and_the_file_of_its_
         "accuracy_low": 0.5, "accuracy_high": 0.9, "trainings": 3, "accuracy_sd": 0.01,
     }  # fmt: skip
     edit("champion: auto", "champion: batchnorm")
-    assert "champion: batchnorm (named in params.yaml)" in run_main(capsys)
+    assert "champion batchnorm (named in params.yaml) -> models/champion.keras" in run_main(capsys)
     assert Path("models/champion.keras").read_bytes() == model_bytes("batchnorm", 0)
 
 

@@ -302,7 +302,6 @@ def test_predictions_equal_those_of_evaluate_after_params_have_changed(
     edit("folder: data/folder", "folder: photos")
     edit("normalize: unit", "normalize: standardize")
     edit("image_size:", "image_size: [8, 6]")
-    edit("seeds: [0, 1, 2]", "seeds: [0]")
     edit("precision: auto\n  # true", "precision: float32\n  # true")  # under evaluate
     download.main("--raw raw".split())
     preprocess.main("--raw raw --arrays arrays".split())
