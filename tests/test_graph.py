@@ -222,7 +222,7 @@ class Clone:
         write_params(folder)
         self.edit("params.yaml", "epochs: 20", f"epochs: {epochs}")
         if alone:
-            self.edit("params.yaml", BATCHNORM, "")
+            self.edit("params.yaml", "compare: [baseline, batchnorm]", "compare: [baseline]")
         self.run("git", "init", "-q", "-b", "main")
         self.run("git", "config", "user.email", "test@example.org")
         self.run("git", "config", "user.name", "test")

@@ -42,16 +42,18 @@ def test_tensorflow_loads_a_model_trained_with_jax(small, stage):
     done = stage("pipeline.train", *arguments("baseline", "out"))
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((small / "out/run.json").read_text())["backend"].startswith("jax 0.")
-    argv = "--arrays arrays --metrics test.json --predictions predictions.csv".split()
-    done = stage("pipeline.evaluate", *argv, "--model", "out/model.keras")
+    (small / "out/model.keras").rename(small / "out/0.keras")
+    argv = "--models out --arrays arrays --metrics test.json --predictions predictions.csv".split()
+    done = stage("pipeline.evaluate", "baseline", *argv)
     assert (done.returncode, done.stderr) == (0, "")
 
     assert keras.backend.backend() == "tensorflow"
-    logits = keras.saving.load_model(small / "out/model.keras").predict(images, verbose=0)
+    logits = keras.saving.load_model(small / "out/0.keras").predict(images, verbose=0)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     table = pd.read_csv(small / "predictions.csv")
     assert np.allclose(table["confidence"], probabilities.max(axis=1), atol=1e-5)
-    assert json.loads((small / "test.json").read_text())["computed_in"] == "float32"
+    (computed,) = json.loads((small / "test.json").read_text())["computed"]
+    assert computed["precision"] == "float32"
 
 
 def test_images_on_the_device_and_on_disk_train_alike_and_bfloat16_nearly_so(small, stage):
@@ -134,8 +136,8 @@ def test_a_process_that_dies_fails_the_others_and_the_next_run_resumes(small):
         from pipeline.runtime import select_backend
         from pipeline.train import main
         select = select_backend.use
-        def use(backend):
-            select(backend)
+        def use(backend, threads):
+            select(backend, threads)
             from pipeline.training import loop
             class Die(loop.LearningRateLogger):
                 def on_epoch_end(self, epoch, logs):
@@ -156,7 +158,7 @@ def test_a_process_that_dies_fails_the_others_and_the_next_run_resumes(small):
     resumed = start(small, 2, "pipeline.train", *arguments("small", "out"))
     outputs = [process.communicate(timeout=100) for process in resumed]
     assert [stderr for _, stderr in outputs] == ["", ""]
-    assert "small: resuming after epoch 1 of 2" in outputs[0][0]
+    assert "small-0: resuming after epoch 1 of 2" in outputs[0][0]
     uninterrupted = start(small, 2, "pipeline.train", *arguments("small", "uninterrupted"))
     assert [process.communicate(timeout=100)[1] for process in uninterrupted] == ["", ""]
     for name in ("model.keras", "history.csv", "train.json"):

@@ -15,8 +15,10 @@ import pytest
 
 from tests.test_graph import Clone
 
-OUTPUTS = ("data/**/*.*", "models/*.keras", "metrics/*.json", "metrics/t*/*.json", "plots/**/*.*")
-RUNNING = re.compile(r"Running stage '([\w@]+)'")
+OUTPUTS = (
+    "data/**/*.*", "models/**/*.keras", "metrics/*.json", "metrics/t*/**/*.json", "plots/**/*.*",
+)  # fmt: skip
+RUNNING = re.compile(r"Running stage '([\w@-]+)'")
 
 
 class Repro:
@@ -96,13 +98,13 @@ def test_after_a_kill_in_every_stage_the_results_are_the_same_bytes(tmp_path):
 @pytest.mark.slow
 def test_a_finished_epoch_is_not_trained_again(tmp_path):
     whole, killed = prepare(tmp_path / "whole"), prepare(tmp_path / "killed")
-    whole.repro("train@batchnorm")
-    run = Repro(killed.folder, "train@batchnorm")
+    whole.repro("train@batchnorm-0")
+    run = Repro(killed.folder, "train@batchnorm-0")
     for line in run.lines():
         if line.startswith("epoch 3/") and run.process.poll() is None:
             run.kill()  # epoch 2 has a checkpoint, epoch 3 perhaps
     # now kill DVC only: the training continues without it, and the next one waits for it
-    run = Repro(killed.folder, "train@batchnorm")
+    run = Repro(killed.folder, "train@batchnorm-0")
     lines = []
     for line in run.lines():
         lines.append(line)
@@ -112,19 +114,19 @@ def test_a_finished_epoch_is_not_trained_again(tmp_path):
                 process.suspend()  # until the next one waits
             run.kill(only_dvc=True)
             break
-    assert re.search("batchnorm: resuming after epoch [23] of 4", lines[-1])
+    assert re.search("batchnorm-0: resuming after epoch [23] of 4", lines[-1])
     output = []
-    following = Repro(killed.folder, "train@batchnorm")
+    following = Repro(killed.folder, "train@batchnorm-0")
     for line in following.lines():
         output.append(line)
-        if "batchnorm: waiting for another process that trains it" in line:
+        if "batchnorm-0: waiting for another process that trains it" in line:
             for process in children:
                 process.resume()
     assert following.process.wait() == 0
     assert "waiting for another" in "".join(output)
-    assert "batchnorm: resuming after epoch 4 of 4" in "".join(output)
-    assert list(run.lines())[-1].startswith("train: batchnorm: 4 epochs")  # the first training
-    compare(whole, killed, "models/batchnorm.keras", "plots/history/batchnorm.csv")
+    assert "batchnorm-0: resuming after epoch 4 of 4" in "".join(output)
+    assert list(run.lines())[-1].startswith("train: batchnorm, seed 0: 4 epochs")  # the first training
+    compare(whole, killed, "models/batchnorm/0.keras", "plots/history/batchnorm/0.csv")
 
 
 def compare(whole: Clone, killed: Clone, *names: str) -> None:

@@ -15,6 +15,7 @@ import yaml
 from pipeline.core.errors import INTERRUPTED, PipelineError
 from pipeline.tools import parallel
 from tests.conftest import REPOSITORY, write_params
+from tests.test_graph import Clone
 
 GRAPH = {
     "split": set(),
@@ -182,3 +183,53 @@ def test_sigterm_stops_the_running_stages_and_starts_no_other(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM
     assert stderr == INTERRUPTED + "\n"
     assert len(list(tmp_path.glob("started_*"))) == 2
+
+
+PARALLEL = "import sys; from pipeline.tools import parallel; parallel.main(sys.argv[1:])"
+ON_ONE_CORE = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); " + PARALLEL
+
+
+def clone_until_evaluate(folder: Path) -> Clone:
+    """Return a clone with two trainings, each with two threads."""
+    folder.mkdir()
+    clone = Clone(folder, epochs=3)
+    clone.edit("params.yaml", "threads: 1", "threads: 2")
+    graph = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+    names = ("inputs", "download", "preprocess", "split", "train", "evaluate")
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {n: graph[n] for n in names}}))
+    return clone
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are chosen on Linux only")
+def test_results_depend_neither_on_jobs_nor_on_cores_nor_on_a_kill(tmp_path):
+    single, killed, core = (
+        clone_until_evaluate(tmp_path / name) for name in ("single", "killed", "core")
+    )
+    single.repro()
+    core.run(sys.executable, "-c", ON_ONE_CORE)
+
+    command = [sys.executable, "-c", PARALLEL, "2"]
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    training = {"train@baseline-0", "train@batchnorm-0"}
+    lines = []
+    with subprocess.Popen(
+        command, cwd=killed.folder, env=env, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        for line in process.stdout or ():
+            lines.append(line)
+            if " | epoch 1/3" in line:
+                training -= {line.split(" | ")[0]}
+            if not training:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "".join(lines[-30:])
+    killed.run(sys.executable, "-m", "pipeline.tools.doctor", "--repair")
+    killed.run(*command)
+    assert killed.repro() == set()
+
+    outputs = "models/*/*.keras", "metrics/t*/**/*.json", "plots/**/*.csv"
+    expected = single.read(*outputs)
+    assert len(expected) == 10  # model, history and metrics of 2 trainings; 2 of each evaluate
+    assert killed.read(*outputs) == expected
+    assert core.read(*outputs) == expected

@@ -25,7 +25,7 @@ from tests.conftest import PLAIN, REPOSITORY, arguments, settings, task
 @pytest.fixture
 def checkpoints(tmp_path, monkeypatch) -> Checkpoints:
     monkeypatch.chdir(tmp_path)
-    return Checkpoints("small", {"seed": 0})
+    return Checkpoints("small-0", {"seed": 0})
 
 
 def state(epoch: int) -> State:
@@ -53,9 +53,9 @@ def test_the_latest_checkpoint_is_read_and_the_last_two_are_kept(checkpoints):
 
 def test_training_with_other_inputs_or_another_name_does_not_resume(checkpoints):
     checkpoints.save(1, state(1))
-    assert Checkpoints("small", {"seed": 0}).latest_epoch()
-    assert Checkpoints("small", {"seed": 1}).latest_epoch() is None
-    assert Checkpoints("other", {"seed": 0}).latest_epoch() is None
+    assert Checkpoints("small-0", {"seed": 0}).latest_epoch()
+    assert Checkpoints("small-0", {"seed": 1}).latest_epoch() is None
+    assert Checkpoints("small-1", {"seed": 0}).latest_epoch() is None
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(checkpoints, capsys):
@@ -84,8 +84,8 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(checkpoin
 def test_recorded_and_week_old_checkpoints_are_removed_and_no_others(checkpoints, monkeypatch):
     model = Path("small.keras")
     model.write_bytes(b"weights")
-    monkeypatch.setenv("DVC_STAGE", "train@small")
-    finished, current, other = (Checkpoints("small", {"seed": seed}) for seed in (1, 2, 3))
+    monkeypatch.setenv("DVC_STAGE", "train@small-0")
+    finished, current, other = (Checkpoints("small-0", {"seed": seed}) for seed in (1, 2, 3))
     trainings = (checkpoints, finished, current, other)
     for training in trainings:
         training.save(1, state(1))
@@ -103,13 +103,13 @@ def test_recorded_and_week_old_checkpoints_are_removed_and_no_others(checkpoints
     current.finish(model)
     monkeypatch.delenv("DVC_STAGE")
     other.finish(model)  # run without DVC, so it is removed at once
-    with Checkpoints("large", {}).locked():  # training any other model cleans up too
+    with Checkpoints("large-0", {}).locked():  # any other training cleans up too
         pass
     assert [path.name for path in FOLDER.rglob("*") if path.is_file()] == ["lock"] * 2
 
 
 def test_a_finished_training_is_kept_until_dvc_has_recorded_it(checkpoints, monkeypatch):
-    monkeypatch.setenv("DVC_STAGE", "train@small")
+    monkeypatch.setenv("DVC_STAGE", "train@small-0")
     Path("small.keras").write_bytes(b"weights")
     checkpoints.save(1, state(1))
     checkpoints.finish(Path("small.keras"))
@@ -125,7 +125,7 @@ def test_a_finished_training_is_kept_until_dvc_has_recorded_it(checkpoints, monk
 def test_a_second_process_waits_until_the_first_has_finished(checkpoints):
     code = (
         "from pipeline.training.checkpoints import Checkpoints\n"
-        "with Checkpoints('small', {'seed': 0}).locked(): print('locked', flush=True)"
+        "with Checkpoints('small-0', {'seed': 0}).locked(): print('locked', flush=True)"
     )
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     with checkpoints.locked():
@@ -246,6 +246,6 @@ def test_a_stage_that_is_interrupted_says_how_to_continue(prepared, stage, edit,
     assert not Path("out/model.keras").exists()
 
     done = stage("pipeline.train", *arguments("baseline", "out"))
-    assert "train: baseline: resuming after epoch" in done.stdout
+    assert "train: baseline-0: resuming after epoch" in done.stdout
     for name in ("model.keras", "history.csv", "train.json"):
         assert Path("out", name).read_bytes() == Path("uninterrupted", name).read_bytes()
