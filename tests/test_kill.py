@@ -125,7 +125,8 @@ def test_a_finished_epoch_is_not_trained_again(tmp_path):
     assert following.process.wait() == 0
     assert "waiting for another" in "".join(output)
     assert "batchnorm-0: resuming after epoch 4 of 4" in "".join(output)
-    assert list(run.lines())[-1].startswith("train: batchnorm, seed 0: 4 epochs")  # the first training
+    *_, last = run.lines()  # of the first training
+    assert last.startswith("train: batchnorm, seed 0: 4 epochs")
     compare(whole, killed, "models/batchnorm/0.keras", "plots/history/batchnorm/0.csv")
 
 
