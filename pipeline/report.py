@@ -76,7 +76,7 @@ def render(page: dict[str, Any], script: str) -> str:
 def chart_data(
     champion: str,
     classes: list[str],
-    models: list[dict[str, Any]],
+    test: dict[str, dict[str, Any]],
     histories: pd.DataFrame,
     predictions: dict[str, pd.DataFrame],
 ) -> dict[str, Any]:
@@ -85,14 +85,14 @@ def chart_data(
     Args:
         champion: The model whose confusion matrix is shown first.
         classes: k names.
-        models: `models` of metrics/comparison.json.
+        test: Of each model, metrics/test/MODEL.json.
         histories: model, seed, split, epoch, accuracy and loss.
         predictions: Of each model, seed, actual and predicted class and confidence.
     """
     names = list(predictions)
     shares = chart_style.class_accuracy(predictions, classes)
     rows: dict[str, Any] = {
-        "accuracies": charts.accuracy_rows(models),
+        "accuracies": charts.accuracy_rows(test),
         "history": chart_style.mean_curves(histories).to_dict("records"),
         "confusion": charts.confusion_rows(predictions),
         "reliability": charts.reliability_rows(predictions),
@@ -140,6 +140,7 @@ def read_page(args: argparse.Namespace) -> dict[str, Any]:
     names = [row["model"] for row in rows]
     preprocessor = Preprocessor.of(read_json(args.arrays / "info.json"))
     histories = tables.read(args.curves)
+    test = {name: read_json(args.test / f"{name}.json") for name in names}
     predictions = {name: tables.read(args.predictions / f"{name}.csv") for name in names}
     images, _ = arrays.load(args.arrays / "test")
     max_mistakes = parts.mistakes_per_model(len(names))
@@ -160,8 +161,8 @@ def read_page(args: argparse.Namespace) -> dict[str, Any]:
         "min_images": charts.MIN_IMAGES,
         "max_mistakes": max_mistakes,
         "class_title": chart_style.class_accuracy_title(preprocessor.classes),
-        "test": {name: read_json(args.test / f"{name}.json") for name in names},
-        "chart_data": chart_data(champion, preprocessor.classes, rows, histories, predictions),
+        "test": test,
+        "chart_data": chart_data(champion, preprocessor.classes, test, histories, predictions),
         "mistakes": mistakes,
         "classes": preprocessor.classes,
         "split": read_json(args.split),

@@ -1,6 +1,7 @@
 """Plot: the content of the pictures, and the stage that writes them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,10 +27,29 @@ def test_samples_have_their_class_as_title():
     plt.close(figure)
 
 
+def histories(
+    losses: dict[str, list[list[float]]], accuracy: float = 0.5, factor: float = 1
+) -> pd.DataFrame:
+    """Return learning curves: of each model, a list of losses for each seed.
+
+    Args:
+        losses: By epoch.
+        accuracy: Of all epochs.
+        factor: Of the validation loss.
+    """
+    return pd.concat(
+        pd.DataFrame({
+            "model": model, "seed": seed, "split": split,
+            "epoch": range(1, len(loss) + 1), "accuracy": accuracy, "loss": np.array(loss) * scale,
+        })
+        for model, trainings in losses.items()
+        for seed, loss in enumerate(trainings)
+        for split, scale in (("train", 1), ("validation", factor))
+    )  # fmt: skip
+
+
 def test_learning_curves_label_their_axes_with_plain_numbers():
-    columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
-    history = pd.DataFrame({"epoch": [1, 2], **{column: [0.04, 1.8] for column in columns}})
-    figure = plot.learning_curves({"one": history})
+    figure = plot.learning_curves(histories({"one": [[0.04, 1.8]]}))
     figure.canvas.draw()
     axis = figure.axes[1].yaxis
     labels = [
@@ -40,29 +60,39 @@ def test_learning_curves_label_their_axes_with_plain_numbers():
     plt.close(figure)
 
 
-def test_learning_curves_show_training_and_validation_of_each_model():
-    history = pd.DataFrame(
-        {
-            "epoch": [1, 2],
-            "loss": [3, 2],
-            "accuracy": [0.1, 0.2],
-            "val_loss": [4, 5],
-            "val_accuracy": [0.3, 0.4],
-        }
-    )
-    figure = plot.learning_curves({"one": history})
+def test_learning_curves_show_mean_and_range_of_the_trainings_of_each_model():
+    figure = plot.learning_curves(histories({"one": [[3, 2], [5, 2]]}, factor=2))
     drawn = {
         (axes.get_ylabel(), line.get_label()): np.asarray(line.get_ydata()).tolist()
         for axes in figure.axes
         for line in axes.lines
     }
     assert drawn == {
-        ("accuracy", "one, train"): [0.1, 0.2],
-        ("accuracy", "one, validation"): [0.3, 0.4],
-        ("loss (nats), logarithmic", "one, train"): [3, 2],
-        ("loss (nats), logarithmic", "one, validation"): [4, 5],
+        ("accuracy", "one, train"): [0.5, 0.5],
+        ("accuracy", "one, validation"): [0.5, 0.5],
+        ("loss (nats), logarithmic", "one, train"): [4, 2],
+        ("loss (nats), logarithmic", "one, validation"): [8, 4],
     }
+    train, validation = figure.axes[1].collections  # the bands
+    ranges = [band.get_datalim(figure.axes[1].transData).intervaly for band in (train, validation)]
+    assert np.array(ranges).tolist() == [[2, 5], [4, 10]]
     plt.close(figure)
+
+
+def test_histories_of_all_trainings_are_read_as_one_table(tmp_path):
+    for seed in (0, 7):
+        (tmp_path / "one").mkdir(exist_ok=True)
+        (tmp_path / f"one/{seed}.csv").write_text(
+            f"epoch,loss,accuracy,val_loss,val_accuracy\n1,0.{seed},0.2,0.3,0.4\n"
+        )
+    table = plot.read_histories(tmp_path, ["one"], [0, 7])
+    assert table.to_dict("split")["data"] == [
+        ["one", 0, "train", 1, 0.2, 0.0],
+        ["one", 0, "validation", 1, 0.4, 0.3],
+        ["one", 7, "train", 1, 0.2, 0.7],
+        ["one", 7, "validation", 1, 0.4, 0.3],
+    ]
+    assert list(table) == ["model", "seed", "split", "epoch", "accuracy", "loss"]
 
 
 def perfect_predictions(models: int, classes: list[str]) -> dict[str, pd.DataFrame]:
@@ -71,10 +101,8 @@ def perfect_predictions(models: int, classes: list[str]) -> dict[str, pd.DataFra
 
 
 def test_each_model_has_the_same_unique_style_in_all_pictures():
-    history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [3, 2, 1], "accuracy": [0.1, 0.2, 0.3]})
-    history = history.assign(val_loss=history["loss"], val_accuracy=history["accuracy"])
     names = [f"model{number}" for number in range(12)]
-    curves = plot.learning_curves(dict.fromkeys(names, history))
+    curves = plot.learning_curves(histories(dict.fromkeys(names, [[3, 2, 1]])))
     classes = plot.class_accuracy(perfect_predictions(12, ["a", "b"]), ["a", "b"])
     styles = [
         {
@@ -94,9 +122,7 @@ def test_each_model_has_the_same_unique_style_in_all_pictures():
 
 
 def test_epochs_are_whole_numbers_and_the_axis_label_says_that_losses_are_logarithmic():
-    history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [0.9, 0.8, 0.7], "accuracy": [0.5] * 3})
-    history = history.assign(val_loss=history["loss"], val_accuracy=history["accuracy"])
-    figure = plot.learning_curves({"one": history})
+    figure = plot.learning_curves(histories({"one": [[0.9, 0.8, 0.7]]}))
     figure.canvas.draw()
     left, right = figure.axes
     assert [tick.get_text() for tick in left.get_xticklabels()] == ["1", "2", "3"]
@@ -117,14 +143,20 @@ def test_only_the_20_lowest_of_1000_classes_are_drawn():
     plt.close(figure)
 
 
-def test_the_confusion_matrix_includes_classes_without_images():
-    predictions = pd.DataFrame({"actual": ["a", "a", "b"], "predicted": ["a", "b", "b"]})
+def test_the_confusion_matrix_sums_over_trainings_and_includes_classes_without_images():
+    trainings = [["a", "b", "b"], ["a", "a", "b"]]
+    predictions = pd.concat(
+        pd.DataFrame({"seed": seed, "actual": ["a", "a", "b"], "predicted": predicted})
+        for seed, predicted in enumerate(trainings)
+    )
     figure = plot.confusion(predictions, ["a", "b", "c"], "model")
     axes = figure.axes[0]
+    assert axes.get_title() == "model: confusion matrix on the test split, 2 trainings"
     assert {text.get_position(): text.get_text() for text in axes.texts} == {
-        (0, 0): "1", (1, 0): "1", (1, 1): "1",
+        (0, 0): "3", (1, 0): "1", (1, 1): "2",
     }  # fmt: skip
-    assert np.asarray(axes.images[0].get_array()).tolist() == [[0.5, 0.5, 0], [0, 1, 0], [0, 0, 0]]
+    shares = [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]]
+    assert np.asarray(axes.images[0].get_array()).tolist() == shares
     plt.close(figure)
 
 
@@ -156,9 +188,23 @@ def test_class_accuracy_is_drawn_for_each_model():
 
 ARGUMENTS = (
     "--arrays arrays --history history --predictions predictions --samples o/samples.png "
-    "--learning-curves o/curves.png --class-accuracy o/classes.png --confusion o/confusion "
-    "--examples o/examples"
+    "--curves o/curves.csv --learning-curves o/curves.png --class-accuracy o/classes.png "
+    "--confusion o/confusion --examples o/examples"
 ).split()
+
+
+def write_results(folder: Path, actual: list[str], predicted: list[str]) -> None:
+    """Write histories and predictions of three trainings of two models."""
+    (folder / "predictions").mkdir()
+    for name in ("baseline", "batchnorm"):
+        (folder / "history" / name).mkdir(parents=True)
+        columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
+        history = pd.DataFrame({"epoch": [1, 2], **{column: [0.5, 0.6] for column in columns}})
+        tables = []
+        for seed in range(3):
+            history.to_csv(folder / f"history/{name}/{seed}.csv", index=False)
+            tables.append(pd.DataFrame({"seed": seed, "actual": actual, "predicted": predicted}))
+        pd.concat(tables).to_csv(folder / f"predictions/{name}.csv", index=False)
 
 
 @pytest.mark.slow
@@ -169,14 +215,7 @@ def test_the_stage_writes_the_same_bytes_twice(project, stage):
         write_arrays(project / "arrays" / split, black, np.array([0, 1, 1]))
     info = Preprocessor(classes, [4, 4, 3], "unit", [0] * 3, [1] * 3)
     (project / "arrays/info.json").write_text(json.dumps(vars(info)))
-    (project / "history").mkdir()
-    (project / "predictions").mkdir()
-    for name in ("baseline", "batchnorm"):
-        columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
-        history = pd.DataFrame({"epoch": [1, 2], **{column: [0.5, 0.6] for column in columns}})
-        history.to_csv(project / f"history/{name}.csv", index=False)
-        table = pd.DataFrame({"actual": [classes[0], "NA", "NA"], "predicted": ["NA"] * 3})
-        table.to_csv(project / f"predictions/{name}.csv", index=False)
+    write_results(project, [classes[0], "NA", "NA"], ["NA"] * 3)
     pictures = []
     for _ in range(2):
         done = stage("pipeline.plot", *ARGUMENTS)
@@ -186,9 +225,9 @@ def test_the_stage_writes_the_same_bytes_twice(project, stage):
     assert len(pictures[0]) == 7
     assert all(content.startswith(b"\x89PNG") for content in pictures[0].values())
 
-    (project / "history/batchnorm.csv").unlink()
+    (project / "history/batchnorm/0.csv").unlink()
     done = stage("pipeline.plot", *ARGUMENTS)
-    assert done.stderr == "error: history/batchnorm.csv: no such file. Run `dvc repro`\n"
+    assert done.stderr == "error: history/batchnorm/0.csv: no such file. Run `dvc repro`\n"
 
 
 def test_class_names_may_contain_spaces_and_letters_of_any_script(project, edit, stage):
@@ -203,7 +242,7 @@ def test_class_names_may_contain_spaces_and_letters_of_any_script(project, edit,
     for argv in (
         "download --raw raw",
         "preprocess --raw raw --arrays arrays",
-        "split --arrays arrays --split split.npz --metrics split.json",
+        "split --arrays arrays --split split --metrics split.json",
     ):
         done = stage(*f"pipeline.{argv}".split())
         assert done.returncode == 0, done.stderr
@@ -212,13 +251,6 @@ def test_class_names_may_contain_spaces_and_letters_of_any_script(project, edit,
     assert {row["class"] for row in table} == set(classes)
     assert {(row["train"] + row["validation"], row["test"]) for row in table} == {(8, 2)}
 
-    (project / "history").mkdir()
-    (project / "predictions").mkdir()
-    for name in ("baseline", "batchnorm"):
-        columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
-        history = pd.DataFrame({"epoch": [1, 2], **{column: [0.5, 0.6] for column in columns}})
-        history.to_csv(project / f"history/{name}.csv", index=False)
-        predicted = pd.DataFrame({"actual": sorted(classes) * 2, "predicted": classes * 2})
-        predicted.to_csv(project / f"predictions/{name}.csv", index=False)
+    write_results(project, sorted(classes) * 2, classes * 2)
     done = stage("pipeline.plot", *ARGUMENTS)
     assert (done.stdout, done.stderr) == ("plot: 7 pictures -> o\n", "")

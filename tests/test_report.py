@@ -39,15 +39,18 @@ SCRIPT = "<script>alert(1)</script>"
 CLASSES = [SCRIPT, "NA", '7 "$x$" & co']
 PREPROCESSOR = Preprocessor(CLASSES, [4, 4, 1], "unit", [0.5], [0.5])
 ACTUAL = [0, 0, 1, 1, 2, 2]
+# of each model, the predicted class and the confidence of each of 6 images in 3 trainings
 PREDICTED = {
-    "baseline": ([0, 1, 1, 2, 2, 0], [0.9, 0.8, 0.7, 0.95, 0.6, 0.5]),
-    "batchnorm": ([0, 0, 1, 1, 2, 0], [0.9, 0.8, 0.7, 0.95, 0.6, 0.75]),
-    "plain": ([0, 0, 1, 1, 2, 2], [0.9, 0.8, 0.7, 0.95, 0.6, 0.5]),
-}
+    "baseline": ([[0, 1, 1, 2, 2, 0], [0, 1, 1, 2, 2, 2], [0, 1, 1, 1, 2, 2]],
+                 [0.9, 0.8, 0.7, 0.95, 0.6, 0.5]),
+    "batchnorm": ([[0, 0, 1, 1, 2, 0], [0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2]],
+                  [0.9, 0.8, 0.7, 0.95, 0.6, 0.75]),
+    "plain": ([[0, 0, 1, 1, 2, 2]] * 3, [0.9, 0.8, 0.7, 0.95, 0.6, 0.5]),
+}  # fmt: skip
 PARAMETERS = {"baseline": 32_906, "batchnorm": 9_000, "plain": 100_000}
 ARGUMENTS = (
     "--arrays arrays --versions versions --split split.json --comparison comparison.json "
-    "--champion champion.json --test test --history history --predictions predictions "
+    "--champion champion.json --test test --curves curves.csv --predictions predictions "
     "--samples samples.png --analysis analysis --export export.json "
     "--report plots/report.html --libraries plots/vega.js"
 ).split()
@@ -57,6 +60,7 @@ def model_row(name: str, accuracy: float, **difference: Any) -> dict:
     return {
         "model": name, "parameters": PARAMETERS[name], "val_accuracy": accuracy,
         "accuracy": accuracy, "accuracy_low": accuracy - 0.1, "accuracy_high": accuracy + 0.1,
+        "accuracy_sd": 0.012, "trainings": 3, "ensemble_accuracy": accuracy,
         "loss": 0.5, "f1": accuracy, "calibration_error": 0.1, **difference,
     }  # fmt: skip
 
@@ -64,13 +68,16 @@ def model_row(name: str, accuracy: float, **difference: Any) -> dict:
 def difference_to_reference(verdict: str, difference: float) -> dict:
     return {
         "difference": difference, "difference_low": difference - 0.01,
-        "difference_high": difference + 0.01, "mcnemar_p": 0.04, "verdict": verdict,
+        "difference_high": difference + 0.01, "p_holm": 0.04, "verdict": verdict,
+        "sentence": "cannot tell: between −1.0 and +2.0 points; one training each"
+        if verdict == "cannot tell" else f"{verdict} than baseline by 3.0 points",
+        "spread": {"seeds": 0.001, "reference_seeds": 0.002, "images": 0.003, "residual": 0.004},
     }  # fmt: skip
 
 
 ROWS = [
     model_row("baseline", 0.5),
-    model_row("batchnorm", 0.83, **difference_to_reference("not distinguishable", 0.33)),
+    model_row("batchnorm", 0.83, **difference_to_reference("cannot tell", 0.33)),
     model_row("plain", 0.8, **difference_to_reference("better", 0.3)),
 ]
 
@@ -93,10 +100,38 @@ def write_analysis(folder: Path) -> None:
 
 
 def predictions(name: str) -> pd.DataFrame:
-    predicted, confidence = PREDICTED[name]
-    columns = {"actual": ACTUAL, "predicted": predicted}
-    table = pd.DataFrame({key: np.array(CLASSES)[value] for key, value in columns.items()})
-    return table.assign(confidence=confidence)
+    trainings, confidence = PREDICTED[name]
+    return pd.concat(
+        pd.DataFrame({
+            "seed": seed,
+            "actual": np.array(CLASSES)[ACTUAL],
+            "predicted": np.array(CLASSES)[predicted],
+            "confidence": confidence,
+        })
+        for seed, predicted in enumerate(trainings)
+    )  # fmt: skip
+
+
+def curves(name: str, seed: int, loss: np.ndarray) -> pd.DataFrame:
+    """Return rows of learning_curves.csv, with a loss per epoch."""
+    epochs = np.arange(1, len(loss) + 1)
+    rows = {"model": name, "seed": seed, "split": "train", "epoch": epochs}
+    train = pd.DataFrame({**rows, "accuracy": 1 - loss / 3, "loss": loss})
+    validation = {"split": "validation", "accuracy": 1 - loss * 1.1 / 3, "loss": loss * 1.1}
+    return pd.concat([train, train.assign(**validation)])
+
+
+def metrics_of(row: dict, classes: list[dict]) -> dict:
+    """Return the content of metrics/test/MODEL.json."""
+    seeds = [{"seed": seed, "accuracy": row["accuracy"]} for seed in range(row["trainings"])]
+    return {**row, "classes": classes, "seeds": seeds}
+
+
+def write_tables(top: Path, histories: list[pd.DataFrame], tables: dict[str, pd.DataFrame]) -> None:
+    pd.concat(histories).to_csv(top / "curves.csv", index=False)
+    (top / "predictions").mkdir()
+    for name, table in tables.items():
+        table.to_csv(top / f"predictions/{name}.csv", index=False)
 
 
 def write_outputs(top: Path) -> None:
@@ -106,7 +141,7 @@ def write_outputs(top: Path) -> None:
     write_arrays(top / "arrays/test", images, np.array(ACTUAL))
     files = {
         "arrays/info.json": vars(PREPROCESSOR),
-        "comparison.json": {"reference": "baseline", "level": 0.95, "models": ROWS},
+        "comparison.json": {"reference": "baseline", "level": 0.95, "margin": 0.01, "models": ROWS},
         "champion.json": {"model": "batchnorm"},
         "export.json": {
             "images": 6,
@@ -127,79 +162,77 @@ def write_outputs(top: Path) -> None:
         "versions/plot.json": {"matplotlib": "3.10", "numpy": "2.4"},
         "versions/report.json": {"numpy": "2.4"},
     }
-    for name in PREDICTED:
+    for row in ROWS:
         classes = [{"class": c, "recall": 0.5, "images": 2} for c in CLASSES]
-        (row,) = (row for row in ROWS if row["model"] == name)
-        files[f"test/{name}.json"] = {**row, "classes": classes}
-        write_analysis(top / "analysis" / name)
-        history = {"epoch": [1, 2], "accuracy": [0.5, 0.75], "loss": [1.0, 0.5]}
-        history |= {"val_accuracy": [0.25, 0.5], "val_loss": [2.0, 1.0]}
-        for kind, table in (("history", pd.DataFrame(history)), ("predictions", predictions(name))):
-            (top / kind).mkdir(exist_ok=True)
-            table.to_csv(top / kind / f"{name}.csv", index=False)
+        files[f"test/{row['model']}.json"] = metrics_of(row, classes)
+        write_analysis(top / "analysis" / row["model"])
+    losses = np.array([1.0, 0.5])
+    histories = [curves(name, seed, losses) for name in PREDICTED for seed in range(3)]
+    write_tables(top, histories, {name: predictions(name) for name in PREDICTED})
     for path, content in files.items():
         (top / path).parent.mkdir(exist_ok=True)
         (top / path).write_text(json.dumps(content))
     (top / "samples.png").write_bytes(png(np.zeros((4, 4), np.uint8)))
 
 
-def write_many(top: Path, models: int, classes: int, epochs: int = 3, images: int = 400) -> None:
-    """Write inputs of the report of any size; the last model has a long name."""
+def write_many(
+    top: Path, models: int, classes: int, trainings: int = 2, epochs: int = 3, images: int = 400
+) -> None:
+    """Write inputs of the report of any size; the last of several models has a long name."""
     rng = np.random.default_rng(0)
     names = ["baseline", *(f"model{number}" for number in range(1, models - 1))]
     names = [*names, "a" * 70 + "-" + "b" * 29][:models]
     preprocessor = Preprocessor(
         [f"class {n:04}" for n in range(classes)], [8, 8, 3], "unit", [0] * 3, [1] * 3
     )
-    shutil.copy(REPOSITORY / "params.yaml", top)
-    text = (top / "params.yaml").read_text()
-    before, after = (
-        text[: text.index("\nmodels:")],
-        text[text.index("\n# More models to compare") :],
-    )
-    model_settings = "".join(f"  {name}:\n    architecture: baseline\n" for name in names)
-    (top / "params.yaml").write_text(f"{before}\nmodels:\n{model_settings}{after}")
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text("utf-8"))
+    params |= {"compare": names, "seeds": list(range(trainings))}
+    params["models"] = {name: {"architecture": "baseline"} for name in names}
+    (top / "params.yaml").write_text(yaml.safe_dump(params))
     labels = np.arange(images) % classes
     for split in ("train", "test"):
         pixels = rng.random((images, 8, 8, 3)).astype(np.float32)
         write_arrays(top / "arrays" / split, pixels, labels)
-    rows = []
-    files = {}
+    rows, files, histories, tables = [], {}, [], {}
     for number, name in enumerate(names):
-        correct = rng.random(images) < 0.95 - 0.05 * number
-        predicted = np.where(correct, labels, rng.integers(classes, size=images))
-        table = pd.DataFrame(
-            {
-                "actual": np.array(preprocessor.classes)[labels],
-                "predicted": np.array(preprocessor.classes)[predicted],
-                "confidence": (1 - rng.random(images) ** 2 * 0.6).round(6),
-            }
-        )
-        accuracy = float((labels == predicted).mean())
+        predicted = []
+        for seed in range(trainings):
+            correct = rng.random(images) < 0.95 - 0.05 * number
+            guesses = np.where(correct, labels, rng.integers(classes, size=images))
+            predicted.append(
+                pd.DataFrame({
+                    "seed": seed,
+                    "actual": np.array(preprocessor.classes)[labels],
+                    "predicted": np.array(preprocessor.classes)[guesses],
+                    "confidence": (1 - rng.random(images) ** 2 * 0.6).round(6),
+                })
+            )  # fmt: skip
+            loss = 2 / np.arange(1, epochs + 1) + 0.02 * number + 0.01 * seed
+            histories.append(curves(name, seed, loss))
+        table = tables[name] = pd.concat(predicted)
+        accuracy = float((table["actual"] == table["predicted"]).mean())
         row = {
             "model": name, "parameters": 1000 + number, "val_accuracy": accuracy,
             "accuracy": accuracy, "accuracy_low": accuracy - 0.01, "accuracy_high": accuracy + 0.01,
+            "trainings": trainings, "ensemble_accuracy": accuracy,
             "loss": 0.5, "f1": accuracy, "calibration_error": 0.1,
         }  # fmt: skip
+        if trainings > 1:
+            row["accuracy_sd"] = 0.01
         rows.append(row | (difference_to_reference("worse", -0.05 * number) if number else {}))
         recall = (table["actual"] == table["predicted"]).groupby(table["actual"]).mean()
-        counts = table["actual"].value_counts()
+        counts = table["actual"].value_counts() // trainings
         by_class = [
             {"class": c, "recall": float(recall.get(c, 0)), "images": int(counts.get(c, 0))}
             for c in preprocessor.classes
         ]
-        files[f"test/{name}.json"] = {**row, "classes": by_class}
+        files[f"test/{name}.json"] = metrics_of(row, by_class)
         write_analysis(top / "analysis" / name)
-        loss = 2 / np.arange(1, epochs + 1) + 0.02 * number
-        history = {"epoch": np.arange(1, epochs + 1), "loss": loss, "accuracy": 1 - loss / 3}
-        history |= {"val_loss": loss * 1.1, "val_accuracy": 1 - loss * 1.1 / 3}
-        for kind, written in (("history", pd.DataFrame(history)), ("predictions", table)):
-            (top / kind).mkdir(exist_ok=True)
-            written.to_csv(top / kind / f"{name}.csv", index=False)
+    write_tables(top, histories, tables)
     zeros = dict.fromkeys(("train", "validation", "test"), 0)
     files |= {
         "arrays/info.json": vars(preprocessor),
-        "comparison.json": {"reference": "baseline", "level": 0.95, "models": rows},
+        "comparison.json": {"reference": "baseline", "level": 0.95, "margin": 0.01, "models": rows},
         "champion.json": {"model": names[-1]},
         "split.json": {
             "rows": {"train": images, "validation": 80, "test": images},
@@ -242,11 +275,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_verdict_compares_the_champion_with_the_reference():
-    sentence = parts.verdict(ROWS, "batchnorm", 0.95).replace("\N{NO-BREAK SPACE}", " ")
-    assert sentence == (
-        "batchnorm is not distinguishable from baseline: +33.0 points of test accuracy, "
-        "95 % interval +32.0 to +34.0."
+    assert parts.verdict(ROWS, "batchnorm", 0.95) == (
+        "Cannot tell whether batchnorm is better or worse than baseline: between −1.0 and +2.0 "
+        "points; one training each."
     )
+    assert parts.verdict(ROWS, "plain", 0.95) == ("plain is better than baseline by 3.0 points.")
 
 
 def test_if_the_champion_is_the_reference_the_verdict_is_about_the_second_best():
@@ -256,7 +289,7 @@ def test_if_the_champion_is_the_reference_the_verdict_is_about_the_second_best()
         model_row("batchnorm", 0.6, **difference_to_reference("worse", -0.3)),
     ]
     sentence = parts.verdict(rows, "baseline", 0.95)
-    assert sentence.startswith("batchnorm is worse than baseline: −30.0 points of test accuracy")
+    assert sentence == "batchnorm is worse than baseline by 3.0 points."
 
 
 def test_the_verdict_about_a_single_model_is_its_accuracy():
@@ -271,13 +304,27 @@ def decode(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
 
 
-def test_misclassified_images_are_sorted_by_confidence():
+def test_images_that_more_trainings_misclassify_come_first_then_those_with_more_confidence():
     images = np.arange(6, dtype=np.float32)[:, None, None, None] * np.full((4, 4, 1), 0.2)
     mistakes = parts.mistakes("baseline", predictions("baseline"), images, PREPROCESSOR, 30)
-    assert [(row["row"], row["confidence"]) for row in mistakes] == [(3, 0.95), (1, 0.8), (5, 0.5)]
-    assert (mistakes[1]["actual"], mistakes[1]["predicted"]) == (SCRIPT, "NA")
-    assert np.unique(np.asarray(decode(mistakes[1]["picture"]))).tolist() == [51]  # 0.2 of 255
+    assert [(row["image"], row["wrong"], row["confidence"]) for row in mistakes] == [
+        (1, 3, pytest.approx(0.8)), (3, 2, 0.95), (5, 1, 0.5),
+    ]  # fmt: skip
+    assert (mistakes[0]["actual"], mistakes[0]["predicted"]) == (SCRIPT, "NA")
+    assert np.unique(np.asarray(decode(mistakes[0]["picture"]))).tolist() == [51]  # 0.2 of 255
     assert len(parts.mistakes("baseline", predictions("baseline"), images, PREPROCESSOR, 2)) == 2
+
+
+def test_the_predicted_class_of_a_misclassified_image_is_the_most_frequent_wrong_one():
+    def table(confidence: list[float]) -> pd.DataFrame:
+        columns = {"seed": range(4), "actual": "a", "predicted": ["b", "a", "c", "b"]}
+        return pd.DataFrame({**columns, "confidence": confidence})
+
+    (error,) = parts.misclassified(table([0.5, 0.99, 0.9, 0.4])).to_dict("records")
+    assert (error["predicted"], error["wrong"]) == ("b", 3)
+    assert error["confidence"] == pytest.approx(0.6)  # of b, c and b
+    (error,) = parts.misclassified(table([0.5, 0.99, 0.9, 0.4])[:3]).to_dict("records")
+    assert error["predicted"] == "c"  # b is as frequent, but less confident
 
 
 def test_thumbnails_are_small_and_have_the_colours_of_the_image():
@@ -288,23 +335,28 @@ def test_thumbnails_are_small_and_have_the_colours_of_the_image():
     assert image.getpixel((20, 20)) == (255, 0, 0)
 
 
-def test_bins_of_the_reliability_diagram_are_open_on_the_left():
-    table = pd.DataFrame(
+def test_bins_of_the_reliability_diagram_are_open_on_the_left_and_count_images_per_training():
+    table = pd.DataFrame({
+        "seed": [0, 1, 0, 1],
         # (5/15, 6/15] contains 0.4, its upper end; 0.41 is in (6/15, 7/15]
-        {"actual": list("aaaa"), "predicted": list("abaa"), "confidence": [0.4, 0.39, 0.41, 1.0]}
-    )
+        "actual": list("aaaa"), "predicted": list("abaa"), "confidence": [0.4, 0.39, 0.41, 1.0],
+    })  # fmt: skip
     rows = charts.reliability_rows({"one": table})
-    assert [(row["over"] * 15, row["images"]) for row in rows] == [(5, 2), (6, 1), (14, 1)]
+    assert [(row["over"] * 15, row["images"]) for row in rows] == [(5, 1), (6, 0.5), (14, 0.5)]
     assert rows[0]["accuracy"] == 0.5
     assert rows[0]["confidence"] == pytest.approx(0.395)
 
 
-def test_the_confusion_matrix_counts_images_and_their_share_of_the_actual_class():
+def test_the_confusion_matrix_sums_over_trainings_and_has_the_share_of_the_actual_class():
     rows = charts.confusion_rows({"baseline": predictions("baseline")})
-    assert {(row["actual"], row["predicted"]): (row["images"], row["share"]) for row in rows} == {
-        (CLASSES[actual], CLASSES[predicted]): (1, 0.5)
-        for actual, predicted in zip(ACTUAL, PREDICTED["baseline"][0], strict=True)
-    }
+    a, b, c = CLASSES
+    assert {
+        (row["actual"], row["predicted"]): (row["predictions"], row["share"]) for row in rows
+    } == {
+        (a, a): (3, 0.5), (a, b): (3, 0.5),
+        (b, b): (4, 4 / 6), (b, c): (2, 2 / 6),
+        (c, c): (5, 5 / 6), (c, a): (1, 1 / 6),
+    }  # fmt: skip
 
 
 def test_pictures_of_an_analysis_have_the_order_of_its_list(tmp_path):
@@ -351,14 +403,15 @@ def test_the_report_says_why_a_model_is_the_champion():
         return text.replace("\N{NO-BREAK SPACE}", " ")
 
     assert reason("a", rows, "a") == "named in params.yaml"
-    assert reason("auto", rows, "b") == "best validation accuracy: 75.0 %"
+    assert reason("auto", rows, "b") == "best mean validation accuracy: 75.0 %"
     assert reason("auto", rows[:1], "a") == "the only model"
     rows.append({"model": "c", "val_accuracy": 0.75})
     assert reason("auto", rows, "b") == (
-        "best validation accuracy: 75.0 %, tied with c; the first in the table is taken"
+        "best mean validation accuracy: 75.0 %, tied with c; then the fewest parameters, then the "
+        "first in the table"
     )
     rows.append({"model": "d", "val_accuracy": 0.75})
-    assert "75.0 %, tied with 2 others; the first" in reason("auto", rows, "b")
+    assert "75.0 %, tied with 2 others; then" in reason("auto", rows, "b")
 
 
 def test_a_folder_of_images_is_called_by_its_name():
@@ -380,9 +433,9 @@ def test_fewer_misclassified_images_per_model_are_shown_of_many_models():
 
 def test_a_missing_input_is_an_error_of_one_line(tmp_path):
     write_outputs(tmp_path)
-    (tmp_path / "history/plain.csv").unlink()
+    (tmp_path / "curves.csv").unlink()
     done = build(tmp_path)
-    assert done.stderr == "error: history/plain.csv: no such file. Run `dvc repro`\n"
+    assert done.stderr == "error: curves.csv: no such file. Run `dvc repro`\n"
 
 
 def test_the_layer_table_of_each_model_ends_with_a_total(built):
@@ -396,16 +449,17 @@ def test_confused_classes_of_each_model_are_listed(built):
     table = text[
         text.index("Confused classes as a") : text.index("Test accuracy of each class as a")
     ]
-    # baseline misclassifies three images, batchnorm one, and plain none
+    # baseline confuses three pairs of classes, batchnorm one, and plain none
     assert re.findall(r"<tr><td title=\"(\w+)\">", table) == ["baseline"] * 3 + ["batchnorm"]
 
 
-def test_settings_are_shown_without_the_gate(built):
+def test_settings_are_shown_without_the_gate_and_the_models_that_are_not_compared(built):
     text = (built / "plots/report.html").read_text("utf-8")
     settings = text[text.index("<pre>") : text.index("</pre>")]
     assert "\n  epochs: 20\n" in settings
     assert "\n  batchnorm:\n    architecture: batchnorm\n" in settings
     assert "gate" not in settings
+    assert "airnet" not in settings
 
 
 def test_contradictory_labels_are_reported(built):
@@ -425,6 +479,16 @@ def test_the_report_says_why_a_format_was_not_exported(built):
         ["onnx", "4,092,119", "1.2e-06", "100.0\N{NO-BREAK SPACE}%", ""],
         ["litert", "", "", "", "no &lt;words&gt; for this"],
     ]
+
+
+def test_one_training_of_one_model_has_a_report(tmp_path):
+    write_many(tmp_path, models=1, classes=2, trainings=1)
+    done = build(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    page = " ".join((tmp_path / "plots/report.html").read_text("utf-8").split())
+    assert "There is no other model to compare it with." in page
+    assert "Intervals count the chance of the test images, not that of the seed" in page
+    assert not re.search(r"wrong in \d|ensemble of|±(?!\d)", page)
 
 
 # In the browser. ---------------------------------------------------------------------------------
@@ -454,7 +518,7 @@ def visit(browser: Browser) -> Iterator[Open]:
         if not request.url.startswith(("file:", "data:", "blob:")):
             problems.append(request.url)
 
-    def visit(path: Path, width: int = 1280, charts: int = 5, **options: Any) -> Page:
+    def visit(path: Path, width: int = 1280, charts: int = 6, **options: Any) -> Page:
         viewport: ViewportSize = {"width": width, "height": 900}
         context = browser.new_context(offline=True, viewport=viewport, **options)
         contexts.append(context)
@@ -483,7 +547,9 @@ def page(built: Path, visit: Open) -> Page:
 
 @in_browser
 def test_the_page_draws_its_charts_without_a_network(page):
-    assert "batchnorm is not distinguishable from baseline" in page.inner_text("h1")
+    question = "Cannot tell whether batchnorm is better or worse than baseline"
+    assert page.inner_text("h1") == question
+    assert page.inner_text(".lead").startswith("Between −1.0 and +2.0 points;")
     # 2 epochs of 3 models in 2 splits
     assert page.locator("[data-chart=accuracy] .mark-symbol path[aria-label]").count() == 12
     assert page.evaluate("performance.getEntriesByType('resource').length") == 0
@@ -495,12 +561,14 @@ def test_every_image_has_an_alternative_text(page):
     # samples, 4 misclassified images, and 2 pictures of each of 3 models
     assert len(alts) == 11
     assert all(alts)
-    assert f"Test image 1: true {SCRIPT}, predicted NA by baseline, 80.0\xa0%" in alts
+    assert (
+        f"Test image 1: true {SCRIPT}, predicted NA by baseline, 80.0\xa0%, wrong in 3 of 3" in alts
+    )
 
 
 @in_browser
 def test_a_class_name_with_html_in_it_stays_text(page):
-    assert SCRIPT in page.inner_text(".mistakes li:nth-child(2)")
+    assert SCRIPT in page.inner_text(".mistakes li:first-child")
     assert page.locator("[name=actual] option").all_inner_texts() == ["any", *CLASSES]
     labels = page.locator("[data-chart=confusion] .role-axis-label text").all_text_contents()
     prefixes = [label.removesuffix("…") for label in labels]  # long names are truncated
@@ -517,11 +585,11 @@ def column(page: Page, number: int) -> list[str]:
 
 @in_browser
 def test_the_table_is_sorted_numerically_by_mouse_and_keyboard(page):
-    assert column(page, 10) == ["32,906", "9,000", "100,000"]
+    assert column(page, 11) == ["32,906", "9,000", "100,000"]
     page.get_by_role("button", name="parameters").click()
-    assert column(page, 10) == ["9,000", "32,906", "100,000"]
+    assert column(page, 11) == ["9,000", "32,906", "100,000"]
     page.keyboard.press("Enter")  # the button has the focus
-    assert column(page, 10) == ["100,000", "32,906", "9,000"]
+    assert column(page, 11) == ["100,000", "32,906", "9,000"]
     heading = page.locator(".sortable th", has_text="parameters")
     assert heading.get_attribute("aria-sort") == "descending"
 
@@ -719,7 +787,7 @@ def test_misclassified_images_are_filtered_by_classes_and_model(page):
     assert count.inner_text() == "1 of 4"
     (card,) = page.locator(".mistakes li:visible").all_inner_texts()
     assert card.split("\n") == [
-        f"true {CLASSES[2]}", f"predicted {SCRIPT}", "75.0\xa0%, batchnorm",
+        f"true {CLASSES[2]}", f"predicted {SCRIPT}", "75.0\xa0%, batchnorm", "wrong in 1 of 3",
     ]  # fmt: skip
     form.locator("[name=predicted]").select_option("NA")
     assert count.inner_text() == "0 of 4"
@@ -728,13 +796,13 @@ def test_misclassified_images_are_filtered_by_classes_and_model(page):
 @in_browser
 def test_the_confusion_matrix_shows_the_selected_model(page):
     cells = page.locator("[data-chart=confusion] .layer_1_marks text")
-    # at first the champion, which misclassifies one of six images
-    assert sorted(cells.all_text_contents()) == ["1", "1", "2", "2"]
+    # at first the champion: one of 18 predictions is wrong
+    assert sorted(cells.all_text_contents()) == ["1", "5", "6", "6"]
     page.locator("form[data-for=confusion] select").select_option("plain")
     page.wait_for_function(
         "document.querySelectorAll('[data-chart=confusion] .layer_1_marks text').length === 3"
     )
-    assert cells.all_text_contents() == ["2", "2", "2"]
+    assert cells.all_text_contents() == ["6", "6", "6"]
 
 
 @in_browser
@@ -811,7 +879,7 @@ def dvc_plots(project: Path, built: Path) -> Callable[[], Path]:
 @pytest.fixture
 def plots_page(project: Path, built: Path, dvc_plots: Callable[[], Path]) -> Path:
     """The page of `dvc plots show` for two small files."""
-    shutil.copy(built / "history/baseline.csv", project / "plots/history.csv")
+    (project / "plots/history.csv").write_text("epoch,accuracy\n1,0.5\n2,0.75\n")
     (project / "plots/predictions.csv").write_text("actual,predicted\ncat,dog\ndog,dog\n")
     (project / "dvc.yaml").write_text(
         "plots:\n"
@@ -823,8 +891,7 @@ def plots_page(project: Path, built: Path, dvc_plots: Callable[[], Path]) -> Pat
 
 @in_browser
 def test_dvc_plots_draw_models_in_colours_and_training_dashed(project, built, visit, dvc_plots):
-    history = project / "plots/history"
-    shutil.copytree(built / "history", history)
+    shutil.copy(built / "curves.csv", project / "plots/learning_curves.csv")
     plots = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text("utf-8"))["plots"][:2]
     (project / "dvc.yaml").write_text(yaml.safe_dump({"plots": plots}))
     page = visit(dvc_plots(), charts=2)
@@ -833,7 +900,8 @@ def test_dvc_plots_draw_models_in_colours_and_training_dashed(project, built, vi
         "lines => lines.map((line) => [line.getAttribute('stroke'), "
         "line.getAttribute('stroke-dasharray')])",
     )
-    expected = [(colour, dash) for colour in chart_style.COLOURS[:2] for dash in ("1,0", "4,4")]
+    # one line for the mean of 3 trainings of each of 3 models
+    expected = [(colour, dash) for colour in chart_style.COLOURS[:3] for dash in ("1,0", "4,4")]
     assert sorted(map(tuple, lines)) == sorted(expected * 2)
 
 

@@ -28,22 +28,23 @@ Rows = list[dict[str, Any]]
 Specification = dict[str, Any]  # of Vega-Lite
 
 
-def accuracy_rows(models: list[dict[str, Any]]) -> Rows:
+def accuracy_rows(test: dict[str, dict[str, Any]]) -> Rows:
     """Return a row for each training: its accuracy, and the mean and interval of its model.
 
     Args:
-        models: `models` of metrics/comparison.json.
+        test: Of each model, metrics/test/MODEL.json.
     """
     return [
         {
-            "model": row["model"],
-            "accuracy": accuracy,
-            "mean": row["accuracy"],
-            "low": row["accuracy_low"],
-            "high": row["accuracy_high"],
+            "model": name,
+            "seed": training["seed"],
+            "accuracy": training["accuracy"],
+            "mean": metrics["accuracy"],
+            "low": metrics["accuracy_low"],
+            "high": metrics["accuracy_high"],
         }
-        for row in models
-        for accuracy in row["accuracies"]
+        for name, metrics in test.items()
+        for training in metrics["seeds"]
     ]
 
 
@@ -132,33 +133,35 @@ def accuracies(rows: Rows) -> Specification:
     """Return a dot chart of test accuracy: each training, and each model's mean and interval."""
     names = list(dict.fromkeys(row["model"] for row in rows))
     channels = _model_channels(names)
+    scale = alt.Scale(domain=names, padding=0.2)
+    axis = alt.Axis(labelLimit=LABEL_WIDTH, ticks=False, domain=False, grid=False)
+    columns = [
+        alt.Tooltip(f"{name}:Q", formatType=PERCENT) for name in ("accuracy", "mean", "low", "high")
+    ]
     base = alt.Chart(alt.NamedData("accuracies")).encode(
-        y=alt.Y(
-            "model:N",
-            title=None,
-            scale=alt.Scale(domain=names),
-            axis=alt.Axis(labelLimit=LABEL_WIDTH, ticks=False, domain=False),
-        ),
+        y=alt.Y("model:N", title=None, scale=scale, axis=axis),
+        color=channels["color"],
         opacity=OPACITY,
-        tooltip=[
-            "model:N",
-            *(alt.Tooltip(f"{name}:Q", formatType=PERCENT)
-              for name in ("accuracy", "mean", "low", "high")),
-        ],
-    )  # fmt: skip
-    # the rows of a model's trainings have the same mean and interval, which is drawn once
-    model = base.encode(color=channels["color"]).transform_aggregate(
-        groupby=["model", "mean", "low", "high"]
     )
+    # the mean and interval of a model are in the row of each of its trainings, and drawn once
+    model = base.transform_aggregate(groupby=["model", "mean", "low", "high"])
     x = alt.X("low:Q", title="test accuracy", axis=PERCENT_AXIS, scale=alt.Scale(zero=False))
-    interval = model.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q")
-    mean = model.mark_tick(thickness=3, size=22).encode(x="mean:Q")
-    dots = base.mark_point(filled=True, size=50).encode(
-        x="accuracy:Q", color=channels["color"], shape=channels["shape"]
+    interval = model.mark_rule(strokeWidth=2).encode(
+        x=x, x2="high:Q", tooltip=["model:N", *columns[1:]]
+    )
+    mean = model.mark_tick(thickness=3, size=24).encode(
+        x="mean:Q", tooltip=["model:N", *columns[1:]]
+    )
+    # trainings side by side, since their accuracies may be equal
+    dots = base.mark_point(filled=True, size=45).encode(
+        x="accuracy:Q",
+        yOffset=alt.YOffset("seed:N", scale=alt.Scale(padding=0.5)),
+        shape=channels["shape"],
+        tooltip=["model:N", "seed:N", columns[0]],
     )
     chart = alt.layer(interval, mean, dots).properties(
         width="container",
-        height=max(80, 36 * len(names)),
+        height=max(80, 40 * len(names)),
         description="Dot chart of the test accuracy of each training, with mean and interval, of "
         f"{', '.join(names)}.",
     )

@@ -33,7 +33,7 @@ def test_styles_of_138_models_are_unique_and_the_reference_has_its_own_colour():
 
 
 def test_dvc_plots_use_the_same_colours():
-    template = json.loads((REPOSITORY / ".dvc/plots/learning_curve.json").read_text("utf-8"))
+    template = json.loads((REPOSITORY / ".dvc/plots/learning_curves.json").read_text("utf-8"))
     assert template["encoding"]["color"]["scale"]["range"] == list(chart_style.COLOURS)
 
 
@@ -75,3 +75,17 @@ def test_class_accuracy_omits_classes_without_test_images():
     table = pd.DataFrame({"actual": ["a", "a", "b"], "predicted": ["a", "b", "b"]})
     shares = chart_style.class_accuracy({"one": table}, ["a", "b", "c"])
     assert shares["one"].to_dict() == {"a": 0.5, "b": 1.0}
+
+
+def test_mean_curves_are_over_the_trainings_that_reached_an_epoch():
+    table = pd.DataFrame({
+        "model": "one", "seed": [0, 1, 1], "split": "train", "epoch": [1, 1, 2],
+        "accuracy": [0.25, 0.75, 1.0], "loss": [3.0, 1.0, 0.5],
+    })  # fmt: skip
+    first, second = chart_style.mean_curves(table).to_dict("records")
+    assert first == {
+        "model": "one", "split": "train", "epoch": 1, "trainings": 2,
+        "accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75,
+        "loss": 2.0, "loss_low": 1.0, "loss_high": 3.0,
+    }  # fmt: skip
+    assert (second["epoch"], second["trainings"], second["loss"]) == (2, 1, 0.5)
