@@ -13,9 +13,9 @@ LOW, HIGH = 0.925, 0.985
 
 @pytest.mark.slow
 def test_intervals_cover_in_one_setting():
-    found = simulate(Cell(0.97, 360, (3, 3), (0.004, 0.004)))
-    assert LOW < found.difference < HIGH
-    assert LOW < found.mean < HIGH
+    coverage = simulate(Cell(0.97, 360, (3, 3), (0.004, 0.004)))
+    assert LOW < coverage.difference < HIGH
+    assert LOW < coverage.mean < HIGH
 
 
 @pytest.mark.long
@@ -46,7 +46,7 @@ def test_intervals_of_two_trained_networks_cover(images, differing):
     rng = np.random.default_rng(0)
     # each is the only one right on half of the images on which they differ
     gain = rng.choice([-1, 0, 1], (4000, images), p=[differing / 2, 1 - differing, differing / 2])
-    found = compare_networks(np.zeros_like(gain), gain)
-    low, high = found.interval()
+    comparison = compare_networks(np.zeros_like(gain), gain)
+    low, high = comparison.interval()
     assert ((low <= 0) & (high >= 0)).mean() > LOW
-    assert (found.p <= 0.05).mean() < 0.05
+    assert (comparison.p <= 0.05).mean() < 0.05

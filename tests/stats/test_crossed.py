@@ -28,7 +28,7 @@ HALF_AND_QUARTER = np.array([[1, 1, 0, 0], [1, 0, 0, 0]])
 TWELVE_IMAGES = np.tile(HALF_AND_QUARTER, 3)
 
 
-def compared(**own) -> Comparison:
+def example(**changes) -> Comparison:
     """A comparison of 3 trainings each, 0 ± 1.96 points."""
     values = {
         "trainings": (3, 3),
@@ -41,7 +41,7 @@ def compared(**own) -> Comparison:
         "image_variance": 0.0,
         "residual_variances": (0.0, 0.0),
     }
-    return Comparison(**{**values, **own})
+    return Comparison(**{**values, **changes})
 
 
 def constant(*accuracies: float, images: int = 1_000_000) -> np.ndarray:
@@ -50,33 +50,33 @@ def constant(*accuracies: float, images: int = 1_000_000) -> np.ndarray:
 
 
 def test_variances_of_a_case_worked_out_by_hand():
-    found = compare_models(TWELVE_IMAGES, np.ones((2, 12)))
-    assert found.difference == pytest.approx(5 / 8)
+    comparison = compare_models(TWELVE_IMAGES, np.ones((2, 12)))
+    assert comparison.difference == pytest.approx(5 / 8)
     # accuracies 1/2 and 1/4: variance 1/32, of which 9/88 / 12 is that of 12 images
-    assert found.seed_variances == pytest.approx((1 / 32 - 9 / 88 / 12, 0))
-    assert found.residual_variances == pytest.approx((9 / 88, 0))
+    assert comparison.seed_variances == pytest.approx((1 / 32 - 9 / 88 / 12, 0))
+    assert comparison.residual_variances == pytest.approx((9 / 88, 0))
     # differences 0, 1/2, 1, 1 with mean 5/8: squares 25/64 + 1/64 + 9/64 + 9/64 = 11/16, three
     # times, by 11: 3/16. Divided by 12 and less 9/88 / (2 * 12): 1/64 - 3/704 = 1/88
-    assert found.image_variance / 12 == pytest.approx(1 / 88)
+    assert comparison.image_variance / 12 == pytest.approx(1 / 88)
     # seeds 1/32 / 2 = 1/64, images 1/88: 19/704; degrees of freedom (19/704 / (1/64))**2
-    assert found.standard_error == pytest.approx(math.sqrt(19 / 704))
-    assert found.degrees_of_freedom == pytest.approx((19 / 11) ** 2)
+    assert comparison.standard_error == pytest.approx(math.sqrt(19 / 704))
+    assert comparison.degrees_of_freedom == pytest.approx((19 / 11) ** 2)
     # 5/8 is 3.80 standard errors; of 3 degrees of freedom 3.18 leaves 5 %, 4.54 leaves 2 %
-    assert 0.02 < found.p < 0.05
+    assert 0.02 < comparison.p < 0.05
 
 
 def test_the_spread_adds_up_to_the_standard_error():
-    found = compare_models(TWELVE_IMAGES, np.ones((2, 12)))
-    by_source = {name: deviation**2 for name, deviation in found.spread().items()}
+    comparison = compare_models(TWELVE_IMAGES, np.ones((2, 12)))
+    by_source = {name: deviation**2 for name, deviation in comparison.spread().items()}
     expected = {"reference_seeds": 1 / 88, "seeds": 0, "images": 1 / 88, "residual": 3 / 704}
     assert by_source == pytest.approx(expected)
-    assert sum(by_source.values()) == pytest.approx(found.standard_error**2)
+    assert sum(by_source.values()) == pytest.approx(comparison.standard_error**2)
 
 
 @pytest.mark.parametrize(("k", "images"), [(2, 3), (3, 20), (10, 7)])
 def test_variances_are_those_of_two_way_analysis_of_variance(k, images):
     table = np.random.default_rng(0).random((k, images))
-    found = compare_models(table, np.zeros((k, images)))
+    comparison = compare_models(table, np.zeros((k, images)))
     mean = sum(table.flat) / (k * images)
     rows = [sum(table[s]) / images for s in range(k)]
     columns = [sum(table[:, i]) / k for i in range(images)]
@@ -88,25 +88,25 @@ def test_variances_are_those_of_two_way_analysis_of_variance(k, images):
     # expected mean squares: residual + images * seeds, and residual + k * images
     seeds = max(0, (between_seeds - residual) / images)
     least = 2 / ((images + 1) * (images + 2)) * images
-    assert found.residual_variances == pytest.approx((residual, 0))
-    assert found.seed_variances == pytest.approx((seeds, 0))
-    assert found.image_variance == pytest.approx(max((between_images - residual) / k, least))
+    assert comparison.residual_variances == pytest.approx((residual, 0))
+    assert comparison.seed_variances == pytest.approx((seeds, 0))
+    assert comparison.image_variance == pytest.approx(max((between_images - residual) / k, least))
 
 
 def test_seeds_count_although_there_are_many_images():
     # variances 1 and 1 over 3 seeds: 2/3, with 4 degrees of freedom, of which t is 2.776
-    found = compare_models(constant(-1, 0, 1), constant(0, 1, 2))
-    assert found.interval() == pytest.approx((1 - 2.267, 1 + 2.267), abs=0.001)
+    comparison = compare_models(constant(-1, 0, 1), constant(0, 1, 2))
+    assert comparison.interval() == pytest.approx((1 - 2.267, 1 + 2.267), abs=0.001)
     # 1 is 1.2247 standard errors; F(1.5; 1, 4)
-    assert found.p == pytest.approx(0.288, abs=0.001)
+    assert comparison.p == pytest.approx(0.288, abs=0.001)
 
 
 def test_images_count_although_seeds_agree():
     # 10 gains and 2 losses of 100: variance (0.12 - 0.08**2) / 99
     other = np.tile([1] * 10 + [0] * 2 + [1] * 88, (3, 1))
-    found = compare_models(np.tile([0] * 10 + [1] * 2 + [1] * 88, (3, 1)), other)
-    assert found.standard_error == pytest.approx(math.sqrt(0.1136 / 99))
-    assert found.degrees_of_freedom == math.inf
+    comparison = compare_models(np.tile([0] * 10 + [1] * 2 + [1] * 88, (3, 1)), other)
+    assert comparison.standard_error == pytest.approx(math.sqrt(0.1136 / 99))
+    assert comparison.degrees_of_freedom == math.inf
 
 
 def test_equal_accuracies_of_all_trainings_do_not_hide_the_images():
@@ -115,26 +115,26 @@ def test_equal_accuracies_of_all_trainings_do_not_hide_the_images():
     wrong = np.ones((4, 100))
     for row in range(4):
         wrong[row, 25 * row : 25 * row + 25] = 0
-    found = compare_models(wrong[:2], wrong[2:])
-    assert found.difference == 0
+    comparison = compare_models(wrong[:2], wrong[2:])
+    assert comparison.difference == 0
     # differences of the means: 1/2 on 50 images, -1/2 on 50
-    assert found.standard_error == pytest.approx(math.sqrt(25 / 99 / 100))
+    assert comparison.standard_error == pytest.approx(math.sqrt(25 / 99 / 100))
 
 
 @pytest.mark.parametrize(("images", "half"), [(4, 0.506), (360, 0.00767)])
 @pytest.mark.parametrize("k", [1, 2, 10])
 def test_agreement_on_every_image_says_little_where_images_are_few(k, images, half):
     # two pseudo-images among n + 2: variance 2 / (n + 1) / (n + 2), Agresti & Min 2005
-    found = compare_models(np.ones((k, images)), np.ones((k, images)))
-    assert found.interval() == pytest.approx((-half, half), rel=0.001)
-    assert found.p == 1
+    comparison = compare_models(np.ones((k, images)), np.ones((k, images)))
+    assert comparison.interval() == pytest.approx((-half, half), rel=0.001)
+    assert comparison.p == 1
 
 
 def test_four_images_never_show_that_models_are_equally_good():
     tables = np.array(list(itertools.product([0, 1], repeat=8))).reshape(-1, 2, 4)
-    found = compare_models(tables[:, None], tables[None])
-    assert found.difference.shape == (256, 256)
-    low, high = found.interval(0.9)
+    comparison = compare_models(tables[:, None], tables[None])
+    assert comparison.difference.shape == (256, 256)
+    low, high = comparison.interval(0.9)
     # 1.645 * sqrt(2 / 5 / 6): wider than ± 42 points
     assert ((high - low) / 2).min() > 0.42
 
@@ -150,35 +150,35 @@ def test_exchanging_the_models_changes_the_sign_alone():
 def test_two_trainings_that_agree_borrow_the_variance_of_four():
     # variances 0 and 4/3: pooled (3 * 4/3) / 4 = 1, so 1/2 + 1/4 with 4 degrees of freedom, and
     # 2.776 * 0.866 is more than 3.182 * sqrt(4/3 / 4)
-    found = compare_models(constant(0, 0), constant(-1, -1, 1, 1))
-    assert found.standard_error**2 == pytest.approx(3 / 4, rel=1e-4)
-    assert found.degrees_of_freedom == pytest.approx(4, rel=1e-4)
+    comparison = compare_models(constant(0, 0), constant(-1, -1, 1, 1))
+    assert comparison.standard_error**2 == pytest.approx(3 / 4, rel=1e-4)
+    assert comparison.degrees_of_freedom == pytest.approx(4, rel=1e-4)
 
 
 def test_two_trainings_that_differ_keep_their_own_variance():
     # variances 2 and 0: 2/2 with 1 degree of freedom, not 1/2 * (1/2 + 1/4) with 4
-    found = compare_models(constant(-1, 1), constant(0, 0, 0, 0))
-    assert found.standard_error**2 == pytest.approx(1, rel=1e-4)
-    assert found.degrees_of_freedom == pytest.approx(1, rel=1e-4)
+    comparison = compare_models(constant(-1, 1), constant(0, 0, 0, 0))
+    assert comparison.standard_error**2 == pytest.approx(1, rel=1e-4)
+    assert comparison.degrees_of_freedom == pytest.approx(1, rel=1e-4)
 
 
 def test_a_single_training_has_the_variance_of_the_other_model():
     # 4/3 * (1 + 1/4), with 3 degrees of freedom
-    found = compare_models(constant(0), constant(-1, -1, 1, 1))
-    assert found.standard_error**2 == pytest.approx(5 / 3, rel=1e-4)
-    assert found.degrees_of_freedom == pytest.approx(3, rel=1e-4)
-    assert found.seed_variances == pytest.approx((4 / 3, 4 / 3))
+    comparison = compare_models(constant(0), constant(-1, -1, 1, 1))
+    assert comparison.standard_error**2 == pytest.approx(5 / 3, rel=1e-4)
+    assert comparison.degrees_of_freedom == pytest.approx(3, rel=1e-4)
+    assert comparison.seed_variances == pytest.approx((4 / 3, 4 / 3))
 
 
 def test_one_training_each_is_tested_by_mcnemar():
     better = np.array([1] * 10 + [1] * 90)
-    found = compare_models(np.array([[0] * 10 + [1] * 90]), better[None])
-    assert found == compare_networks(np.array([0] * 10 + [1] * 90), better)
-    assert found.p == pytest.approx(2 / 2**10)  # two sides of one in 2**10
+    comparison = compare_models(np.array([[0] * 10 + [1] * 90]), better[None])
+    assert comparison == compare_networks(np.array([0] * 10 + [1] * 90), better)
+    assert comparison.p == pytest.approx(2 / 2**10)  # two sides of one in 2**10
     # with the pseudo-images 11 gains and 1 loss of 102
     variance = (12 - 10**2 / 102) / 101 / 102
-    assert found.standard_error == pytest.approx(math.sqrt(variance))
-    assert found.interval() == pytest.approx((0.1 - 0.0641, 0.1 + 0.0641), abs=1e-4)
+    assert comparison.standard_error == pytest.approx(math.sqrt(variance))
+    assert comparison.interval() == pytest.approx((0.1 - 0.0641, 0.1 + 0.0641), abs=1e-4)
 
 
 def test_five_to_none_may_be_chance():
@@ -191,8 +191,8 @@ def test_tables_of_other_images_are_refused():
 
 
 def test_a_single_image_tells_nothing():
-    found = compare_models(np.zeros((3, 1)), np.ones((3, 1)))
-    low, high = found.interval()
+    comparison = compare_models(np.zeros((3, 1)), np.ones((3, 1)))
+    low, high = comparison.interval()
     assert low < 0 < 1 < high
 
 
@@ -213,10 +213,10 @@ def test_holm_multiplies_by_the_number_of_hypotheses_left():
     (-0.01, 0.3, 0.0264, "cannot tell"),
 ])  # fmt: skip
 def test_p_decides_first_and_then_the_margin(difference, p, margin, expected):
-    assert verdict(compared(difference=difference), p, margin) == expected
+    assert verdict(example(difference=difference), p, margin) == expected
 
 
-@pytest.mark.parametrize(("own", "p", "expected"), [
+@pytest.mark.parametrize(("changes", "p", "expected"), [
     (
         {"difference": 0.021, "standard_error": 0.0075},
         0.01,
@@ -245,8 +245,8 @@ def test_p_decides_first_and_then_the_margin(difference, p, margin, expected):
         "one training each: about these two trained networks only",
     ),
 ])  # fmt: skip
-def test_verdicts_in_words(own, p, expected):
-    assert sentence(compared(**own), p, 0.01, "baseline") == expected
+def test_verdicts_in_words(changes, p, expected):
+    assert sentence(example(**changes), p, 0.01, "baseline") == expected
 
 
 def test_several_models_are_compared_with_their_references():
@@ -266,8 +266,8 @@ def test_several_models_are_compared_with_their_references():
 
 
 def test_the_sentence_names_the_split_of_the_images():
-    found = compared(image_variance=0.09)
-    assert sentence(found, 1, 0.01, "baseline", "validation").endswith(
+    comparison = example(image_variance=0.09)
+    assert sentence(comparison, 1, 0.01, "baseline", "validation").endswith(
         "about 7,400 more validation images would settle 1 point, no number of trainings would, "
         "since the validation images dominate"
     )
@@ -276,76 +276,76 @@ def test_the_sentence_names_the_split_of_the_images():
 def test_seeds_that_differ_by_a_point_need_eighteen_trainings():
     # variance 2 * 0.01**2 / k, with 2 k - 2 degrees of freedom. The 95 and 90 % quantiles of t
     # add up to 2.998 at 34: 2 * 2.998**2 = 17.97 <= 18; at 32 to 3.003, and 18.03 > 17
-    found = compared(seed_variances=(1e-4, 1e-4))
-    assert trainings_needed(found, 0.01) == 15
-    assert images_needed(found, 0.01) is None
-    assert sentence(found, 1, 0.01, "baseline").endswith(
+    comparison = example(seed_variances=(1e-4, 1e-4))
+    assert trainings_needed(comparison, 0.01) == 15
+    assert images_needed(comparison, 0.01) is None
+    assert sentence(comparison, 1, 0.01, "baseline").endswith(
         "; about 15 more trainings each would settle 1 point"
     )
 
 
 def test_images_that_dominate_are_what_is_missing():
     # (1.6449 + 1.2816)**2 * 0.09 / 0.01**2 = 7,708 images, 7,348 more: two digits, rounded up
-    found = compared(image_variance=0.09)
-    assert images_needed(found, 0.01) == 7400
-    assert trainings_needed(found, 0.01) is None
-    assert sentence(found, 1, 0.01, "baseline").endswith(
+    comparison = example(image_variance=0.09)
+    assert images_needed(comparison, 0.01) == 7400
+    assert trainings_needed(comparison, 0.01) is None
+    assert sentence(comparison, 1, 0.01, "baseline").endswith(
         "; about 7,400 more test images would settle 1 point, no number of trainings would, "
         "since the test images dominate"
     )
 
 
 def test_either_trainings_or_images_reduce_the_residual():
-    found = compared(residual_variances=(0.04, 0.04))
+    comparison = example(residual_variances=(0.04, 0.04))
     # Variance 0.08 / (k n). 3 trainings of 2,230 images have 4 degrees of freedom: quantiles
     # 2.132 + 1.533, and 3.665**2 * 0.08 / 3 / 0.01**2 = 3,582 images, 3,222 more.
-    assert images_needed(found, 0.01) == 3300
+    assert images_needed(comparison, 0.01) == 3300
     # 2.944**2 * 0.08 / 360 / 0.01**2 = 19.3, but with 38 degrees of freedom 2.990: k = 20
-    assert trainings_needed(found, 0.01) == 17
-    assert sentence(found, 1, 0.01, "baseline").endswith(
+    assert trainings_needed(comparison, 0.01) == 17
+    assert sentence(comparison, 1, 0.01, "baseline").endswith(
         "; about 17 more trainings each (or 3,300 more test images) would settle 1 point"
     )
 
 
 def test_seeds_and_images_may_both_be_too_few():
-    found = compared(seed_variances=(1e-4, 1e-4), image_variance=0.09)
-    assert sentence(found, 1, 0.01, "baseline").endswith(
+    comparison = example(seed_variances=(1e-4, 1e-4), image_variance=0.09)
+    assert sentence(comparison, 1, 0.01, "baseline").endswith(
         "; only more trainings and more test images together would settle 1 point"
     )
 
 
 def test_of_one_training_each_nothing_is_planned():
-    found = compare_networks(np.zeros(4), np.ones(4))
-    assert (trainings_needed(found, 0.01), images_needed(found, 0.01)) == (None, None)
+    comparison = compare_networks(np.zeros(4), np.ones(4))
+    assert (trainings_needed(comparison, 0.01), images_needed(comparison, 0.01)) == (None, None)
 
 
 def test_one_training_has_wilsons_interval():
     # Wilson 1927, n 4, p 0.75: centre (0.75 + z**2 / 8) / (1 + z**2 / 4)
-    found = mean_interval(np.array([[1, 1, 1, 0]]))
-    assert found.mean == 0.75
-    assert (found.low + found.high) / 2 == pytest.approx((0.75 + Z**2 / 8) / (1 + Z**2 / 4))
+    accuracy = mean_interval(np.array([[1, 1, 1, 0]]))
+    assert accuracy.mean == 0.75
+    assert (accuracy.low + accuracy.high) / 2 == pytest.approx((0.75 + Z**2 / 8) / (1 + Z**2 / 4))
     half = Z * math.sqrt(0.75 * 0.25 / 4 + Z**2 / 64) / (1 + Z**2 / 4)
-    assert (found.high - found.low) / 2 == pytest.approx(half)
-    assert found.standard_deviation is None
+    assert (accuracy.high - accuracy.low) / 2 == pytest.approx(half)
+    assert accuracy.standard_deviation is None
 
 
 def test_all_correct_is_not_certain():
-    found = mean_interval(np.ones((3, 360)))
+    accuracy = mean_interval(np.ones((3, 360)))
     # Wilson: n / (n + z**2)
-    assert found == pytest.approx((1, 360 / (360 + Z**2), 1, 0))
+    assert accuracy == pytest.approx((1, 360 / (360 + Z**2), 1, 0))
 
 
 def test_the_mean_counts_seeds_and_images():
     correct = np.zeros((5, 10_000))
     for row, right in enumerate((4800, 4900, 5000, 5100, 5200)):
         correct[row, :right] = 1
-    found = mean_interval(correct)
-    assert found.mean == 0.5
+    accuracy = mean_interval(correct)
+    assert accuracy.mean == 0.5
     # 1, 2 points above and below: squares 10, by 4
-    assert found.standard_deviation == pytest.approx(math.sqrt(2.5e-4))
+    assert accuracy.standard_deviation == pytest.approx(math.sqrt(2.5e-4))
     # Seeds 0.5e-4. Images: 0.25 / 10,000 at most, less what is cut off in the middle. The
     # variance is 0.74e-4, (0.74 / 0.5)**2 * 4 = 8.8 degrees of freedom, of which t is 2.27.
-    assert (found.high - found.low) / 2 == pytest.approx(2.27 * math.sqrt(0.74e-4), rel=0.02)
+    assert (accuracy.high - accuracy.low) / 2 == pytest.approx(2.27 * math.sqrt(0.74e-4), rel=0.02)
     assert mean_interval(correct[2:3]).low == pytest.approx(0.5 - Z * 0.005, abs=1e-4)
 
 
