@@ -5,8 +5,8 @@ The model is that of the first seed.
 Reads   models/MODEL/SEED.keras, data/arrays/…, data/split/SEED.npz, plots/predictions/MODEL.csv,
         data/inputs/pictures/MODEL.json    which pictures to draw; if none, only layers.csv is
                                            written
-Writes  plots/analysis/MODEL/        layers.csv, flow.csv, pictures, and analysis.json, which lists
-                                    the pictures with their titles and descriptions
+Writes  plots/analysis/MODEL/   layers.csv, flow.csv, pictures, and analysis.json, which lists the
+                                pictures with their titles and descriptions
 Params  models.MODEL, train, seeds, backend, threads
 
 `python -m pipeline.analyze models/MODEL/SEED.keras --table` prints the layers of any model trained
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
         from pipeline.analysis.network import unnested
         from pipeline.runtime import backend
 
-        print_layers(layer_table.table(unnested(backend.load(args.model))), args.model.stem)
+        print_layers(layer_table.table(unnested(backend.load(args.model))), str(args.model))
         return
     analyze(args)
 

@@ -325,21 +325,24 @@ def trained(project, edit):
     table = pd.DataFrame(
         {"actual": names[labels], "predicted": "dark", "confidence": np.linspace(0.5, 1, 40)}
     )
-    table.to_csv(project / "predictions.csv", index=False)
+    # the examples are those of the first seed, whatever the other trainings predict
+    other = table.assign(actual="other", seed=1)
+    pd.concat([table.assign(seed=0), other]).to_csv(project / "predictions.csv", index=False)
     (project / "pictures.json").write_text(json.dumps(PICTURES))
     edit("  baseline:\n    architecture: baseline", "  baseline:\n    architecture: plain")
     edit("dropout: 0.0", "dropout: 0.5\n      depth: 2")
     edit("batch_norm:", "batch_norm: true")
     build = {"dropout": 0.5, "depth": 2, "batch_norm": True}
     network = building.build(Model(architecture="plain", build=build), (8, 8, 1), 2, seed=0)
-    path = project / "models/baseline.keras"
+    path = project / "models/baseline/0.keras"
+    path.parent.mkdir(parents=True)
     backend.save(network, path)
     preprocessor.store(path, UNIT)
     return project
 
 
 ARGUMENTS = (
-    "models/baseline.keras --arrays arrays --split split.npz "
+    "models/baseline/0.keras --name baseline --arrays arrays --split split.npz "
     "--predictions predictions.csv --pictures pictures.json --out out/baseline"
 ).split()
 
@@ -394,7 +397,7 @@ def test_a_model_without_chosen_pictures_has_only_the_layer_table(trained, stage
 
 def test_the_table_needs_only_the_model(trained, stage):
     (trained / "params.yaml").unlink()
-    done = stage("pipeline.analyze", "models/baseline.keras", "--table")
+    done = stage("pipeline.analyze", "models/baseline/0.keras", "--table")
     assert done.stderr == ""
     line = next(line for line in done.stdout.splitlines() if "Conv2D" in line)
     assert re.split(r"\s*[│┃]\s*", line)[2:-1] == [
@@ -413,13 +416,13 @@ def test_the_table_escapes_markup_and_control_characters_in_names(capsys):
 
 
 def test_a_keras_backend_that_is_not_installed_is_one_error_line(trained, stage):
-    done = stage("pipeline.analyze", "models/baseline.keras", "--table", KERAS_BACKEND="abacus")
+    done = stage("pipeline.analyze", "models/baseline/0.keras", "--table", KERAS_BACKEND="abacus")
     assert done.stderr.startswith("error: KERAS_BACKEND: must be tensorflow or another install")
 
 
 def test_a_missing_file_is_one_error_line(trained, stage):
-    done = stage("pipeline.analyze", "models/missing.keras", "--table")
-    expected = "error: models/missing.keras: no such file. Models: models/baseline.keras\n"
+    done = stage("pipeline.analyze", "models/baseline/7.keras", "--table")
+    expected = "error: models/baseline/7.keras: no such file. Models: models/baseline/0.keras\n"
     assert done.stderr == expected
     (trained / "predictions.csv").unlink()
     done = stage("pipeline.analyze", *ARGUMENTS)

@@ -420,7 +420,7 @@ def test_invalid_settings_of_transfer_are_one_error_line(make, build, shape, mes
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (None, r"source\.keras: no such file\. Fix from_model"),
+    (None, r"source\.keras must be a saved model\. File not found"),
     (b"PK", r"source\.keras must be a saved model\. .*source\.keras"),
 ])  # fmt: skip
 def test_a_file_that_is_not_a_model_is_one_error_line(tmp_path, content, message):
