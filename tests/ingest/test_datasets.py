@@ -436,15 +436,16 @@ def test_a_validation_folder_is_the_validation_split_for_every_seed(project, edi
         "2 classes (cat 11, dog 11) -> raw\n"
     ), done.stderr
     assert stage("pipeline.preprocess", *"--raw raw --arrays arrays".split()).returncode == 0
-    for seed in ("seed: 0", "seed: 7"):
-        edit("seed: 0", seed)
-        done = stage("pipeline.split", *"--arrays arrays --split s.npz --metrics m.json".split())
-        assert "12 train, 4 validation rows (from the data set)" in done.stdout
-        assert np.load(project / "s.npz")["validation"].tolist() == [12, 13, 14, 15]
+    edit("seeds: [0]", "seeds: [0, 7]")
+    done = stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
+    assert "12 train, 4 validation rows (from the data set)" in done.stdout
+    for seed in (0, 7):
+        rows = np.load(project / f"splits/{seed}.npz")["validation"]
+        assert rows.tolist() == [12, 13, 14, 15]
 
 
 @pytest.mark.slow
-def test_the_held_out_test_split_depends_on_test_seed_and_not_on_seed(project, edit, stage):
+def test_the_held_out_test_split_depends_on_test_seed_and_not_on_seeds(project, edit, stage):
     write_images(project / "photos", *(f"{c}/{i}.png" for c in ("cat", "dog") for i in range(10)))
     edit("dataset: digits", "dataset: folder")
     edit("folder: data/folder", "folder: photos")
@@ -453,7 +454,7 @@ def test_the_held_out_test_split_depends_on_test_seed_and_not_on_seed(project, e
         "download: folder photos (no photos/test: 20 % of the images held out as test split, "
         "seed 0): 16 train, 4 test images, 2 classes (cat 10, dog 10) -> one\n"
     )
-    edit("seed: 0", "seed: 7")
+    edit("seeds: [0]", "seeds: [0, 7]")
     stage("pipeline.download", "--raw", "two")
     edit("test_seed: 0", "test_seed: 7")
     stage("pipeline.download", "--raw", "three")
