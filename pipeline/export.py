@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     for path in ("model", "arrays", "out", "metrics"):
         parser.add_argument(f"--{path}", type=Path, required=True)
     args = parser.parse_args(argv)
-    threads = load().threads
+    params = load()
 
     preprocessor = read_preprocessor(args.model)
     if Preprocessor.of(read_json(args.arrays / "info.json")) != preprocessor:
@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
     # whatever the backend of training, both converters need TensorFlow. Not on a GPU, where
     # convolutions round to 10 bits: that would count as a difference of the format
     os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
-    select_backend.use("tensorflow", threads)
+    select_backend.use("tensorflow", params.threads)
     from pipeline.core import native_log
     from pipeline.runtime import backend
 

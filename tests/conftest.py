@@ -209,8 +209,8 @@ def arguments(model: str, out: str, seed: int = 0) -> list[str]:
     """Return the command line arguments of the train stage."""
     return [
         model, str(seed), "--arrays", "arrays", "--split", "split.npz",
-        "--out", f"{out}/model.keras", "--history", f"{out}/history.csv", "--metrics", f"{out}/train.json",
-        "--run", f"{out}/run.json",
+        "--out", f"{out}/model.keras", "--history", f"{out}/history.csv",
+        "--metrics", f"{out}/train.json", "--run", f"{out}/run.json",
     ]  # fmt: skip
 
 
