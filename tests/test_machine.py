@@ -423,7 +423,7 @@ def test_a_terminal_code_in_params_is_escaped_in_the_error(project, edit, stage)
     done = stage("pipeline", "params", "check")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(
-        r"error: params.yaml: \x1b[2Jred is an unknown key. Keys: backend"
+        r"error: params.yaml: \x1b[2Jred is an unknown key. Keys: seeds"
     )
 
 
