@@ -5,7 +5,7 @@
 Not a stage. It listens on 127.0.0.1 only and loads nothing from other hosts. Dropped images are
 deleted when it ends, by Ctrl-C or by closing the terminal.
 
-Reads   models/*.keras; data/arrays/test, for example images
+Reads   models/champion.keras, models/MODEL/SEED.keras; data/arrays/test, for example images
 """
 
 import argparse
@@ -53,17 +53,23 @@ images."""
 
 
 def find_models(folder: Path) -> dict[str, Path]:
-    """Return the paths of the trained models by name, the champion first.
+    """Return the paths of all trainings by name, such as baseline-0, the champion first.
 
     Raises:
         PipelineError: The folder holds no model.
     """
     # hidden files are models that train is still writing
-    files = (path for path in sorted(folder.glob("*.keras")) if not path.name.startswith("."))
-    paths = {path.stem: path for path in files}
-    if not paths:
+    files = [
+        path
+        for pattern in ("*.keras", "*/*.keras")
+        for path in folder.glob(pattern)
+        if not path.name.startswith(".")
+    ]
+    if not files:
         raise PipelineError(f"{folder}: must hold a .keras file. Got none. Run `make repro`")
-    return dict(sorted(paths.items(), key=lambda item: item[0] != CHAMPION))
+    # seeds in numerical order: 2 is shorter than 10
+    files.sort(key=lambda path: (path.stem != CHAMPION, path.parent, len(path.stem), path.stem))
+    return {"-".join(path.relative_to(folder).with_suffix("").parts): path for path in files}
 
 
 def load(path: Path) -> tuple["keras.Model", Preprocessor]:

@@ -124,11 +124,15 @@ def test_a_class_that_the_model_does_not_know_has_no_heat_map(model):
     assert demo.draw_grad_cam(model, png(HALF), "cat") is None
 
 
-def test_the_champion_is_the_first_model(tmp_path):
-    for name in ("wide", "champion", "airnet", ".7.part.baseline"):  # still being written
-        (tmp_path / f"{name}.keras").touch()
-    (tmp_path / "champion.onnx").touch()
-    assert list(demo.find_models(tmp_path)) == ["champion", "airnet", "wide"]
+def test_the_champion_is_followed_by_all_trainings(tmp_path):
+    # one of them is still being written
+    for name in ("wide/10", "wide/2", "champion", "airnet/0", "wide/.7.part.3", "export/champion"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.with_name(f"{path.name}.{'onnx' if 'export' in name else 'keras'}").touch()
+    models = demo.find_models(tmp_path)
+    assert list(models) == ["champion", "airnet-0", "wide-2", "wide-10"]
+    assert models["wide-2"] == tmp_path / "wide/2.keras"
 
 
 def test_examples_are_exact_copies_of_test_images(tmp_path):
