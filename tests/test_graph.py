@@ -570,18 +570,14 @@ def test_the_default_run_is_accurate_and_repeats_to_the_bit(tmp_path, hostile):
     clone.run("git", "clone", "-q", str(tmp_path), str(bare))
     output = clone.run("python", "-m", "pipeline.tools.gate", "--against", "main", folder=bare)
     assert output.startswith("gate: dvc.lock: up to date\n")
-    assert output.endswith("+0.0 points [-0.8, +0.8], p 1: not significantly worse\n")
+    # the 360 images are enough to tell that the champion equals itself
+    assert re.search(r", p 1: as good as main's (baseline|batchnorm), within 1 point", output)
 
-    reproducible = (
-        "models/*.*",
-        "metrics/*.json",
-        "metrics/t*/*.json",
-        "plots/**/*.*",
-        "data/**/*.npy",
-    )
+    reproducible = ("models/**/*.*", "metrics/*.json", "metrics/t*/**/*.json", "plots/**/*.*",
+                    "data/**/*.np*")  # fmt: skip
     before = clone.read(*reproducible)
     # the stages that test_kill.py does not repeat, one by one, with another user's settings
-    of_batchnorm = (f"{stage}@batchnorm" for stage in ("train", "evaluate", "analyze"))
+    of_batchnorm = ("train@batchnorm-0", "evaluate@batchnorm", "analyze@batchnorm")
     clone.repro("-f", "-s", *of_batchnorm, env=hostile)
     clone.repro("-f", "-s", "compare", "export", "plot", "report", env=hostile)
     after = clone.read(*reproducible)
@@ -590,11 +586,3 @@ def test_the_default_run_is_accurate_and_repeats_to_the_bit(tmp_path, hostile):
 
     clone.run("git", "checkout", "-q", ".")
     check_documented_comparison(clone)
-
-    # a queued experiment runs in its own folder, from files in Git and DVC's cache
-    clone.run("git", "checkout", "-q", ".")
-    queued = ["-n", "queued", "-S", "train.epochs=1", "evaluate@baseline"]
-    clone.run("dvc", "exp", "run", "--queue", *queued)
-    clone.run("dvc", "exp", "run", "--run-all")
-    difference = clone.run("dvc", "metrics", "diff", "main", "queued")
-    assert re.search(r"train/baseline\.json\s+epochs\s+20\s+1\b", difference), difference

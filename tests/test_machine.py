@@ -422,9 +422,7 @@ def test_a_terminal_code_in_params_is_escaped_in_the_error(project, edit, stage)
     edit("seeds: [0]", 'seeds: [0]\n"\\e[2Jred": 1')
     done = stage("pipeline", "params", "check")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(
-        r"error: params.yaml: \x1b[2Jred is an unknown key. Keys: seeds"
-    )
+    assert done.stderr.startswith(r"error: params.yaml: \x1b[2Jred is an unknown key. Keys: seeds")
 
 
 def test_dvc_plots_show_markup_in_a_class_name_as_text(tmp_path):
