@@ -395,7 +395,8 @@ def test_every_stage_refuses_invalid_params_before_it_writes_anything(project, s
             f"--{x}=x" for x in "arrays history predictions samples learning-curves curves".split()
         ]
         + [f"--{x}=x" for x in ("class-accuracy", "confusion", "examples")],
-        "analyze": ["x"] + [f"--{x}=x" for x in "arrays split predictions pictures out".split()],
+        "analyze": ["x"]
+        + [f"--{x}=x" for x in "name arrays split predictions pictures out".split()],
         "report": [f"--{x}=x" for x in (*report.INPUTS, "report", "libraries")],
         "export": EXPORT,
     }
