@@ -1,10 +1,11 @@
 """Plot: draw samples, learning curves, confusion matrices and examples as PNG files.
 
 Reads   data/arrays/{train,test}/…, data/arrays/info.json; for each model
-        plots/history/MODEL/SEED.csv and plots/predictions/MODEL.csv
+        plots/history/MODEL/SEED.csv, plots/predictions/MODEL.csv and metrics/test/MODEL.json
 Writes  plots/samples.png            training images with class names
         plots/learning_curves.csv    model, seed, split, epoch, accuracy, loss of all trainings
         plots/learning_curves.png    training and validation accuracy and loss of all models
+        plots/test_accuracy.png      test accuracy of each training, with the mean and its interval
         plots/class_accuracy.png     test accuracy of each class (or the 20 lowest) and model
         plots/confusion/MODEL.png    confusion matrix of all trainings
         plots/examples/MODEL.png     5×5 test images with true and predicted class, errors in red,
@@ -157,6 +158,30 @@ def learning_curves(histories: pd.DataFrame) -> Figure:
     return figure
 
 
+def test_accuracy(test: dict[str, dict]) -> Figure:
+    """Draw the test accuracy of each training, and the mean and its interval of each model.
+
+    Args:
+        test: Of each model, metrics/test/MODEL.json.
+    """
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.5 * len(test)), layout="constrained")
+    for row, (name, style) in enumerate(chart_style.styles(list(test)).items()):
+        metrics = test[name]
+        accuracies = [training["accuracy"] for training in metrics["seeds"]]
+        # trainings side by side, since their accuracies may be equal
+        y = row + (np.arange(1, len(accuracies) + 1) / (len(accuracies) + 1) - 0.5) * 0.8
+        axes.plot(accuracies, y, chart_style.SHAPES[style.shape], color=style.colour, markersize=5)
+        axes.hlines(row, metrics["accuracy_low"], metrics["accuracy_high"], color=style.colour)
+        axes.vlines(metrics["accuracy"], row - 0.3, row + 0.3, color=style.colour, linewidth=2.5)
+    axes.set(xlabel="accuracy", title="Test accuracy: trainings, mean and 95 % interval")
+    axes.set_yticks(range(len(test)), [chart_style.shorten(name) for name in test])
+    axes.set_ylim(len(test) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_formatter(PERCENT)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
 def confusion(predictions: pd.DataFrame, classes: list[str], name: str) -> Figure:
     """Draw the confusion matrix of all trainings of a model, with counts if the classes are few."""
     counts = (
@@ -238,8 +263,11 @@ def class_accuracy(predictions: dict[str, pd.DataFrame], classes: list[str]) -> 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    inputs = ("arrays", "history", "predictions")
-    outputs = ("samples", "curves", "learning-curves", "class-accuracy", "confusion", "examples")
+    inputs = ("arrays", "history", "predictions", "test")
+    outputs = (
+        "samples", "curves", "learning-curves", "test-accuracy", "class-accuracy", "confusion",
+        "examples",
+    )  # fmt: skip
     for name in (*inputs, *outputs):
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args(argv)
@@ -249,18 +277,20 @@ def main(argv: list[str] | None = None) -> None:
     names = params.compare
     histories = read_histories(args.history, names, params.seeds)
     predictions = {name: tables.read(args.predictions / f"{name}.csv") for name in names}
+    test = {name: read_json(args.test / f"{name}.json") for name in names}
     images, labels = arrays.load(args.arrays / "train")
     with atomic_path(args.curves) as path:
         histories.to_csv(path, index=False)
     save(samples(images, labels, preprocessor), args.samples)
     save(learning_curves(histories), args.learning_curves)
+    save(test_accuracy(test), args.test_accuracy)
     save(class_accuracy(predictions, preprocessor.classes), args.class_accuracy)
     images, _ = arrays.load(args.arrays / "test")
     for name, table in predictions.items():
         save(confusion(table, preprocessor.classes, name), args.confusion / f"{name}.png")
         first = table[table["seed"] == params.seeds[0]]
         save(examples(images, first, preprocessor, name), args.examples / f"{name}.png")
-    print(f"plot: {3 + 2 * len(predictions)} pictures -> {args.samples.parent}")
+    print(f"plot: {4 + 2 * len(predictions)} pictures -> {args.samples.parent}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.collections import LineCollection
 
 from pipeline import plot
 from pipeline.data.preprocessor import Preprocessor
@@ -186,16 +187,31 @@ def test_class_accuracy_is_drawn_for_each_model():
     plt.close(figure)
 
 
+def test_the_accuracy_of_each_training_is_drawn_with_mean_and_interval():
+    metrics = {"accuracy": 0.75, "accuracy_low": 0.5, "accuracy_high": 0.875}
+    seeds = [{"seed": 3, "accuracy": 0.5}, {"seed": 5, "accuracy": 1.0}]
+    figure = plot.test_accuracy({"one": {**metrics, "seeds": seeds}})
+    (axes,) = figure.axes
+    (dots,) = axes.lines
+    assert np.asarray(dots.get_xdata()).tolist() == [0.5, 1.0]
+    lines = [line for line in axes.collections if isinstance(line, LineCollection)]
+    interval, mean = (line.get_segments()[0] for line in lines)
+    assert (interval[:, 0].tolist(), mean[:, 0].tolist()) == ([0.5, 0.875], [0.75, 0.75])
+    plt.close(figure)
+
+
 ARGUMENTS = (
-    "--arrays arrays --history history --predictions predictions --samples o/samples.png "
-    "--curves o/curves.csv --learning-curves o/curves.png --class-accuracy o/classes.png "
-    "--confusion o/confusion --examples o/examples"
+    "--arrays arrays --history history --predictions predictions --test test "
+    "--samples o/samples.png --curves o/curves.csv --learning-curves o/curves.png "
+    "--test-accuracy o/accuracy.png --class-accuracy o/classes.png --confusion o/confusion "
+    "--examples o/examples"
 ).split()
 
 
 def write_results(folder: Path, actual: list[str], predicted: list[str]) -> None:
-    """Write histories and predictions of three trainings of two models."""
+    """Write histories, predictions and metrics of three trainings of two models."""
     (folder / "predictions").mkdir()
+    (folder / "test").mkdir()
     for name in ("baseline", "batchnorm"):
         (folder / "history" / name).mkdir(parents=True)
         columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
@@ -205,6 +221,9 @@ def write_results(folder: Path, actual: list[str], predicted: list[str]) -> None
             history.to_csv(folder / f"history/{name}/{seed}.csv", index=False)
             tables.append(pd.DataFrame({"seed": seed, "actual": actual, "predicted": predicted}))
         pd.concat(tables).to_csv(folder / f"predictions/{name}.csv", index=False)
+        metrics = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
+        seeds = [{"seed": seed, "accuracy": 0.5} for seed in range(3)]
+        (folder / f"test/{name}.json").write_text(json.dumps({**metrics, "seeds": seeds}))
 
 
 @pytest.mark.slow
@@ -219,10 +238,10 @@ def test_the_stage_writes_the_same_bytes_twice(project, stage):
     pictures = []
     for _ in range(2):
         done = stage("pipeline.plot", *ARGUMENTS)
-        assert (done.stdout, done.stderr) == ("plot: 7 pictures -> o\n", "")
+        assert (done.stdout, done.stderr) == ("plot: 8 pictures -> o\n", "")
         pictures.append({str(path): path.read_bytes() for path in (project / "o").rglob("*.png")})
     assert pictures[0] == pictures[1]
-    assert len(pictures[0]) == 7
+    assert len(pictures[0]) == 8
     assert all(content.startswith(b"\x89PNG") for content in pictures[0].values())
 
     (project / "history/batchnorm/0.csv").unlink()
@@ -253,4 +272,4 @@ def test_class_names_may_contain_spaces_and_letters_of_any_script(project, edit,
 
     write_results(project, sorted(classes) * 2, classes * 2)
     done = stage("pipeline.plot", *ARGUMENTS)
-    assert (done.stdout, done.stderr) == ("plot: 7 pictures -> o\n", "")
+    assert (done.stdout, done.stderr) == ("plot: 8 pictures -> o\n", "")

@@ -114,11 +114,14 @@ def predictions(name: str) -> pd.DataFrame:
 
 def curves(name: str, seed: int, loss: np.ndarray) -> pd.DataFrame:
     """Return rows of learning_curves.csv, with a loss per epoch."""
-    epochs = np.arange(1, len(loss) + 1)
-    rows = {"model": name, "seed": seed, "split": "train", "epoch": epochs}
-    train = pd.DataFrame({**rows, "accuracy": 1 - loss / 3, "loss": loss})
-    validation = {"split": "validation", "accuracy": 1 - loss * 1.1 / 3, "loss": loss * 1.1}
-    return pd.concat([train, train.assign(**validation)])
+    splits = [
+        pd.DataFrame({
+            "model": name, "seed": seed, "split": split, "epoch": np.arange(1, len(loss) + 1),
+            "accuracy": 1 - loss * factor / 3, "loss": loss * factor,
+        })
+        for split, factor in (("train", 1), ("validation", 1.1))
+    ]  # fmt: skip
+    return pd.concat(splits)
 
 
 def metrics_of(row: dict, classes: list[dict]) -> dict:

@@ -15,12 +15,13 @@ from pipeline.runtime import select_backend
 from tests.conftest import REPOSITORY, arguments, task, write_arrays
 
 EVALUATE = (
-    "baseline --models out --arrays arrays --metrics out/test.json "
+    "baseline --models out --arrays arrays --metrics out/test/baseline.json "
     "--predictions out/predictions/baseline.csv"
 ).split()
 PLOT = (
-    "--arrays arrays --history out --predictions out/predictions --samples out/samples.png "
-    "--curves out/curves.csv --learning-curves out/curves.png --class-accuracy out/classes.png "
+    "--arrays arrays --history out --predictions out/predictions --test out/test "
+    "--samples out/samples.png --curves out/curves.csv --learning-curves out/curves.png "
+    "--test-accuracy out/accuracy.png --class-accuracy out/classes.png "
     "--confusion out/confusion --examples out/examples"
 ).split()
 
@@ -54,7 +55,7 @@ def test_settings_of_keras_matplotlib_and_python_change_no_byte(prepared, edit, 
         # matplotlib reads this one before any other
         (prepared / "matplotlibrc").write_text("axes.facecolor: black\n")
     default, changed = runs
-    assert len(default) == 11
+    assert len(default) == 12
     assert [name for name in default if default[name] != changed.get(name)] == []
 
 

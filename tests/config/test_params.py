@@ -391,10 +391,11 @@ def test_every_stage_refuses_invalid_params_before_it_writes_anything(project, s
         "compare": [
             f"--{x}=x" for x in "test train models comparison champion champion-model".split()
         ],
-        "plot": [
-            f"--{x}=x" for x in "arrays history predictions samples learning-curves curves".split()
-        ]
-        + [f"--{x}=x" for x in ("class-accuracy", "confusion", "examples")],
+        "plot": [f"--{x}=x" for x in "arrays history predictions test samples curves".split()]
+        + [
+            f"--{x}=x"
+            for x in "learning-curves test-accuracy class-accuracy confusion examples".split()
+        ],
         "analyze": ["x"]
         + [f"--{x}=x" for x in "name arrays split predictions pictures out".split()],
         "report": [f"--{x}=x" for x in (*report.INPUTS, "report", "libraries")],
