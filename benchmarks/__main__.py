@@ -5,13 +5,13 @@ python -m benchmarks [names] --quick    train, or these: 3 runs with fewer, rand
                                         to results/quick
 python -m benchmarks --report           measure nothing; write table, picture and page again
 
-Run by name only: jobs and determinism (minutes), accuracy (an hour and more) and gpu.
+Run by name only: jobs and determinism (minutes) and gpu. Three more are modules of their own, such
+as `python -m benchmarks.trainings`: trainings, false_alarms and coverage.
 
 Each benchmark is a file of this package that defines `measure(plan) -> list[dict]`, a list of
 results of `harness.summarize`.
 
-Writes  benchmarks/results/NAME.json           every sample, machine and versions; for accuracy
-                                               NAME_MODEL.json
+Writes  benchmarks/results/NAME.json           every sample, machine and versions
         benchmarks/results/benchmarks.png      all results in one picture
         docs/benchmarks.md                     the table between its markers
 """
@@ -39,19 +39,28 @@ from pipeline.core.files import write_json
 from pipeline.reporting.drawing import save
 
 DEFAULT = ("train", "predict", "startup", "preprocess", "repro")
-BENCHMARKS = (*DEFAULT, "jobs", "determinism", "accuracy", "gpu")
+BENCHMARKS = (*DEFAULT, "jobs", "determinism", "gpu")
 QUICK = ("train",)
 RESULTS = Path(__file__).parent / "results"
 PAGE = REPOSITORY / "docs/benchmarks.md"
-DESCRIBE = (
-    "import json; from pipeline.runtime import backend; print(json.dumps(backend.describe()))"
-)
+DESCRIBE = """
+import json
+from pipeline.config.params import load
+from pipeline.runtime import select_backend
+
+select_backend.use(load().backend)
+from pipeline.runtime import backend
+
+print(json.dumps(backend.describe()))
+"""
 
 
 @cache
 def describe() -> dict[str, dict]:
     """Return machine and versions, found in a separate process because it imports Keras."""
-    done = subprocess.run(python("-c", DESCRIBE), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        python("-c", DESCRIBE), cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
     versions = json.loads(done.stdout)
     if find_spec("torch"):
         versions["torch"] = version("torch")
@@ -75,7 +84,7 @@ def measure(names: Sequence[str], quick: bool, results: Path) -> None:
         PipelineError: A benchmark does not exist.
     """
     for name in names:
-        if find_spec(f"benchmarks.{name}") is None:
+        if name not in BENCHMARKS:
             raise PipelineError(f"names must be of {', '.join(BENCHMARKS)}. Got {name}")
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(3 if quick else 7, quick, Path(folder))
@@ -87,14 +96,9 @@ def measure(names: Sequence[str], quick: bool, results: Path) -> None:
                 "quick": quick,
                 "load_at_start": os.getloadavg()[0],
             }
-            files: dict[str, list[dict]] = {}
-            for comparison in importlib.import_module(f"benchmarks.{name}").measure(plan):
-                # models that take hours are measured, and stored, one at a time
-                file = f"{name}_{comparison['model']}" if "model" in comparison else name
-                files.setdefault(file, []).append(comparison)
-            for file, comparisons in files.items():
+            if comparisons := importlib.import_module(f"benchmarks.{name}").measure(plan):
                 value = {**header, **describe(), "comparisons": comparisons}
-                write_json(results / f"{file}.json", value)
+                write_json(results / f"{name}.json", value)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks import data
 from benchmarks.harness import OURS, Plan, compare
-from benchmarks.train import CASES, Case, ours
+from benchmarks.train import Case, cases, ours
 from pipeline.config.params import load
 from pipeline.runtime import select_backend
 
@@ -19,7 +19,7 @@ def measure(plan: Plan) -> list[dict]:
     images = data.prepare(plan.folder, plan.quick)
     variants = {OURS: ours, "without op determinism": without_determinism}
     comparisons = []
-    for case in CASES:
+    for case in cases(plan):
         title = f"repeat to the bit, {case.model}, batch {case.batch_size}"
         print(f"  {title}: {case.images:,} images per epoch, {images}", flush=True)
         args = (plan.folder / "data/arrays", case)

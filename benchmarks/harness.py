@@ -168,9 +168,14 @@ def process(argv: list[str], folder: Path) -> Sample:
     with log.open("w") as output:
         start = time.perf_counter()
         running = psutil.Popen(argv, cwd=folder, env=env, stdout=output, stderr=output)
-        while running.poll() is None:
-            peak = max(peak, _resident(running))
-            time.sleep(0.02)
+        try:
+            while running.poll() is None:
+                peak = max(peak, _resident(running))
+                time.sleep(0.02)
+        finally:  # interrupted
+            if running.poll() is None:
+                running.terminate()
+                running.wait()
         seconds = time.perf_counter() - start
     if running.returncode:
         tail = log.read_text(errors="replace")[-2000:]

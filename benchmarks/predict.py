@@ -1,6 +1,7 @@
 """Predict: measure the throughput of a loaded model on the test images.
 
 cnn-pipeline predicts as the evaluate stage does; plain Keras is `predict` on an array, in float32.
+Both use all cores, whatever `threads` is.
 """
 
 import time

@@ -1,6 +1,6 @@
 """Startup: measure the time from the start of a process to the end of the first training step.
 
-Compares the stage `train@baseline` on the handwritten digits with a plain script that imports
+Compares the stage `train@baseline-0` on the handwritten digits with a plain script that imports
 Keras and builds the same network, and with one that also trains the first step. All are whole
 processes.
 """
@@ -47,7 +47,7 @@ class LearningRate(Exit, loop.LearningRateLogger):
 
 loop.LearningRateLogger = LearningRate
 train.main(
-    "baseline --arrays data/arrays --split data/split.npz --out model.keras --history history.csv "
+    "baseline 0 --arrays data/arrays --split data/split/0.npz --out 0.keras --history history.csv "
     "--metrics metrics.json --run run.json".split()
 )
 """
@@ -59,7 +59,7 @@ VARIANTS = {
 DATA = (
     "pipeline.download --raw data/raw",
     "pipeline.preprocess --raw data/raw --arrays data/arrays",
-    "pipeline.split --arrays data/arrays --split data/split.npz --metrics split.json",
+    "pipeline.split --arrays data/arrays --split data/split --metrics split.json",
 )
 
 

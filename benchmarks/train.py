@@ -2,7 +2,7 @@
 
 cnn-pipeline is the train stage's `loop.fit` with the settings of params.yaml; plain Keras is `fit`
 of the same network on arrays, in float32; PyTorch is the same network in float32 or bfloat16,
-whichever is faster on this machine.
+whichever is faster on this machine. Each uses all cores, whatever `threads` is.
 """
 
 import importlib
@@ -44,8 +44,12 @@ def measure(plan: Plan) -> list[dict]:
         variants["PyTorch"] = pytorch
     else:
         print("  PyTorch skipped: `uv sync --inexact --group torch` installs it")
-    cases = QUICK_CASES if plan.quick else CASES
-    return [_measure(case, variants, plan, images) for case in cases]
+    return [_measure(case, variants, plan, images) for case in cases(plan)]
+
+
+def cases(plan: Plan) -> tuple[Case, ...]:
+    """Return what to train."""
+    return QUICK_CASES if plan.quick else CASES
 
 
 def _measure(case: Case, variants: dict, plan: Plan, images: str) -> dict:
@@ -116,11 +120,12 @@ def ours(
     if precision:
         changes["precision"] = precision
     settings = params.train_of(case.model).model_copy(update=changes)
-    model = building.build(params.all_models[case.model], shape, len(classes), params.seed)
+    seed = params.seeds[0]
+    model = building.build(params.models[case.model], shape, len(classes), seed)
     about = _about(acceleration.resolve_precision(settings.precision), model.count_params())
     subsets = Subset(images, labels, rows), Subset(images, labels, held_out)
     watch = [respond(pipe, case.images, about)]
-    loop.fit(model, *subsets, settings, classes, params.seed, verbose=False, watch=watch)
+    loop.fit(model, *subsets, settings, classes, seed, verbose=False, watch=watch)
 
 
 def plain(pipe: Connection, folder: Path, case: Case) -> None:

@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import data, report
+from benchmarks import data, false_alarms, report, trainings
 from benchmarks.__main__ import main
 from benchmarks.harness import alternate, process, python, summarize
 from pipeline.core.errors import PipelineError
 from pipeline.data import arrays
+from pipeline.stats import correctness
 
 
 def result(**changes) -> dict:
@@ -137,5 +139,59 @@ def test_committed_results_have_every_field(committed):
         for comparison in stored["comparisons"]:
             variants = comparison["ways"].values()
             assert {len(variant["samples"]) for variant in variants} == {comparison["n"]}
-            # trainings that take minutes are repeated less often
-            assert comparison["n"] >= (3 if stored["benchmark"] == "accuracy" else 5)
+            assert comparison["n"] >= 5
+
+
+def trained(model: str, seed: int, correct: list[bool], **changes: str) -> dict:
+    """Return the record of a training."""
+    machine = {"settings": "a", "device": "A", "precision": "float32", "threads": "1"}
+    packed = correctness.pack(np.array(correct), np.array(["cat"] * len(correct)))
+    return {"model": model, "seed": seed, **machine, "train_seconds": 9.6, "accuracy": 0.5,
+            "correct": packed, **changes}  # fmt: skip
+
+
+def test_trainings_that_are_recorded_are_not_run_again(tmp_path, monkeypatch):
+    ran = []
+
+    def train(folder, params, model, seed, mirror) -> dict:
+        ran.append((model, seed))
+        return trained(model, seed, [True, False])
+
+    monkeypatch.setattr(trainings, "train", train)
+    monkeypatch.setattr(trainings, "prepare", lambda *_: None)
+    monkeypatch.setattr(trainings, "describe", lambda: {"machine": {"device": "A"}})
+    path = tmp_path / "digits.jsonl"
+
+    def record(models: list[str], seeds: list[int]) -> None:
+        trainings.record("digits", models, seeds, False, tmp_path, path)
+
+    record(["baseline", "batchnorm"], [0])
+    record(["baseline", "batchnorm"], [0, 1])
+    assert ran == [("baseline", 0), ("batchnorm", 0), ("baseline", 1), ("batchnorm", 1)]
+    assert [(line["model"], line["seed"]) for line in trainings.read(path)] == ran
+    monkeypatch.setattr(trainings, "describe", lambda: {"machine": {"device": "B"}})
+    record(["baseline"], [0])
+    assert len(ran) == 5
+
+
+def test_only_trainings_of_the_same_machine_and_settings_are_compared():
+    half, whole = [True, False] * 50, [True] * 100
+    recorded = [
+        trained("a", 0, whole, settings="old"),
+        trained("a", 0, half),
+        trained("a", 1, half),
+        trained("b", 0, whole),
+        trained("b", 1, whole),
+        trained("b", 0, half, device="B"),
+    ]
+    lines = trainings.table(recorded, margin=1.0).splitlines()
+    a, b, alone = (line for line in lines if line.startswith(("| a ", "| b ")))
+    # Wilson's interval of 50 of 100
+    assert a == "| a | 2 | 50.0 % [40.4, 59.6] | 0.0 |  | 10 s |"
+    assert b.startswith("| b | 2 | 100.0 % [96.3, 100.0] | 0.0 | better than a by 50.0 points [")
+    assert alone.startswith("| b | 1 | 50.0 % [40.4, 59.6] |  |  |")
+
+
+def test_trainings_with_the_same_predictions_give_no_false_alarm():
+    correct = np.ones((10, 1000), bool)
+    assert false_alarms.shares(correct, 3, 0.01, draws=20) == {"as good as": 1.0}
