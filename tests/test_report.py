@@ -553,7 +553,9 @@ def test_the_page_draws_its_charts_without_a_network(page):
     question = "Cannot tell whether batchnorm is better or worse than baseline"
     assert page.inner_text("h1") == question
     assert page.inner_text(".lead").startswith("Between −1.0 and +2.0 points;")
-    # 2 epochs of 3 models in 2 splits
+    # 3 trainings of 3 models
+    assert page.locator("[data-chart=accuracies] .mark-symbol path[aria-label]").count() == 9
+    # 2 epochs of 3 models in 2 splits: means over the trainings
     assert page.locator("[data-chart=accuracy] .mark-symbol path[aria-label]").count() == 12
     assert page.evaluate("performance.getEntriesByType('resource').length") == 0
 
@@ -643,7 +645,7 @@ def test_each_of_12_models_has_its_own_style_in_all_charts(many, visit, scheme):
     assert len(set(colours.values())) == len(legend) == 12
     styles = chart_style.styles(list(colours))
     assert colours == {name: style.colour for name, style in styles.items()}
-    for chart in ("accuracy", "loss", "classes", "reliability"):
+    for chart in ("accuracies", "accuracy", "loss", "classes", "reliability"):
         marks = marks_of(page, chart)
         assert {name: mark[0] for name, mark in marks.items()} == colours, chart
         assert len(set(marks.values())) == 12, chart  # by shape if colours are equal
