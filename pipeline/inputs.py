@@ -162,8 +162,8 @@ def main(argv: list[str] | None = None) -> None:
     for path in old:
         remove(path)
     removed = f"; {len(old)} outputs of other models and seeds removed" if old else ""
-    models = ", ".join(params.compare)
-    print(f"inputs: {models}, {len(params.seeds)} trainings each -> {args.inputs}{removed}")
+    models, seeds = ", ".join(params.compare), ", ".join(map(str, params.seeds))
+    print(f"inputs: {models}; seeds {seeds} -> {args.inputs}{removed}")
 
 
 if __name__ == "__main__":
