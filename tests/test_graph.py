@@ -352,9 +352,6 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
         compare, seeds = new_compare, new_seeds
         return clone.repro("compare")
 
-    def files(*patterns: str) -> set[str]:
-        return set(clone.read(*patterns))
-
     both = "small other"
     evaluated = of_each(both, "evaluate") | {"compare"}
     first = {"inputs", "download", "preprocess", "split"}
@@ -364,10 +361,9 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
     assert repro("small, other", "1, 0") == {"inputs", "split"} | trained(both, [1]) | evaluated
     assert repro("other, small", "1, 0") == {"inputs", "compare"}
 
-    # a new file, a model that uses it, a change of the file
+    # a new architecture and a model that is not compared, then compared; a change of the file
     architectures = folder / "pipeline/architectures"
     shutil.copy(architectures / "plain.py", architectures / "new.py")
-    assert clone.repro("compare") == {"inputs"}
     add_models(clone, "new: {architecture: new, build: {depth: 1}}")
     assert clone.repro("compare") == {"inputs"}
     new = {"inputs", "compare"} | trained("new", [0, 1]) | of_each("new", "evaluate")
@@ -375,43 +371,37 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
     clone.edit("pipeline/architectures/new.py", "Conv2D(filters, 3", "Conv2D(filters, 5")
     assert clone.repro("compare") == new
 
-    # outputs of removed seeds and models are removed, also for the second time
-    rerun = {"inputs", "split", "compare"} | of_each("other small new", "evaluate")
-    for _ in range(2):
-        assert repro("other, small, new", "0") == rerun
-        assert files("models/*/*", "data/split/*") == {
-            "models/other/0.keras", "models/small/0.keras", "models/new/0.keras",
-            "data/split/0.npz",
+    # outputs of removed models and seeds are removed, also for the second time
+    def outputs(seed: int) -> set[str]:
+        return {
+            f"models/new/{seed}.keras", f"plots/history/new/{seed}.csv",
+            f"metrics/train/new/{seed}.json", f"metrics/run/new/{seed}.json",
         }  # fmt: skip
-        # restored from the run cache
-        assert repro("other, small, new", "0, 1") == rerun | trained("other small new", [1])
-        assert "models/new/1.keras" in files("models/*/*")
-    repro("other, small, new", "0")
-    assert repro("small, other", "0") == {"inputs", "compare"}
-    outputs = (
-        "models/*/*",
-        "metrics/test/*",
-        "metrics/train/*/*",
-        "plots/*/*",
-        "plots/history/*/*",
-    )
-    assert files(*outputs) == {
-        name
-        for model in both.split()
-        for name in (
-            f"models/{model}/0.keras", f"plots/history/{model}/0.csv",
-            f"metrics/train/{model}/0.json", f"metrics/run/{model}/0.json",
-            f"metrics/test/{model}.json", f"plots/predictions/{model}.csv",
-        )
-    }  # fmt: skip
+
+    def present() -> set[str]:
+        folders = ("models/*/*", "plots/*/*", "plots/*/*/*", "metrics/test/*", "metrics/*/*/*")
+        return set(clone.read(*folders))
+
+    of_new = {"metrics/test/new.json", "plots/predictions/new.csv"}
+    assert repro("new", "1, 0") == {"inputs", "compare"}
+    assert present() == outputs(0) | outputs(1) | of_new
+    rerun = {"inputs", "split", "evaluate@new", "compare"}
+    for _ in range(2):
+        assert repro("new", "0") == rerun
+        assert present() == outputs(0) | of_new
+        assert set(clone.read("data/split/*")) == {"data/split/0.npz"}
+        # the training is restored from the run cache
+        assert repro("new", "0, 1") == rerun | trained("new", [1])
+        assert present() == outputs(0) | outputs(1) | of_new
 
     # a model that starts from a file is trained again when the file changes
+    models = clone.read("models/new/*")
+    repro("new", "0")
     mine = {"inputs", "compare"} | trained("mine") | of_each("mine", "evaluate")
-    for source in both.split():
-        shutil.copy(folder / f"models/{source}/0.keras", folder / "pretrained/kept.keras")
+    for content in models.values():
+        (folder / "pretrained/kept.keras").write_bytes(content)
         clone.run("dvc", "add", "-q", "pretrained/kept.keras")
-        assert repro("small, other, mine", "0") == mine
-    assert repro("other, mine", "0") == {"inputs", "compare"}
+        assert repro("new, mine", "0") == mine
     clone.commit("run")
 
     # a second clone, which pulls from the first one's cache
@@ -426,7 +416,7 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
     assert clone.run("git", "status", "--porcelain", folder=second) == ""
 
     # queued experiments add a seed, or a model
-    for name, setting in (("seeds", "seeds=[0,1]"), ("models", "compare=[other,small]")):
+    for name, setting in (("seeds", "seeds=[0,1]"), ("models", "compare=[small,new]")):
         clone.run("dvc", "exp", "run", "--queue", "-n", name, "-S", setting, "compare")
     clone.run("dvc", "exp", "run", "--run-all")
 
@@ -435,9 +425,9 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
         return json.loads(shown)["models"]
 
     assert [(row["model"], row["trainings"]) for row in results("seeds")] == [
-        ("other", 2), ("mine", 2),
+        ("new", 2), ("mine", 2),
     ]  # fmt: skip
-    assert [row["model"] for row in results("models")] == ["other", "small"]
+    assert [row["model"] for row in results("models")] == ["small", "new"]
 
 
 def write_digits(top: Path, digits: range, per_class: int) -> None:
