@@ -195,3 +195,12 @@ def test_only_trainings_of_the_same_machine_and_settings_are_compared():
 def test_trainings_with_the_same_predictions_give_no_false_alarm():
     correct = np.ones((10, 1000), bool)
     assert false_alarms.shares(correct, 3, 0.01, draws=20) == {"as good as": 1.0}
+
+
+def test_few_comparisons_of_trainings_of_one_model_are_false_alarms(committed):
+    result = json.loads(committed("benchmarks/results/false_alarms.json").read_text())
+    page = committed("docs/comparing.md").read_text("utf-8")
+    for verdicts in result["verdicts"].values():
+        alarms = verdicts.get("better", 0) + verdicts.get("worse", 0)
+        assert alarms <= 0.06
+        assert f"{alarms:.1%}".replace("%", " %") in page
