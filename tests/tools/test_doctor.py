@@ -40,7 +40,7 @@ stages:
   download:
     cmd: python -c 'import download'
     deps: [download.py, pipeline/core]
-    params: [seed]
+    params: [seeds]
     outs: [data/raw]
   count:
     foreach: [a, b]
@@ -311,7 +311,7 @@ def test_a_dvc_lock_that_git_does_not_have_is_written_again_from_the_run_cache(r
 
 
 def test_a_whole_dvc_lock_with_empty_params_is_left_alone(repository):
-    edit("dvc.yaml", "[seed]", "[seed, preprocess.image_size, train.class_weights]")
+    edit("dvc.yaml", "[seeds]", "[seeds, preprocess.image_size, train.class_weights]")
     assert run(repository, "dvc", "repro").returncode == 0
     whole = Path("dvc.lock").read_text()
     assert "image_size:\n" in whole  # null
