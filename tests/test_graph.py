@@ -409,7 +409,8 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
     clone.run("git", "clone", "-q", str(folder), str(second))
     for argv in (
         ("dvc", "remote", "add", "--local", "-d", "first", str(folder / ".dvc/cache")),
-        ("dvc", "pull", "-q", "compare", "pretrained/kept.keras", "--with-deps"),
+        ("dvc", "pull", "-q", "pretrained/kept.keras.dvc"),
+        ("dvc", "pull", "-q", "compare", "--with-deps"),
     ):
         clone.run(*argv, folder=second)
     assert "up to date" in clone.run("dvc", "repro", "compare", folder=second)
