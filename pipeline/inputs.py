@@ -131,14 +131,17 @@ def old_outputs(compare: list[str], seeds: list[int]) -> list[Path]:
     return [Path(path) for path in sorted(paths) if Path(path).exists()]
 
 
-def remove(path: Path) -> None:
-    """Remove a file or a folder, and the folder that contained it if that is now empty."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-    with suppress(OSError):
-        path.parent.rmdir()
+def remove_old_outputs(compare: list[str], seeds: list[int]) -> list[Path]:
+    """Remove the old outputs and the folders that are empty then; return the outputs."""
+    removed = old_outputs(compare, seeds)
+    for path in removed:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        with suppress(OSError):
+            path.parent.rmdir()
+    return removed
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -158,9 +161,7 @@ def main(argv: list[str] | None = None) -> None:
         for kind, values in records.items():
             for name, value in values.items():
                 write_json(folder / kind / f"{name}.json", value)
-    old = old_outputs(params.compare, params.seeds)
-    for path in old:
-        remove(path)
+    old = remove_old_outputs(params.compare, params.seeds)
     removed = f"; {len(old)} outputs of other models and seeds removed" if old else ""
     models, seeds = ", ".join(params.compare), ", ".join(map(str, params.seeds))
     print(f"inputs: {models}; seeds {seeds} -> {args.inputs}{removed}")

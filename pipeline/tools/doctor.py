@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 import yaml
 
+from pipeline import inputs
 from pipeline.config import params
 from pipeline.core.errors import PipelineError, first_few, one_line, run
 from pipeline.runtime import select_backend
@@ -42,7 +43,11 @@ Findings = Iterator[tuple[str, str]]
 
 
 def repair() -> None:
-    """Repair what a killed DVC left, unless a DVC is running here, and report stray files."""
+    """Repair what a killed DVC left, unless a DVC is running here, and report stray files.
+
+    Also removes outputs of models and seeds that are not in params.yaml. The stage `inputs` does
+    so when it runs, but Git can bring back its own outputs without removing those.
+    """
     if damaged_files() and not running_dvc():
         for path in damaged_files():  # again: a DVC that was still writing may have ended since
             if path == RWLOCK:
@@ -50,6 +55,10 @@ def repair() -> None:
                 print(f"doctor: removed {path}, left behind by a killed DVC")
             else:
                 _restore(path)
+    if not running_dvc():
+        settings = params.load()
+        for path in inputs.remove_old_outputs(settings.compare, settings.seeds):
+            print(f"doctor: removed {path}: not in params.yaml. DVC's cache keeps it")
     for _, message in check_code():
         print(f"doctor: {message}")
 

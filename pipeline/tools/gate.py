@@ -59,7 +59,7 @@ def check_lock() -> None:
     if stale:
         raise PipelineError(
             f"gate: dvc.lock: must be up to date. Got stages that would run: {first_few(stale)}. "
-            "Run `dvc repro`, and commit dvc.lock and metrics/"
+            "Run `dvc repro`, and commit dvc.lock, metrics/ and data/inputs/"
         )
     if done.returncode or NOTHING_TO_DO not in done.stdout:
         raise PipelineError(

@@ -34,10 +34,11 @@ from pipeline.runtime import select_backend
 DVC = ("dvc", "--wait-for-lock")
 # the first line that DVC prints about a stage
 STAGE_LINE = re.compile(r"(?:Running stage|Stage) '(.+?)'")
-# DVC's advice after every command; `make repro` prints its own once, at the end (summary.py).
-ADVICE = re.compile(
-    r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core\.autostage"
-    r"|Use `dvc push` to send"
+# The command of a stage, which takes several lines of a terminal, and DVC's advice after every
+# command; `make repro` prints its own once, at the end (summary.py).
+NOT_PRINTED = re.compile(
+    r"> |To track the changes with git|\tgit add |To enable auto staging"
+    r"|\tdvc config core\.autostage|Use `dvc push` to send"
 )
 
 
@@ -139,7 +140,7 @@ def reproduce(stages: Collection[str], gpu: str | None) -> bool:
         for line in process.stdout or ():
             if match := STAGE_LINE.match(line):
                 stage = match[1]
-            if line.strip() and not ADVICE.match(line):
+            if line.strip() and not NOT_PRINTED.match(line):
                 print(f"{stage} | {line}", end="", flush=True)
     return process.returncode == 0
 

@@ -29,7 +29,7 @@ from scipy.special import softmax
 from pipeline.core.batching import batch_size
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, one_line, run
-from pipeline.core.files import read_json, require_file
+from pipeline.core.files import read_json, require_file, sha256
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.data.preprocessor import read as read_preprocessor
 from pipeline.ingest.images import BadImage, open_for
@@ -57,20 +57,21 @@ def ensemble_files(repository: Path) -> list[Path]:
     """Return the files of all trainings of the champion.
 
     Raises:
-        PipelineError: A file is missing.
+        PipelineError: A file is missing, or not the one that was evaluated.
     """
     champion = read_json(repository / "metrics/champion.json")["model"]
     test = repository / f"metrics/test/{champion}.json"
     trainings = read_json(test).get("seeds")
     if not trainings:  # metrics of older versions
         raise PipelineError(f"{test}: must list the trainings of the model. Run `dvc repro`")
-    return [
-        require_file(
-            repository / f"models/{champion}/{training['seed']}.keras",
-            "Run `dvc pull` or `dvc repro`",
-        )
-        for training in trainings
-    ]
+    files = []
+    for training in trainings:
+        file = repository / f"models/{champion}/{training['seed']}.keras"
+        require_file(file, "Run `dvc pull` or `dvc repro`")
+        if sha256(file) != training["sha256"]:
+            raise PipelineError(f"{file}: not the file that was evaluated. Run `dvc repro`")
+        files.append(file)
+    return files
 
 
 def expand_folders(names: list[str]) -> list[str]:

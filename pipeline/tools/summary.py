@@ -1,4 +1,4 @@
-"""Summary: print the verdict, the report's path, and what changed in Git.
+"""Summary: print the comparison, the verdict, the report's path, and what changed in Git.
 
     python -m pipeline summary
 
@@ -14,6 +14,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+from pipeline.compare import print_comparison
 from pipeline.core.errors import run
 from pipeline.core.files import read_json
 from pipeline.reporting.parts import verdict
@@ -23,18 +24,20 @@ COMPARISON = Path("metrics/comparison.json")
 CHAMPION = Path("metrics/champion.json")
 REPORT = Path("plots/report.html")
 # files and folders that a run rewrites and Git tracks
-TRACKED = ("dvc.lock", "metrics")
+TRACKED = ("dvc.lock", "metrics", "data/inputs")
 UNBOUNDED = 10_000  # width in characters if the output is not a terminal
 
 
 def changed_since_commit() -> list[str]:
     """Return which of `TRACKED` differ from the last commit; none without Git."""
-    command = ["git", "diff", "--name-only", "--relative", "HEAD", "--", *TRACKED]
-    try:
-        files = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
-    except FileNotFoundError:
+    if not shutil.which("git"):
         return []
-    return list(dict.fromkeys(file.split("/")[0] for file in files))
+    command = ("git", "status", "--porcelain", "--")
+    return [
+        path
+        for path in TRACKED
+        if subprocess.run([*command, path], capture_output=True, text=True).stdout
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,6 +55,8 @@ def main(argv: list[str] | None = None) -> None:
         )
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNBOUNDED
     print()
+    if sys.stdout.isatty():  # the parallel stages print to a pipe, where a table has no width
+        print_comparison(comparison["models"])
     for line in lines:
         print(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False))
 

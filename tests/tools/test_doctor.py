@@ -251,6 +251,17 @@ def test_an_rwlock_with_the_reused_pid_of_another_process_is_removed(repository,
     assert run(repository, "dvc", "repro", "-f", "count@a").returncode == 0
 
 
+def test_outputs_of_seeds_that_git_took_out_of_params_yaml_are_removed(repository, capsys):
+    paths = [Path(f"metrics/{folder}/baseline/{seed}.json") for folder in ("train", "run")
+             for seed in (0, 999)]  # fmt: skip
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    doctor.main(["--repair"])
+    assert [path.exists() for path in paths] == [True, False, True, False]
+    assert "removed metrics/train/baseline/999.json: not in params.yaml" in capsys.readouterr().out
+
+
 def test_a_program_that_uses_dvc_from_python_keeps_its_lock(repository, start):
     process = start("sleep", "60")  # its command line ends with the recorded command
     rwlock = repository / ".dvc/tmp/rwlock"

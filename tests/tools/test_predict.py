@@ -17,6 +17,7 @@ from PIL import Image
 
 from pipeline import download, evaluate, preprocess
 from pipeline.core.errors import PipelineError
+from pipeline.core.files import sha256
 from pipeline.data.preprocessor import Preprocessor, store
 from pipeline.tools import predict
 from tests.conftest import REPOSITORY, png
@@ -110,7 +111,10 @@ def ensemble(model, monkeypatch):
     save_model(model / "models/mine/3.keras", dark=9.0)
     (model / "metrics/test").mkdir(parents=True)
     (model / "metrics/champion.json").write_text('{"model": "mine"}')
-    (model / "metrics/test/mine.json").write_text('{"seeds": [{"seed": 0}, {"seed": 10}]}')
+    trainings = [
+        {"seed": seed, "sha256": sha256(model / f"models/mine/{seed}.keras")} for seed in (0, 10)
+    ]
+    (model / "metrics/test/mine.json").write_text(json.dumps({"seeds": trainings}))
     (model / "white.png").write_bytes(white())
     return model
 
@@ -143,8 +147,19 @@ def test_an_ensemble_of_metrics_of_an_older_version_is_refused(ensemble):
         predict.main(["--ensemble", "white.png"])
 
 
+def test_an_ensemble_with_a_file_that_was_not_evaluated_is_refused(ensemble):
+    save_model(ensemble / "models/mine/10.keras", dark=5.0)
+    with pytest.raises(
+        PipelineError, match=r"10\.keras: not the file that was evaluated\. Run `dvc"
+    ):
+        predict.main(["--ensemble", "white.png"])
+
+
 def test_an_ensemble_of_trainings_with_other_preprocessing_is_refused(ensemble):
-    save_model(ensemble / "models/mine/10.keras", normalize="standardize")
+    path, metrics = ensemble / "models/mine/10.keras", ensemble / "metrics/test/mine.json"
+    before = sha256(path)
+    save_model(path, normalize="standardize")
+    metrics.write_text(metrics.read_text().replace(before, sha256(path)))
     with pytest.raises(PipelineError, match=r"mine: all trainings must have the same preproc"):
         predict.main(["--ensemble", "white.png"])
 

@@ -30,7 +30,7 @@ VERDICT = "b is better than a by 20.0 points."
 EXPECTED = (
     "This is expected: they record this run, and results differ slightly between types of "
     "processor. Commit them to keep them, or restore the committed versions with `git restore "
-    "dvc.lock metrics`."
+    "dvc.lock metrics data/inputs`."
 )
 
 
@@ -77,8 +77,10 @@ def test_make_repro_ends_with_verdict_report_and_changed_files(repository, jobs)
     assert output[-2:] == [VERDICT.replace("20.0", "10.0"), report]
 
     write_result(repository, 0.2)
+    (repository / "data/inputs/models").mkdir(parents=True)
+    (repository / "data/inputs/models/new.json").touch()  # not tracked yet
     output = run(repository, *make).splitlines()
-    changed = f"Changed since the last commit: dvc.lock, metrics. {EXPECTED}"
+    changed = f"Changed since the last commit: dvc.lock, metrics, data/inputs. {EXPECTED}"
     assert output[-3:] == [VERDICT, report, changed]
     if jobs > 1:  # the advice that DVC prints after every stage is left out
         assert not [line for line in output if "git add" in line or "dvc push" in line]
