@@ -1,4 +1,4 @@
-"""Summary: print the comparison, the verdict, the report's path, and what changed in Git.
+"""Summary: print the comparison, the verdict, and what changed in Git.
 
     python -m pipeline summary
 
