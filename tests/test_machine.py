@@ -84,7 +84,7 @@ def test_a_full_disk_is_reported_in_one_line_and_keeps_the_last_good_outputs(
     assert (done.returncode, done.stdout) == (1, "")
     if name == "preprocess":  # which knows how much space it needs
         assert done.stderr.startswith(
-            "error: disk/arrays/train/images.npy: needs 0.00041 GB, and its disk has 3."
+            "error: disk/arrays/train/images.npy: needs 0.00041 GB. Got 3."
         )
     else:
         assert re.fullmatch(NO_SPACE.format("split" if name == "split" else "raw"), done.stderr)

@@ -143,7 +143,8 @@ def test_dvc_records_all_stages_that_run_at_once(tmp_path):
     done = run(command)
     assert done.returncode == 1
     assert done.stderr == "error: not finished: train@c, compare. The lines above say why\n"
-    assert "split | > cat seed.txt > split.txt\n" in done.stdout
+    assert "split | Running stage 'split':\n" in done.stdout
+    assert "> cat seed.txt" not in done.stdout  # commands take several lines of a terminal
     assert "train@c | ERROR: failed to reproduce 'train@c'" in done.stdout
     locked = yaml.safe_load((tmp_path / "dvc.lock").read_text())["stages"]
     assert set(locked) == {"split", "train@a", "train@b", "train@d"}
