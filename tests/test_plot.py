@@ -249,6 +249,7 @@ def test_the_stage_writes_the_same_bytes_twice(project, stage):
     assert done.stderr == "error: history/batchnorm/0.csv: no such file. Run `dvc repro`\n"
 
 
+@pytest.mark.slow
 def test_class_names_may_contain_spaces_and_letters_of_any_script(project, edit, stage):
     classes = ["chien à poil", "Ελλάδα", 'Котики, "дома"']
     for number, name in enumerate(sorted(classes)):

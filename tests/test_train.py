@@ -57,6 +57,7 @@ def test_wrong_input_is_refused_before_training(prepared, stage, model, rows, me
     assert not (prepared / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_seed_on_the_command_line_determines_the_model(prepared, stage, edit):
     edit("epochs: 2", "epochs: 1")
     models = {}

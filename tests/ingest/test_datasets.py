@@ -481,6 +481,7 @@ def test_without_network_and_copy_an_error_follows_within_seconds(project, edit,
     assert not (project / "raw").exists()
 
 
+@pytest.mark.slow
 def test_a_network_that_never_responds_is_an_error_within_seconds(project, edit, stage):
     edit("dataset: digits", "dataset: cifar10")
     with socket.create_server(("127.0.0.1", 0)) as silent:
