@@ -9,9 +9,11 @@ Writes  models/export/champion.onnx      for ONNX Runtime
 
 Both models take `images`, (n, h, w, c) uint8, and return `probabilities`, (n, k) float32. The class
 names are included: in ONNX as the metadata `classes`, a JSON list; in the .tflite file, which is
-also a ZIP archive, as labels.txt. If the training images were grayscale with more than 8 bits,
-their range [low, high] is included too, as `intensity_range` and intensity_range.json. As in
-training, such an image becomes uint8 by round(255 (clip(x, low, high) - low) / (high - low)).
+also a ZIP archive, as labels.txt. How images of another size were resized for training, as
+`preprocess.resize` describes, is included as `resize` and resize.json. If the training images were
+grayscale with more than 8 bits, their range [low, high] is included too, as `intensity_range` and
+intensity_range.json. As in training, such an image becomes uint8 by
+round(255 (clip(x, low, high) - low) / (high - low)).
 
 If a format does not support a network, only that file is missing; the stage does not fail.
 """
@@ -69,8 +71,8 @@ def serving_model(model: "keras.Model", preprocessor: Preprocessor) -> "keras.Mo
 
 
 def export_metadata(preprocessor: Preprocessor) -> dict[str, Any]:
-    """Return the class names and, if there is one, the intensity range of a model."""
-    metadata: dict[str, Any] = {"classes": preprocessor.classes}
+    """Return the class names, resizing and, if there is one, the intensity range of a model."""
+    metadata: dict[str, Any] = {"classes": preprocessor.classes, "resize": preprocessor.resize}
     if preprocessor.intensity_range is not None:
         metadata["intensity_range"] = preprocessor.intensity_range
     return metadata

@@ -5,11 +5,11 @@ Writes  data/arrays/{train,test}/images.npy    (n, h, w, c) float32, normalized,
                                                is normalized when it is read
         data/arrays/{train,test}/labels.npy    (n,) int64
         data/arrays/{train,test}/SHA256SUMS    checksums of both files
-        data/arrays/info.json                  class names, shape, normalization, statistics,
-                                               intensity range; numbers of images read by their
-                                               high byte only, of skipped images, and of
-                                               validation images at the end of train (0 if the
-                                               data set has no validation split)
+        data/arrays/info.json                  class names, shape, resizing, normalization,
+                                               statistics, intensity range; numbers of images
+                                               read by their high byte only, of skipped images,
+                                               and of validation images at the end of train (0 if
+                                               the data set has no validation split)
 Params  preprocess
 """
 
@@ -115,7 +115,7 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
     height, width = settings.image_size or (first.height, first.width)
     options = Options(
         shape=(height, width, 3 if first.mode == "RGB" else 1),
-        resize=settings.image_size is not None,
+        resize=settings.resize if settings.image_size else None,
         dtype=settings.dtype,
         intensity_range=settings.intensity_range,
         max_megapixels=settings.max_megapixels,
@@ -154,6 +154,7 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
             "std": std.tolist(),
             "intensity_range": options.intensity_range and list(options.intensity_range),
             "max_megapixels": settings.max_megapixels,
+            "resize": settings.resize,
             "high_byte": {split: sum(g.high_byte for g in decoded[split]) for split in SPLITS},
             "skipped": {split: sum(len(g.bad) for g in decoded[split]) for split in SPLITS},
             "validation": validation,

@@ -63,11 +63,13 @@ def test_both_formats_take_raw_pixels_and_contain_the_class_names(champion, caps
     assert probabilities == pytest.approx(PROBABILITIES, abs=1e-6)
     assert session.get_inputs()[0].shape == ["n", 2, 2, 1]
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == CLASSES
+    assert json.loads(session.get_modelmeta().custom_metadata_map["resize"]) == "stretch"
 
     runner = Interpreter(model_path=str(champion / "export/champion.tflite")).get_signature_runner()
     assert runner(images=images)["probabilities"] == pytest.approx(PROBABILITIES, abs=1e-6)
     with zipfile.ZipFile(champion / "export/champion.tflite") as archive:
         assert archive.read("labels.txt").decode().splitlines() == CLASSES
+        assert json.loads(archive.read("resize.json")) == "stretch"
         assert "intensity_range.json" not in archive.namelist()
 
     metrics = json.loads((champion / "export.json").read_text())

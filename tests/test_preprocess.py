@@ -47,8 +47,8 @@ def prepare(
 
 def settings(**options) -> Preprocess:
     defaults = {
-        "normalize": "unit", "image_size": None, "dtype": "float32", "on_bad_image": "error",
-        "intensity_range": None, "max_megapixels": 250,
+        "normalize": "unit", "image_size": None, "resize": "stretch", "dtype": "float32",
+        "on_bad_image": "error", "intensity_range": None, "max_megapixels": 250,
     }  # fmt: skip
     return Preprocess.model_validate({**defaults, **options})
 
@@ -69,6 +69,7 @@ def test_unit_divides_by_255_and_grayscale_has_one_channel(tmp_path):
     assert info == {
         "classes": ["cat", "dog"], "image_shape": [2, 3, 1], "normalize": "unit",
         "mean": [0.5], "std": [0.5], "intensity_range": None, "max_megapixels": 250,
+        "resize": "stretch",
         "high_byte": {"train": 0, "test": 0}, "skipped": {"train": 0, "test": 0}, "validation": 0,
     }  # fmt: skip
 
@@ -124,6 +125,18 @@ def test_images_are_resized_to_image_size(tmp_path):
     assert np.allclose(read(tmp_path), 0.2)
 
 
+@pytest.mark.parametrize(("resize", "share"), [("stretch", 1), ("crop", 1), ("pad", 0.5)])
+def test_images_are_stretched_cropped_or_padded_and_info_says_which(tmp_path, resize, share):
+    portrait, landscape = grey(255, size=(8, 4)), grey(255, 1, size=(4, 8))
+    info = prepare(tmp_path, [portrait, landscape], image_size=[4, 4], resize=resize)
+    assert info["resize"] == resize
+    upright, wide = read(tmp_path)[..., 0]
+    # half of a padded image is black: the left and right or the upper and lower quarter
+    assert upright.mean() == wide.mean() == share
+    assert np.array_equal(upright, wide.T)
+    assert upright[:, 1:3].min() == 1
+
+
 @pytest.mark.parametrize("on_bad_image", ["error", "skip"])
 def test_different_sizes_without_image_size_are_refused(tmp_path, on_bad_image):
     train = [grey(1), grey(1, 1, id="b.png", size=(9, 5))]
@@ -172,7 +185,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
     (encode(halves("CMYK", (0, 255, 255, 0), (255, 255, 0, 0)), "TIFF"), RED, BLUE),
 ], ids="RGB BMP WebP grey bilevel grey+alpha RGBA palette GIF CMYK".split())  # fmt: skip
 def test_every_mode_and_format_is_decoded(encoded, left, right):
-    decoded = images.decode(images.open_image(encoded, 1), "x", (2, 4, 3), resize=False)
+    decoded = images.decode(images.open_image(encoded, 1), "x", (2, 4, 3), resize=None)
     assert decoded.dtype == np.uint8
     assert decoded.tolist() == [[[*left]] * 2 + [[*right]] * 2] * 2
 
@@ -183,7 +196,7 @@ def test_every_mode_and_format_is_decoded(encoded, left, right):
 def test_jpeg_is_decoded_up_to_compression_loss(mode, red, blue):
     large = halves(mode, red, blue).resize((32, 16), Image.Resampling.NEAREST)
     encoded = encode(large, "JPEG", quality=95, subsampling=0)
-    decoded = images.decode(images.open_image(encoded, 1), "x", (16, 32, 3), resize=False)
+    decoded = images.decode(images.open_image(encoded, 1), "x", (16, 32, 3), resize=None)
     assert np.abs(decoded[:, :16].astype(int) - RED).max() <= 3
     assert np.abs(decoded[:, 16:].astype(int) - BLUE).max() <= 3
 

@@ -237,6 +237,9 @@ class Preprocess(Section):
         BeforeValidator(_reject_one_number),
     ]
     """[height, width] in pixels to resize to; null: no resizing"""
+    resize: Literal["stretch", "crop", "pad"]
+    """stretch: change the aspect ratio; crop: keep it, and cut off what extends beyond image_size;
+    pad: keep it, and fill the rest with black"""
     dtype: Literal["float32", "uint8"]
     """Type in which arrays are stored; stages read the same float32 values from both"""
     on_bad_image: Literal["error", "skip"]

@@ -40,6 +40,8 @@ class Preprocessor:
     """Values of grayscale images of more than 8 bits that became 0 and 255; None: no such images"""
     max_megapixels: float = 250
     """Larger images were refused"""
+    resize: str = "stretch"
+    """How images of another size were resized: `stretch`, `crop` or `pad`, see `to_size`"""
 
     @classmethod
     def of(cls, info: dict[str, Any]) -> "Preprocessor":
@@ -60,7 +62,7 @@ class Preprocessor:
     def apply(self, image: "Image.Image") -> np.ndarray:
         """Convert an image of any size and mode to the model's input, `(h, w, c)` float32."""
         height, width, channels = self.image_shape
-        return self.normalized(to_pixels(image, (height, width, channels)))
+        return self.normalized(to_pixels(image, (height, width, channels), self.resize))
 
     def normalized(self, pixels: np.ndarray) -> np.ndarray:
         """Convert uint8 pixels `(…, c)` to the model's input, float32."""
@@ -83,22 +85,47 @@ class Preprocessor:
         return np.rint(self.visible(images) * 255).astype(np.uint8)
 
 
-def to_pixels(image: "Image.Image", shape: tuple[int, int, int]) -> np.ndarray:
-    """Convert an image to pixels `(h, w, c)` uint8, resized if needed (antialiased bilinear).
+def to_pixels(image: "Image.Image", shape: tuple[int, int, int], resize: str) -> np.ndarray:
+    """Convert an image to pixels `(h, w, c)` uint8, resized if needed.
 
     Args:
         image: An image of any mode with 8 bits per channel.
         shape: `(h, w, c)`; c is 1 (grayscale) or 3 (RGB).
+        resize: As in `to_size`.
     """
     height, width, channels = shape
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:  # converting to the same mode would copy the image
         image = image.convert(mode)
-    if image.size != (width, height):
-        from PIL.Image import Resampling  # imported here: training does not need Pillow
+    return np.asarray(to_size(image, (width, height), resize)).reshape(shape)
 
-        image = image.resize((width, height), Resampling.BILINEAR)
-    return np.asarray(image).reshape(shape)
+
+def to_size(image: "Image.Image", size: tuple[int, int], resize: str) -> "Image.Image":
+    """Resize an image (antialiased bilinear); return it unchanged if it has the size.
+
+    Args:
+        image: An image of mode L or RGB.
+        size: Width and height.
+        resize: `stretch` changes the aspect ratio. `crop` keeps it: the image fills the size, and
+            what extends beyond it on both sides is cut off. `pad` keeps it too: the whole image is
+            centered on black.
+    """
+    from PIL import Image, ImageOps  # imported here: training does not need Pillow
+
+    if image.size == size:
+        return image
+    bilinear = Image.Resampling.BILINEAR
+    if resize == "crop":
+        return ImageOps.fit(image, size, bilinear)
+    if resize == "pad":
+        # not ImageOps.pad, which fails if a side of a narrow image rounds to 0
+        scale = min(side / length for side, length in zip(size, image.size, strict=True))
+        width, height = (max(1, round(length * scale)) for length in image.size)
+        canvas = Image.new(image.mode, size)
+        corner = ((size[0] - width) // 2, (size[1] - height) // 2)
+        canvas.paste(image.resize((width, height), bilinear), corner)
+        return canvas
+    return image.resize(size, bilinear)
 
 
 def store(path: Path, preprocessor: Preprocessor) -> None:

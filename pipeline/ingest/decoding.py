@@ -37,8 +37,8 @@ class Options(NamedTuple):
 
     shape: tuple[int, int, int]
     """h, w and c"""
-    resize: bool
-    """Whether to resize images of another size"""
+    resize: str | None
+    """How to resize images of another size: `stretch`, `crop` or `pad`; None: not at all"""
     dtype: str
     """`float32`: pixels scaled to [0, 1]; `uint8`: pixels in [0, 255]"""
     intensity_range: Sequence[float] | None

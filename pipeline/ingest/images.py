@@ -153,28 +153,30 @@ def open_for(encoded: bytes, preprocessor: Preprocessor) -> Image.Image:
     return to_8_bits(image, preprocessor.intensity_range)
 
 
-def decode(image: Image.Image, name: str, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
+def decode(
+    image: Image.Image, name: str, shape: tuple[int, int, int], resize: str | None
+) -> np.ndarray:
     """Convert an image to pixels of a given shape.
 
     Args:
         image: From `to_8_bits`.
         name: Name of the image in error messages.
         shape: `(h, w, c)`; c is 1 (grayscale) or 3 (RGB).
-        resize: Whether to resize images of other sizes (antialiased bilinear).
+        resize: How to resize images of other sizes, as in `to_size`; None: not at all.
 
     Returns:
         `(h, w, c)` uint8.
 
     Raises:
-        PipelineError: The image has another size, and `resize` is false.
+        PipelineError: The image has another size, and `resize` is None.
         ColorAmongGrayscale: c is 1, and the image is in color.
     """
     height, width, channels = shape
     if channels == 1 and image.mode != "L":
         raise ColorAmongGrayscale
-    if image.size != (width, height) and not resize:
+    if image.size != (width, height) and resize is None:
         raise PipelineError(
             f"{name}: must have the size of the first image, {height}×{width} pixels. "
             f"Got {image.height}×{image.width}. Set preprocess.image_size: [height, width]"
         )
-    return to_pixels(image, shape)
+    return to_pixels(image, shape, resize or "stretch")

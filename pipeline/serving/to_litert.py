@@ -18,14 +18,15 @@ def write(model: "keras.Model", path: Path, metadata: Mapping[str, Any]) -> None
     Args:
         model: Model from images `(n, h, w, c)` uint8 to a dictionary with `probabilities`.
         path: File to write.
-        metadata: `classes` and optionally `intensity_range`, added as files of a ZIP archive.
+        metadata: `classes` and more, added as files of a ZIP archive: labels.txt and KEY.json.
     """
     model.export(path, format="litert", verbose=False)
     labels = "".join(f"{name}\n" for name in metadata["classes"])
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(zipfile.ZipInfo("labels.txt"), labels)  # the name in TensorFlow's tools
-        if intensity_range := metadata.get("intensity_range"):
-            archive.writestr(zipfile.ZipInfo("intensity_range.json"), json.dumps(intensity_range))
+        for key, value in metadata.items():
+            if key != "classes":
+                archive.writestr(zipfile.ZipInfo(f"{key}.json"), json.dumps(value))
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -26,7 +26,7 @@ from scipy.special import softmax
 from pipeline.core.errors import PipelineError, one_line, run
 from pipeline.core.files import read_json
 from pipeline.data import arrays
-from pipeline.data.preprocessor import Preprocessor
+from pipeline.data.preprocessor import Preprocessor, to_size
 from pipeline.data.preprocessor import read as read_preprocessor
 from pipeline.ingest.images import BadImage, open_for
 from pipeline.reporting.drawing import colormaps
@@ -123,7 +123,7 @@ def draw_grad_cam(path: Path, encoded: bytes, class_name: str) -> Image.Image | 
     image = open_for(encoded, preprocessor)
     inputs = preprocessor.apply(image)[None]
     heat = grad_cam(model, inputs, np.array([classes.index(class_name)]))
-    return None if heat is None else overlay(image, heat[0])
+    return None if heat is None else overlay(image, heat[0], preprocessor)
 
 
 def draw_input(path: Path, encoded: bytes) -> Image.Image:
@@ -135,11 +135,19 @@ def draw_input(path: Path, encoded: bytes) -> Image.Image:
     return to_picture(preprocessor.apply(open_for(encoded, preprocessor)), preprocessor)
 
 
-def overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:
-    """Blend a heat map `(h, w)` in [0, 1], bright at 1, with an image of any size and mode."""
-    scale = HEAT_MAP_SIDE / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    background = image.convert("L").convert("RGB").resize((width, height))
+def overlay(image: Image.Image, heat: np.ndarray, preprocessor: Preprocessor) -> Image.Image:
+    """Blend a heat map with the image that it belongs to, cropped or padded as for the model.
+
+    Args:
+        image: An image of any size and mode.
+        heat: `(h, w)` in [0, 1], bright at 1.
+        preprocessor: The preprocessing of the model. A stretched image keeps its aspect ratio here.
+    """
+    input_height, input_width, _ = preprocessor.image_shape
+    shown = image.size if preprocessor.resize == "stretch" else (input_width, input_height)
+    scale = HEAT_MAP_SIDE / max(shown)
+    width, height = (max(1, round(side * scale)) for side in shown)
+    background = to_size(image.convert("L"), (width, height), preprocessor.resize).convert("RGB")
     colours = colormaps["inferno"](heat, bytes=True)[..., :3]  # (h, w, 3) uint8
     foreground = Image.fromarray(colours).resize(background.size, Image.Resampling.BILINEAR)
     return Image.blend(background, foreground, 0.6)

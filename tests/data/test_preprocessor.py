@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import PipelineError
-from pipeline.data.preprocessor import MEMBER, Preprocessor, read, store
+from pipeline.data.preprocessor import MEMBER, Preprocessor, read, store, to_size
 from pipeline.ingest import images
 
 UNIT = Preprocessor(["cat", "dog"], [2, 2, 3], "unit", [0.5, 0.0, 0.2], [0.25, 1.0, 0.1])
@@ -50,6 +50,37 @@ def test_an_image_of_any_size_and_mode_is_converted(mode):
     assert grayscale.apply(image) == pytest.approx(np.ones((3, 4, 1)), abs=0.01)
 
 
+# rows or columns of an image that is twice as long as wide
+BANDS = np.tile(np.repeat(np.array([[0], [100], [200]], np.uint8), [2, 4, 2], axis=0), 4)
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int], resize: str) -> np.ndarray:
+    return np.asarray(to_size(Image.fromarray(pixels), size, resize))
+
+
+@pytest.mark.parametrize("turn", [False, True], ids=["portrait", "landscape"])
+def test_crop_cuts_out_the_center_and_pad_adds_black(turn):
+    bands = BANDS.T if turn else BANDS
+    assert np.array_equal(resized(bands, (4, 4), "crop"), np.full((4, 4), 100))
+    black = np.zeros((8, 2), np.uint8)
+    padded = np.hstack([black, BANDS, black])
+    assert np.array_equal(resized(bands, (8, 8), "pad"), padded.T if turn else padded)
+    for resize in ("stretch", "crop", "pad"):
+        assert np.array_equal(resized(bands, bands.shape[::-1], resize), bands)
+
+
+def test_stretch_keeps_every_band():
+    stretched = resized(BANDS, (4, 4), "stretch")
+    # the middle band covers half of the height; its neighbors are antialiased
+    assert (stretched[0] < 50).all()
+    assert (stretched[3] > 150).all()
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_very_narrow_images_are_resized(resize):
+    assert resized(np.full((1000, 1), 255, np.uint8), (4, 4), resize).max() == 255
+
+
 @pytest.fixture
 def model_file(tmp_path):
     model = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Flatten()])
@@ -68,12 +99,13 @@ def test_other_fields_of_info_are_ignored():
     assert Preprocessor.of(info) == UNIT
 
 
-def test_a_model_file_without_intensity_range_uses_all_16_bits(model_file):
-    old = {k: v for k, v in vars(UNIT).items() if k not in ("intensity_range", "max_megapixels")}
+def test_a_model_file_of_an_older_version_uses_all_16_bits_and_stretches(model_file):
+    newer = ("intensity_range", "max_megapixels", "resize")
+    old = {key: value for key, value in vars(UNIT).items() if key not in newer}
     with zipfile.ZipFile(model_file, "a") as archive:
         archive.writestr(MEMBER, json.dumps(old))
     preprocessor = read(model_file)
-    assert (preprocessor.intensity_range, preprocessor.max_megapixels) == (None, 250)
+    assert [getattr(preprocessor, key) for key in newer] == [None, 250, "stretch"]
     buffer = io.BytesIO()
     Image.fromarray(np.array([[0, 257, 0x8000, 0xFFFF]], np.uint16)).save(buffer, "PNG")
     # 2**15 / 257 = 127.502

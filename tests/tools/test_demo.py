@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,10 +105,23 @@ def test_a_model_without_feature_maps_has_no_heat_map(tmp_path):
 
 def test_images_of_any_mode_and_shape_get_a_heat_map():
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK"):
-        picture = demo.overlay(Image.new("RGB", (3, 5), "white").convert(mode), np.ones((2, 2)))
+        image = Image.new("RGB", (3, 5), "white").convert(mode)
+        picture = demo.overlay(image, np.ones((2, 2)), PREPROCESSOR)
         assert picture.size == (288, 480)
         assert picture.getpixel((9, 9)) == (253, 254, 200), mode
-    assert demo.overlay(Image.new("L", (2000, 1)), np.ones((2, 2))).size == (480, 1)
+    assert demo.overlay(Image.new("L", (2000, 1)), np.ones((2, 2)), PREPROCESSOR).size == (480, 1)
+
+
+def test_the_heat_map_lies_on_the_part_of_the_image_that_the_model_sees():
+    # white, with black ends that a crop cuts off
+    image = Image.new("L", (8, 24))
+    image.paste(255, (0, 8, 8, 16))
+    for resize, middle, edge in (("crop", 200, 200), ("pad", 200, 98)):
+        preprocessor = replace(PREPROCESSOR, resize=resize)
+        picture = demo.overlay(image, np.ones((2, 2)), preprocessor)
+        assert picture.size == (480, 480)
+        # blue is 0.6 * 164, plus 0.4 * 255 where the image is white
+        assert np.asarray(picture)[240, [240, 9], 2].tolist() == [middle, edge]
 
 
 def test_a_retrained_model_is_loaded_again_and_a_deleted_one_is_refused(model):

@@ -102,6 +102,22 @@ def test_intensity_range_and_size_limit_are_those_of_training(model, capsys):
     )
 
 
+@pytest.mark.parametrize(("resize", "probability"), [("crop", 0.880797), ("pad", 0.5)])
+def test_a_portrait_photo_is_resized_as_in_training(
+    project, capsys, monkeypatch, resize, probability
+):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    save_model(project / "model.keras", resize=resize)
+    photo = np.full((8 if resize == "pad" else 16, 4), 255, np.uint8)
+    if resize == "crop":
+        photo[:4] = photo[12:] = 0  # cut off, so that four white pixels remain
+    # a padded photo has two white and two black pixels: e^2 / (e^2 + e^2)
+    (project / "photo.png").write_bytes(png(photo))
+    (row,) = as_json(capsys, "photo.png")
+    bright = {p["class"]: p["probability"] for p in row["predictions"]}["bright"]
+    assert bright == pytest.approx(probability, abs=1e-6)
+
+
 @pytest.fixture
 def ensemble(model, monkeypatch):
     """Two trainings of the champion, with logits of `dark` of 2 and 4; a third is not used."""
@@ -317,6 +333,7 @@ def test_predictions_equal_those_of_evaluate_after_params_have_changed(
     edit("folder: data/folder", "folder: photos")
     edit("normalize: unit", "normalize: standardize")
     edit("image_size:", "image_size: [8, 6]")
+    edit("resize: stretch", "resize: crop")
     edit("precision: auto\n  # true", "precision: float32\n  # true")  # under evaluate
     download.main("--raw raw".split())
     preprocess.main("--raw raw --arrays arrays".split())
@@ -335,6 +352,7 @@ def test_predictions_equal_those_of_evaluate_after_params_have_changed(
 
     edit("normalize: standardize", "normalize: unit")
     edit("image_size: [8, 6]", "image_size: [64, 64]")
+    edit("resize: crop", "resize: pad")
     capsys.readouterr()
     rows = as_json(capsys, "photos/test")
     table = pd.read_csv(project / "predictions.csv")
