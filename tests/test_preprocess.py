@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import sklearn.datasets
-from PIL import Image
+from PIL import Image, ImageChops
 
 from pipeline import preprocess
 from pipeline.config.schema import Preprocess
@@ -214,6 +214,67 @@ def test_exif_orientation_is_applied(kind, orientation, expected):
     assert np.asarray(images.open_image(encoded, 1)).tolist() == expected
     photo = encode(Image.new("RGB", (4, 2)), "JPEG", exif=with_orientation(orientation))
     assert images.open_image(photo, 1).size == ((4, 2) if orientation < 5 else (2, 4))
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    """A generated image of 12 megapixels with shapes and texture of every size."""
+    random = np.random.default_rng(0)
+    photo = Image.new("RGB", (4000, 3000), (128,) * 3)
+    for width, share in ((4, 0.5), (40, 0.2), (500, 0.1), (4000, 0.03)):
+        size = (width, width * 3 // 4)
+        noise = Image.frombytes("RGB", size, random.bytes(3 * size[0] * size[1]))
+        layer = noise.point([round(share * (value - 128)) + 128 for value in range(256)] * 3)
+        photo = ImageChops.add(photo, layer.resize(photo.size), offset=-128)
+    return photo
+
+
+@pytest.mark.parametrize(("mode", "orientation", "resize"), [
+    ("RGB", 1, "stretch"), ("RGB", 6, "crop"), ("L", 8, "pad"), ("CMYK", 3, "crop"),
+])  # fmt: skip
+def test_large_jpegs_are_decoded_at_a_reduced_size_without_visible_difference(
+    photo, mode, orientation, resize
+):
+    encoded = encode(photo.convert(mode), "JPEG", quality=90, exif=with_orientation(orientation))
+    full, reduced = (images.open_image(encoded, 12, target) for target in (None, (224, 224)))
+    # a half of 3000 is more than twice 224, and so is a quarter; an eighth is less
+    size = (1000, 750) if orientation < 5 else (750, 1000)
+    assert (full.size, reduced.size) == (tuple(4 * side for side in size), size)
+    shape = (224, 224, 1 if mode == "L" else 3)
+    expected, pixels = (
+        images.decode(image, "x", shape, resize).astype(int) for image in (full, reduced)
+    )
+    difference = np.abs(expected - pixels)
+    assert difference.max() <= 2
+    assert difference.mean() < 0.2
+
+
+@pytest.mark.parametrize(("size", "kind", "target", "expected"), [
+    ((64, 64), "JPEG", (16, 16), (32, 32)),
+    ((64, 64), "JPEG", (4, 4), (8, 8)),
+    ((64, 64), "JPEG", (4, 16), (32, 32)),  # the longer side of the target counts
+    ((64, 64), "JPEG", (17, 17), (64, 64)),  # a half is less than twice the target
+    ((64, 62), "JPEG", (4, 4), (32, 31)),  # 62 is no multiple of 8 or 4
+    ((64, 63), "JPEG", (4, 4), (64, 63)),
+    ((64, 64), "JPEG", None, (64, 64)),
+    ((64, 64), "PNG", (4, 4), (64, 64)),
+])  # fmt: skip
+def test_jpegs_are_reduced_to_at_least_twice_the_target_by_a_factor_of_both_sides(
+    size, kind, target, expected
+):
+    assert images.open_image(encode(Image.new("RGB", size), kind), 1, target).size == expected
+
+
+def test_predict_reads_a_large_jpeg_as_in_training(tmp_path, photo):
+    encoded = encode(photo.resize((256, 192)), "JPEG")
+    train = [Example(encoded, label, "large.jpg") for label in (0, 1)]
+    info = prepare(tmp_path, train, train, image_size=[24, 24], resize="crop")
+    preprocessor = Preprocessor.of(info)
+    pixels = preprocessor.apply(images.open_for(encoded, preprocessor))
+    assert np.array_equal(read(tmp_path)[0], pixels)
+    assert images.open_for(encoded, preprocessor).size == (64, 48)
+    info = prepare(tmp_path, train, train)
+    assert info["image_shape"] == [192, 256, 3]  # not reduced without image_size
 
 
 def ramp(low: int, high: int, kind: str = "PNG", dtype=np.uint16) -> bytes:

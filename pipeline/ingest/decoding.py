@@ -85,6 +85,7 @@ def decode_group(task: Task) -> Decoded:
     pixel_ranges = []
     high_byte = 0
     shape, resize, dtype, intensity_range, max_megapixels = task.options
+    target = None if resize is None else shape[:2]
     histogram = np.zeros((shape[2], 256), np.int64)
     start = task.start
     chunk = batch_size(shape, CHUNK_VALUES)
@@ -92,7 +93,7 @@ def decode_group(task: Task) -> Decoded:
         images = []
         for row, example in enumerate(examples[first : first + chunk], first):
             try:
-                image = open_image(example.image, max_megapixels)
+                image = open_image(example.image, max_megapixels, target)
                 if intensity_range is None and (pixel_range := extremes(image)):
                     pixel_ranges.append(pixel_range)
                 image = to_8_bits(image, intensity_range)

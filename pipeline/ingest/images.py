@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.preprocessor import Preprocessor, to_pixels
@@ -25,6 +25,9 @@ DAMAGED = (
     OSError, EOFError, SyntaxError, ValueError, TypeError, ArithmeticError, RuntimeError,
     struct.error, ImageCms.PyCMSError,
 )  # fmt: skip
+# Large JPEGs are decoded at a reduced size of at least this many times the size that is needed.
+OVERSAMPLING = 2
+REDUCTIONS = (8, 4, 2)  # of libjpeg that keep the quality
 TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 # Pillow's log messages do not name the file; errors are reported here with its name
@@ -39,12 +42,16 @@ class ColorAmongGrayscale(Exception):
     """The first image is grayscale and a later one is not: all must be decoded in color."""
 
 
-def open_image(encoded: bytes, max_megapixels: float) -> Image.Image:
+def open_image(
+    encoded: bytes, max_megapixels: float, target: Sequence[int] | None = None
+) -> Image.Image:
     """Open an encoded image, and apply its EXIF orientation.
 
     Args:
         encoded: Contents of an image file.
         max_megapixels: Larger images are refused.
+        target: Height and width that the image will be resized to. Large JPEGs are then decoded at
+            a reduced size, as in `_reduce`. None: full size.
 
     Returns:
         An image of mode RGB or L; grayscale images of more than 8 bits have mode I;16, I (32 bits)
@@ -66,6 +73,8 @@ def open_image(encoded: bytes, max_megapixels: float) -> Image.Image:
             file = Image.open(io.BytesIO(encoded))
             is_16_bit = bool(re.search(";16[BLN]", str(file.tile)))
             high_byte = is_16_bit and file.mode in HIGH_BYTE_MODES
+            if target:
+                _reduce(file, target)
             image: Image.Image = file
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
@@ -86,6 +95,24 @@ def open_image(encoded: bytes, max_megapixels: float) -> Image.Image:
     if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
         raise BadImage("must have finite pixels (has NaN or infinity)")
     return image
+
+
+def _reduce(file: ImageFile.ImageFile, target: Sequence[int]) -> None:
+    """Let libjpeg decode a large JPEG at a reduced size; do nothing in other formats.
+
+    The size is OVERSAMPLING times the target or more, whatever the orientation. The factor divides
+    both sides: otherwise libjpeg adds a part of a pixel, which would shift the others.
+
+    Args:
+        file: A JPEG that is not decoded yet.
+        target: Height and width that the image will be resized to.
+    """
+    needed = OVERSAMPLING * max(target)
+    for factor in REDUCTIONS:
+        width, height = (side // factor for side in file.size)
+        if min(width, height) >= needed and (width * factor, height * factor) == file.size:
+            file.draft(None, (width, height))
+            return
 
 
 def _simplified(image: Image.Image) -> Image.Image:
@@ -143,13 +170,21 @@ def to_8_bits(image: Image.Image, intensity_range: Sequence[float] | None) -> Im
     return Image.fromarray(scaled)
 
 
-def open_for(encoded: bytes, preprocessor: Preprocessor) -> Image.Image:
+def open_for(
+    encoded: bytes, preprocessor: Preprocessor, target: Sequence[int] | None = None
+) -> Image.Image:
     """Open an encoded image with 8 bits per channel, with the options of a trained model.
+
+    Args:
+        encoded: Contents of an image file.
+        preprocessor: The preprocessing of the model.
+        target: As in `open_image`; None: the size of the model's input.
 
     Raises:
         BadImage: The image cannot be used.
     """
-    image = open_image(encoded, preprocessor.max_megapixels)
+    target = target or preprocessor.image_shape[:2]
+    image = open_image(encoded, preprocessor.max_megapixels, target)
     return to_8_bits(image, preprocessor.intensity_range)
 
 

@@ -120,10 +120,12 @@ def draw_grad_cam(path: Path, encoded: bytes, class_name: str) -> Image.Image | 
     classes = preprocessor.classes
     if class_name not in classes:  # selected before the model was changed
         return None
-    image = open_for(encoded, preprocessor)
-    inputs = preprocessor.apply(image)[None]
+    inputs = preprocessor.apply(open_for(encoded, preprocessor))[None]
     heat = grad_cam(model, inputs, np.array([classes.index(class_name)]))
-    return None if heat is None else overlay(image, heat[0], preprocessor)
+    if heat is None:
+        return None
+    image = open_for(encoded, preprocessor, (HEAT_MAP_SIDE, HEAT_MAP_SIDE))
+    return overlay(image, heat[0], preprocessor)
 
 
 def draw_input(path: Path, encoded: bytes) -> Image.Image:
