@@ -37,7 +37,7 @@ $(READY)-%: $(READY)  # with a dependency group of pyproject.toml
 repro: $(READY)  ## run the stages that changed, several at once; JOBS=1: one after another
 	@python -m pipeline params check  # before any stage runs
 	@python -m pipeline doctor --repair
-	$(if $(filter 1,$(JOBS)),dvc repro,python -m pipeline parallel $(JOBS))
+	$(if $(filter 1,$(JOBS)),dvc repro,$(strip python -m pipeline parallel $(JOBS)))
 	@python -m pipeline summary
 
 doctor:  ## report problems and their fixes: DVC's files, outputs, versions, disk, params.yaml, GPU

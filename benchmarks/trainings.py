@@ -35,7 +35,7 @@ from pipeline.core.files import read_json
 from pipeline.stats import correctness
 from pipeline.stats.crossed import compare_all, mean_interval
 
-# Settings of the reference study that differ from params.yaml, whose defaults suit digits.
+# Settings of the published study that differ from params.yaml, whose defaults suit digits.
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10": {
         "batchnorm": {"build": {"batch_norm_momentum": 0.99}, "train": {"batch_size": 128}}

@@ -28,6 +28,7 @@ from pipeline.core.batching import batch_size
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, write_json
+from pipeline.core.text import counted
 from pipeline.data import arrays, tables
 from pipeline.data.preprocessor import read as read_preprocessor
 from pipeline.runtime import select_backend
@@ -197,7 +198,8 @@ def analyze(args: argparse.Namespace) -> None:
         table.to_csv(folder / "layers.csv", index=False)
         analysis = {"pictures": pictures.contents, "total": layer_table.total(rows)}
         write_json(folder / "analysis.json", analysis)
-    print(f"analyze: {name}: {len(rows)} layers, {len(pictures.contents)} pictures -> {args.out}")
+    drawn = counted(len(pictures.contents), "picture")
+    print(f"analyze: {name}: {counted(len(rows), 'layer')}, {drawn} -> {args.out}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pipeline.config.params import load
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
+from pipeline.core.text import signed
 from pipeline.stats import crossed
 from pipeline.stats.correctness import correct_table, same_images
 from pipeline.stats.crossed import LEVEL
@@ -78,8 +79,9 @@ def print_comparison(rows: list[dict]) -> None:
         comparison = ["", "", "", "reference"]
         if "verdict" in row:
             comparison = [
-                f"{100 * row['difference']:+z.2f}",
-                f"[{100 * row['difference_low']:+z.2f}, {100 * row['difference_high']:+z.2f}]",
+                signed(100 * row["difference"], 2),
+                f"[{signed(100 * row['difference_low'], 2)}, "
+                f"{signed(100 * row['difference_high'], 2)}]",
                 f"{row['p_holm']:.2g}",
                 row["verdict"],
             ]
@@ -105,7 +107,8 @@ def print_comparison(rows: list[dict]) -> None:
     )
     count = rows[0]["trainings"]
     trained = "one training each" if count == 1 else f"mean ± SD of {count} trainings"
-    print_table(columns, cells, f"Accuracy in %, {trained}, {LEVEL:.0%} intervals")
+    adjusted = ", p adjusted (Holm)" if len(rows) > 2 else ""
+    print_table(columns, cells, f"Accuracy in %, {trained}, {LEVEL:.0%} intervals{adjusted}")
 
 
 def main(argv: list[str] | None = None) -> None:

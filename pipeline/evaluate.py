@@ -24,6 +24,7 @@ from pipeline.config.params import load
 from pipeline.core.batching import batch_size
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
+from pipeline.core.text import counted
 from pipeline.data import arrays
 from pipeline.runtime import select_backend
 from pipeline.stats import correctness, crossed
@@ -222,7 +223,7 @@ def main(argv: list[str] | None = None) -> None:
     print(
         f"evaluate: {args.model}: test accuracy {metrics['accuracy']:.4f} "
         f"[{metrics['accuracy_low']:.4f}, {metrics['accuracy_high']:.4f}], {trained}, "
-        f"{len(labels):,} images -> {args.metrics}"
+        f"{counted(len(labels), 'image')} -> {args.metrics}"
     )
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from pipeline.config.params import load
 from pipeline.core.errors import PipelineError, one_line, run
 from pipeline.core.files import atomic_path, read_json, write_json
+from pipeline.core.text import counted
 from pipeline.data import arrays
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.data.preprocessor import read as read_preprocessor
@@ -217,8 +218,8 @@ def main(argv: list[str] | None = None) -> None:
             print(f"export: {name}: not written, {reason}")
     written = [name for name, row in rows.items() if "not_written" not in row]
     if written:
-        names = ", ".join(written)
-        print(f"export: {names}: agree with Keras on {len(pixels)} test images -> {args.out}")
+        names, compared = ", ".join(written), counted(len(pixels), "test image")
+        print(f"export: {names}: agree with Keras on {compared} -> {args.out}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from pipeline.config.params import check_folder, load
 from pipeline.config.schema import Model
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, require_file, sha256, write_json
+from pipeline.core.text import counted
 
 ARCHITECTURES = Path(__file__).with_name("architectures")
 # Outputs of one training (model, seed) and of one model in dvc.yaml.
@@ -162,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
             for name, value in values.items():
                 write_json(folder / kind / f"{name}.json", value)
     old = remove_old_outputs(params.compare, params.seeds)
-    removed = f"; {len(old)} outputs of other models and seeds removed" if old else ""
+    removed = f"; {counted(len(old), 'output')} of other models and seeds removed" if old else ""
     models, seeds = ", ".join(params.compare), ", ".join(map(str, params.seeds))
     print(f"inputs: {models}; seeds {seeds} -> {args.inputs}{removed}")
 

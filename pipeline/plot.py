@@ -22,6 +22,7 @@ import pandas as pd
 from pipeline.config.params import load
 from pipeline.core.errors import run
 from pipeline.core.files import atomic_path, read_json
+from pipeline.core.text import counted
 from pipeline.data import arrays, tables
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting import chart_style
@@ -234,7 +235,7 @@ def examples(
         )
     mistakes = int((shown["actual"] != shown["predicted"]).sum())
     errors = f"{mistakes} misclassified (red)" if mistakes else "none misclassified"
-    figure.suptitle(f"{chart_style.shorten(name)}: {len(rows)} test images, {errors}")
+    figure.suptitle(f"{chart_style.shorten(name)}: {counted(len(rows), 'test image')}, {errors}")
     return figure
 
 

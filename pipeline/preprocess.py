@@ -24,6 +24,7 @@ from pipeline.config.params import load
 from pipeline.config.schema import Preprocess
 from pipeline.core.errors import PipelineError, first_few, run
 from pipeline.core.files import atomic_path, write_json
+from pipeline.core.text import counted
 from pipeline.data import arrays
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.ingest import decoding, parquet
@@ -182,9 +183,9 @@ def main(argv: list[str] | None = None) -> None:
     if info["intensity_range"]:
         notes += ", {:g} to {:g} scaled to 0 to 255".format(*info["intensity_range"])
     if high_byte := sum(info["high_byte"].values()):
-        notes += f", high 8 bits of {high_byte} images in 16-bit color"
+        notes += f", high 8 bits of {counted(high_byte, 'image')} in 16-bit color"
     if skipped := sum(info["skipped"].values()):
-        notes += f", {skipped} bad images skipped"
+        notes += f", {counted(skipped, 'bad image')} skipped"
     print(f"preprocess: {shape} images, {info['normalize']}{notes} -> {args.arrays}")
 
 

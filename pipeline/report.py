@@ -23,6 +23,7 @@ from pipeline.config.params import load
 from pipeline.config.schema import Params
 from pipeline.core.errors import run
 from pipeline.core.files import atomic_path, read_json
+from pipeline.core.text import counted, signed
 from pipeline.data import arrays, tables
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting import chart_style, charts, parts
@@ -65,7 +66,7 @@ def render(page: dict[str, Any], script: str) -> str:
     )
     environment.filters |= {
         "percent": chart_style.percent,
-        "points": parts.points,
+        "signed": signed,
         "shorten": chart_style.shorten,
     }
     template = environment.from_string(TEMPLATE.read_text("utf-8"))
@@ -193,7 +194,7 @@ def main(argv: list[str] | None = None) -> None:
     with atomic_path(args.libraries) as path:
         path.write_text(script, "utf-8")
     size = args.report.stat().st_size / 1e6
-    print(f"report: {len(page['models'])} models, {size:.1f} MB -> {args.report}")
+    print(f"report: {counted(len(page['models']), 'model')}, {size:.1f} MB -> {args.report}")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ If the data set has a validation split, that is used for every seed, and nothing
 
 Reads   data/arrays/{train,test}/{images,labels}.npy, data/arrays/info.json
 Writes  data/split/SEED.npz    train (k,) int64, validation (n - k,) int64: row numbers, sorted
-        metrics/split.json     of the first seed's split: number of rows, skipped images and images
-                               of each class, for each part; whether validation rows were held
-                               out; exact duplicates
+        metrics/split.json     of the first seed's split only: number of rows, skipped images and
+                               images of each class, for each part; whether validation rows were
+                               held out; exact duplicates
 Params  split.validation, seeds
 """
 
@@ -24,6 +24,7 @@ from pipeline.core.batching import batch_size
 from pipeline.core.errors import first_few, run
 from pipeline.core.files import atomic_path, read_json, write_json
 from pipeline.core.splitting import stratified_split
+from pipeline.core.text import counted
 from pipeline.data import arrays
 
 READ_VALUES = 2**20  # pixel values read at a time: 4 MiB
@@ -133,11 +134,11 @@ def main(argv: list[str] | None = None) -> None:
     if missing:
         print(f"split: warning: no validation images of {first_few(missing)}: too few images")
     if across:
-        print(f"split: warning: {across} images are in two splits, see {args.metrics}")
+        print(f"split: warning: {counted(across, 'image')} in two splits, see {args.metrics}")
     if conflicts := duplicate_images["conflicts"]:
         print(
-            f"split: warning: {len(conflicts)} images are in two classes, so a label is wrong, "
-            f"for example {first_few(conflicts[0])}. See {args.metrics}"
+            f"split: warning: {counted(len(conflicts), 'image')} in two classes, so a label is "
+            f"wrong, for example {first_few(conflicts[0])}. See {args.metrics}"
         )
 
 

@@ -30,6 +30,7 @@ from pipeline.config.params import load
 from pipeline.config.schema import Train
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, sha256, write_json
+from pipeline.core.text import counted
 from pipeline.data import arrays
 from pipeline.data.preprocessor import Preprocessor, store
 from pipeline.runtime import select_backend
@@ -174,7 +175,7 @@ def write(
     write_json(args.run, run | environment_record)
     saved_epoch = metrics[metrics["kept"]]
     print(
-        f"train: {args.model}, seed {args.seed}: {len(rows)} epochs in {seconds:.0f} s, "
+        f"train: {args.model}, seed {args.seed}: {counted(len(rows), 'epoch')} in {seconds:.0f} s, "
         f"validation accuracy {saved_epoch['val_accuracy']:.4f} -> {args.out}"
     )
 

@@ -380,7 +380,7 @@ def test_the_stage_runs_on_jax(trained, edit, stage):
 def test_only_the_chosen_pictures_are_drawn(trained, stage):
     (trained / "pictures.json").write_text('["kernels"]')
     done = stage("pipeline.analyze", *ARGUMENTS)
-    last_line = "analyze: baseline: 10 layers, 1 pictures -> out/baseline\n"
+    last_line = "analyze: baseline: 10 layers, 1 picture -> out/baseline\n"
     assert (done.stdout, done.stderr) == ("analyze: baseline: kernels …\n" + last_line, "")
     files = {path.name for path in (trained / "out/baseline").iterdir()}
     assert files == {"analysis.json", "layers.csv", "kernels.png"}

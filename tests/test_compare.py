@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import compare
 from pipeline.compare import Candidate, choose_champion
+from pipeline.core.text import signed
 from pipeline.stats import correctness
 
 IMAGES = 100
@@ -154,7 +155,8 @@ def test_the_first_model_in_compare_is_the_reference(evaluated, capsys, edit):
 def test_several_models_are_compared_with_holms_correction(evaluated, capsys, edit):
     edit("compare: [baseline, batchnorm]", "compare: [baseline, batchnorm, tutorial]")
     write_model(evaluated, "tutorial", {0: 30, 1: 30, 2: 30}, [0.8, 0.8, 0.8])
-    run_main(capsys)
+    out = run_main(capsys)
+    assert "95% intervals, p adjusted (Holm)" in " ".join(out.split())
     _, batchnorm, tutorial = comparison()
     assert batchnorm["p_holm"] == pytest.approx(2 * batchnorm["p"])
     assert tutorial["p_holm"] == tutorial["p"]
@@ -219,8 +221,8 @@ def test_readme_agrees_with_the_committed_metrics(committed):
         cells = [row["model"], f"{100 * row['val_accuracy']:.2f}", test]
         if "verdict" in row:
             low, high = row["difference_low"], row["difference_high"]
-            interval = f"[{100 * low:+.2f}, {100 * high:+.2f}]"
-            difference = f"{100 * row['difference']:+.2f}"
+            interval = f"[{signed(100 * low, 2)}, {signed(100 * high, 2)}]"
+            difference = signed(100 * row["difference"], 2)
             cells += [difference, interval, f"{row['p_holm']:.2g}", row["verdict"]]
         line = " *│ *".join(map(re.escape, cells))
         assert re.search(rf"^│ {line} ", readme, re.M), row["model"]

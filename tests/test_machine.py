@@ -182,7 +182,7 @@ def test_images_that_this_user_may_not_read_are_listed(project, edit, stage):
     done = stage("program", "--raw", "raw")
     assert done.returncode == 1
     assert done.stderr == (
-        "error: 1 files cannot be read: photos/train/dog/b.png. "
+        "error: cannot read 1 file: photos/train/dog/b.png. "
         "Fix their permissions or links, or remove them\n"
     )
 

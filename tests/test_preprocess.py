@@ -752,7 +752,7 @@ def test_the_stage_writes_info_and_prints_the_number_of_skipped_images(project, 
     assert not (project / "arrays").exists()
     edit("on_bad_image: error", "on_bad_image: skip")
     done = stage(*argv)
-    line = "preprocess: 2 × 3 × 1 images, unit, 1 bad images skipped -> arrays\n"
+    line = "preprocess: 2 × 3 × 1 images, unit, 1 bad image skipped -> arrays\n"
     assert done.stdout == line, done.stderr
     assert json.loads((project / "arrays/info.json").read_text())["classes"] == ["a", "b"]
     edit("on_bad_image: skip", "on_bad_image: error")

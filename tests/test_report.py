@@ -153,6 +153,7 @@ def write_outputs(top: Path) -> None:
         },
         "split.json": {
             "rows": {"train": 8, "validation": 3, "test": 6},
+            "held_out": True,
             "skipped": {"train": 1, "test": 0},
             "duplicates": {
                 "within": {"train": 1, "validation": 0, "test": 0},
@@ -239,6 +240,7 @@ def write_many(
         "champion.json": {"model": names[-1]},
         "split.json": {
             "rows": {"train": images, "validation": 80, "test": images},
+            "held_out": True,
             "skipped": {"train": 0, "test": 0},
             "duplicates": {"within": zeros, "across": zeros, "groups": [], "conflicts": []},
             "classes": [
@@ -275,6 +277,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"report: 3 models, \d\.\d MB -> plots/report.html\n", done.stdout)
     return top
+
+
+def test_the_page_says_that_its_split_is_the_first_seeds(built):
+    text = (built / "plots/report.html").read_text("utf-8")
+    assert "This section describes the split of the first seed, 0." in text
 
 
 def test_the_verdict_compares_the_champion_with_the_reference():

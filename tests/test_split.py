@@ -103,7 +103,7 @@ def test_stage_writes_rows_and_counts_and_warns_of_leaks(project, stage):
     done = stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
     assert done.stdout == (
         "split: 8 train, 2 validation rows (held out) -> splits\n"
-        "split: warning: 1 images are in two splits, see m.json\n"
+        "split: warning: 1 image in two splits, see m.json\n"
     ), done.stderr
     metrics = json.loads((project / "m.json").read_text())
     assert metrics["skipped"] == {"train": 3, "test": 1}
@@ -169,7 +169,7 @@ def test_an_image_in_two_classes_is_reported_as_a_conflict(project, stage):
     (project / "arrays/info.json").write_text(json.dumps({**json.loads(INFO), "validation": 2}))
     done = stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
     assert done.stdout.splitlines()[1:] == [
-        "split: warning: 1 images are in two classes, so a label is wrong, for example validation "
+        "split: warning: 1 image in two classes, so a label is wrong, for example validation "
         "6 (even), validation 7 (odd). See m.json"
     ], done.stderr
     conflicts = json.loads((project / "m.json").read_text())["duplicates"]["conflicts"]

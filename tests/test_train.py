@@ -64,7 +64,7 @@ def test_the_seed_on_the_command_line_determines_the_model(prepared, stage, edit
     for out, seed in (("one", 3), ("two", 3), ("three", 4)):
         done = stage("pipeline.train", *arguments("baseline", out, seed))
         assert done.returncode == 0, done.stderr
-        assert f"train: baseline, seed {seed}: 1 epochs in " in done.stdout
+        assert f"train: baseline, seed {seed}: 1 epoch in " in done.stdout
         models[out] = (prepared / out / "model.keras").read_bytes()
     assert models["one"] == models["two"]
     assert models["one"] != models["three"]

@@ -11,6 +11,7 @@ from pipeline.analysis.figures import Example
 from pipeline.analysis.grad_cam import grad_cam
 from pipeline.analysis.layer_table import Row, total
 from pipeline.analysis.network import CONVOLUTIONS, activations, nodes
+from pipeline.core.text import counted
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting.drawing import Figure, save
 
@@ -39,8 +40,8 @@ class Pictures:
     def layers(self, rows: list[Row]) -> None:
         """Draw the layer table."""
         sums = total(rows)
-        alt = f"Bars of {len(rows)} layers: {sums['parameters']:,} parameters, {sums['macs']:,} "
-        alt += "multiply-accumulates. The layer table contains the same numbers"
+        alt = f"Bars of {counted(len(rows), 'layer')}: {sums['parameters']:,} parameters, "
+        alt += f"{sums['macs']:,} multiply-accumulates. The layer table contains the same numbers"
         self._add("layers.png", figures.layers(rows, self.name), "Layers", alt)
 
     def flow(self, table: pd.DataFrame) -> None:

@@ -18,7 +18,7 @@ def build(
     Args:
         image_shape: `(h, w, c)`, at least 8×8 for the three poolings.
         num_classes: Number of outputs.
-        dropout: Dropout rate before Flatten; the reference network has none.
+        dropout: Dropout rate before Flatten; the published network has none.
 
     Returns:
         Uncompiled model from images `(n, h, w, c)` to logits `(n, num_classes)`.

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from pipeline.core.errors import CONTROL, PipelineError, first_few
 from pipeline.core.files import atomic_path, require_file
 from pipeline.core.splitting import stratified_split
+from pipeline.core.text import counted
 
 # Largest size of a row group, the unit of parallel work and of memory.
 GROUP_ROWS = 256
@@ -106,7 +107,7 @@ def _write_split(writer: pq.ParquetWriter, split: str, dataset: Dataset) -> None
         )
     if num_rows != size:
         raise PipelineError(
-            f"{dataset.source}: {split} must contain {size} images. Got {num_rows}. "
+            f"{dataset.source}: {split} must contain {counted(size, 'image')}. Got {num_rows}. "
             "Download the data set again"
         )
 

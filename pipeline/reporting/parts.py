@@ -20,11 +20,6 @@ DIAGRAMS = ("layers.png", "flow.png")  # pictures of analyze that show bars or c
 THUMBNAIL = 96  # pixels, the longest side of a thumbnail
 
 
-def points(share: float) -> str:
-    """Format a difference of shares in percentage points, with a sign."""
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
 def source(dataset: str, folder: str) -> str:
     """Return the name of the data set, or of the folder of images."""
     return f"the folder {Path(folder).name}" if dataset == "folder" else dataset

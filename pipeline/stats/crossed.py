@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import binom, t
 
+from pipeline.core.text import counted, decimal, signed
+
 LEVEL = 0.95
 # Two additional images: one that only the other model classifies correctly, and one that only the
 # reference does (after Agresti & Min 2005). Without them the interval has width zero if all
@@ -29,8 +31,19 @@ LEVEL = 0.95
 PSEUDO_IMAGES = (1.0, -1.0)
 ALPHA = 0.05
 EQUIVALENCE_LEVEL = 1 - 2 * ALPHA  # two one-sided tests (Schuirmann 1987)
-# Numbers of additional trainings or images to try: 1 to 9, then all of two significant digits.
-STEPS = np.array([*range(1, 10), *(m * 10**e for e in range(6) for m in range(10, 100))])
+POWER = 0.8  # of a plan: the probability that equally good models are found as good as each other
+# Numbers of additional trainings and test images to try, of at most two significant digits. For a
+# comparison nobody trains 100 more models, or labels 100,000 more images (ImageNet's test split).
+# Both limits are fixed, because this work does not depend on what there is already.
+MORE_TRAININGS = np.arange(1, 100)
+MORE_IMAGES = np.array([*range(1, 10), *(m * 10**e for e in range(4) for m in range(10, 100))])
+
+
+class StandardError(NamedTuple):
+    """A standard error and the degrees of freedom of its t distribution."""
+
+    value: Any
+    degrees_of_freedom: Any  # infinite for a normal distribution
 
 
 @dataclass(frozen=True)
@@ -43,8 +56,7 @@ class Comparison:
         trainings: Number of trainings of each model.
         images: Number of test images.
         difference: Mean score of the other model minus that of the reference.
-        standard_error: Of the difference, over seeds and images.
-        degrees_of_freedom: Of the t distribution; infinite for a normal distribution.
+        standard_errors: Of the difference, by one or several methods. The widest interval counts.
         p: Two-sided, of the hypothesis that the expected scores are equal.
         seed_variances: Over seeds, of a training's expected score. 0 where both were trained once.
         image_variance: Over images, of the expected difference on an image.
@@ -54,8 +66,7 @@ class Comparison:
     trainings: tuple[int, int]
     images: int
     difference: Any
-    standard_error: Any
-    degrees_of_freedom: Any
+    standard_errors: Sequence[StandardError]
     p: Any
     seed_variances: tuple[Any, Any]
     image_variance: Any
@@ -63,8 +74,13 @@ class Comparison:
 
     def interval(self, level: float = LEVEL) -> tuple[Any, Any]:
         """Return the lower and upper end of the confidence interval."""
-        half = t.ppf((1 + level) / 2, self.degrees_of_freedom) * self.standard_error
+        half = _half_width(self.standard_errors, level)
         return self.difference - half, self.difference + half
+
+    def accuracy_interval(self) -> tuple[float, float]:
+        """Return the 95 % interval of a difference of accuracies, which is in [-1, 1]."""
+        low, high = self.interval()
+        return max(float(low), -1.0), min(float(high), 1.0)
 
     def spread(self) -> dict[str, Any]:
         """Return the standard deviation of the difference that is due to each source."""
@@ -90,7 +106,7 @@ class Mean(NamedTuple):
 def compare_models(reference: np.ndarray, other: np.ndarray) -> Comparison:
     """Compare two models by their scores on the same images.
 
-    The standard error is the one that gives the widest 95 % interval of these:
+    The interval is the widest that these give, at every level, and p the largest:
 
     - Seeds and images, with the variance over seeds of each model, and degrees of freedom by
       Satterthwaite. Needs two trainings of each model.
@@ -128,27 +144,27 @@ def compare_models(reference: np.ndarray, other: np.ndarray) -> Comparison:
     least = np.square(PSEUDO_IMAGES).sum() / ((n + 1) * (n + 2))
     images = np.maximum(of_images - _sum_of_ratios(residuals, k) / n, least)
 
-    # variance, and what Satterthwaite's degrees of freedom divide its square by
-    candidates = [(np.maximum(of_images, least), np.zeros_like(images))]
+    errors = [_standard_error(np.maximum(of_images, least))]
     if min(k) > 1:
         parts = [variance / trainings for variance, trainings in zip(by_seed, k, strict=True)]
         squares = [part**2 / (trainings - 1) for part, trainings in zip(parts, k, strict=True)]
-        candidates.append((sum(parts) + images, sum(squares)))
+        errors.append(_standard_error(sum(parts) + images, sum(squares)))
     if k[0] != k[1]:
         freedom = sum(k) - 2
         pooled = ((k[0] - 1) * by_seed[0] + (k[1] - 1) * by_seed[1]) / freedom
         part = pooled / k[0] + pooled / k[1]
-        candidates.append((part + images, part**2 / freedom))
-    variance, degrees = _widest(candidates)
+        errors.append(_standard_error(part + images, part**2 / freedom))
 
-    difference, error = by_image.mean(-1), np.sqrt(variance)
+    difference = by_image.mean(-1)
+    p_values = [
+        2 * t.sf(np.abs(difference) / error.value, error.degrees_of_freedom) for error in errors
+    ]
     return Comparison(
         trainings=k,
         images=n,
         difference=difference,
-        standard_error=error,
-        degrees_of_freedom=degrees,
-        p=2 * t.sf(np.abs(difference) / error, degrees),
+        standard_errors=errors,
+        p=np.max(p_values, axis=0),
         seed_variances=(
             np.maximum(by_seed[0] - residuals[0] / n, 0),
             np.maximum(by_seed[1] - residuals[1] / n, 0),
@@ -181,8 +197,7 @@ def compare_networks(reference: np.ndarray, other: np.ndarray) -> Comparison:
         trainings=(1, 1),
         images=n,
         difference=gain.mean(-1),
-        standard_error=np.sqrt(variance),
-        degrees_of_freedom=zero + np.inf,
+        standard_errors=[_standard_error(variance)],
         p=np.minimum(2 * binom.cdf(np.minimum(wins, losses), wins + losses, 0.5), 1),
         seed_variances=(zero, zero),
         image_variance=variance * n,
@@ -215,11 +230,11 @@ def compare_all(
     adjusted = holm([comparison.p for comparison in comparisons.values()])
     results = {}
     for (name, comparison), p_holm in zip(comparisons.items(), adjusted, strict=True):
-        low, high = comparison.interval()
+        low, high = comparison.accuracy_interval()
         results[name] = {
             "difference": float(comparison.difference),
-            "difference_low": float(low),
-            "difference_high": float(high),
+            "difference_low": low,
+            "difference_high": high,
             "p": float(comparison.p),
             "p_holm": float(p_holm),
             "verdict": verdict(comparison, p_holm, margin),
@@ -271,44 +286,49 @@ def sentence(
         split: Split of the images.
     """
     word = verdict(comparison, p, margin)
-    low, high = (100 * end for end in comparison.interval())
-    if word == "cannot tell":
-        between = f"between {signed(low)} and {signed(high)} points"
-        return f"cannot tell: {between}; {_remedy(comparison, margin, split)}"
+    low, high = (100 * end for end in comparison.accuracy_interval())
     trained = _trainings(comparison.trainings)
+    if word == "cannot tell":
+        result = f"between {signed(low)} and {signed(high)} points"
+        if low > 0 or high < 0:
+            adjusted = ", adjusted for several comparisons" if p > comparison.p else ""
+            result += f", but p is {p:.2g}{adjusted}"
+        if len(set(comparison.trainings)) > 1:
+            result += f", {trained}"
+        return f"cannot tell: {result}; {_remedy(comparison, margin, split)}"
     if word == "as good as":
         return f"as good as {reference}, within {points(margin)}, {trained}"
     if word == "worse":
         low, high = -high, -low
-    difference = f"{100 * abs(comparison.difference):.1f}"
-    interval = f"[{_minus(f'{low:z.1f}')}, {_minus(f'{high:z.1f}')}]"
+    difference = decimal(100 * abs(comparison.difference))
+    interval = f"[{decimal(low)}, {decimal(high)}]"
     return f"{word} than {reference} by {difference} points {interval}, {trained}"
 
 
-def trainings_needed(comparison: Comparison, margin: float, power: float = 0.8) -> int | None:
+def trainings_needed(comparison: Comparison, margin: float) -> int | None:
     """Return how many more trainings of each model would settle a difference of `margin`.
 
-    That is, with this power, two equally good models would be found as good as each other. A
+    That is, with a power of 80 %, two equally good models would be found as good as each other. A
     difference of `margin` is then found with about the same power.
 
     Returns:
-        A number rounded up to two significant digits. None if no number is enough because the
-        images dominate, and if it is unknown because both models were trained once.
+        The smallest of `MORE_TRAININGS`. None if none is enough, and if it is unknown because both
+        models were trained once.
     """
     if max(comparison.trainings) == 1:
         return None
-    return _first(_settles(comparison, STEPS, np.zeros(1), margin, power))
+    return _first(MORE_TRAININGS, _settles(comparison, MORE_TRAININGS, 0, margin))
 
 
-def images_needed(comparison: Comparison, margin: float, power: float = 0.8) -> int | None:
+def images_needed(comparison: Comparison, margin: float) -> int | None:
     """Return how many more test images would settle a difference of `margin`.
 
     Returns:
-        As `trainings_needed`; None if no number is enough because the seeds dominate.
+        The smallest of `MORE_IMAGES`; None as for `trainings_needed`.
     """
     if max(comparison.trainings) == 1:
         return None
-    return _first(_settles(comparison, np.zeros(1), STEPS, margin, power))
+    return _first(MORE_IMAGES, _settles(comparison, 0, MORE_IMAGES, margin))
 
 
 def mean_interval(correct: np.ndarray) -> Mean:
@@ -329,15 +349,18 @@ def mean_interval(correct: np.ndarray) -> Mean:
     by_seed = _seed_variance(table) / k
     of_images = table.mean(-2).var(-1) / n
     images = np.maximum(of_images - _residual_variance(table) / k / n, 0)
-    variance, degrees = _widest([
-        (of_images, np.zeros_like(images)),
-        (by_seed + images, by_seed**2 / max(k - 1, 1)),
-    ])  # fmt: skip
+    errors = (
+        _standard_error(of_images),
+        _standard_error(by_seed + images, by_seed**2 / max(k - 1, 1)),
+    )
     mean = table.mean((-2, -1))
     spread = mean * (1 - mean)
+    width = _half_width(errors, LEVEL)
     with np.errstate(invalid="ignore"):
-        effective = np.where(spread * variance > 0, spread / variance, n)
-    shift = t.ppf((1 + LEVEL) / 2, degrees) ** 2 / effective
+        # squared quantile divided by the effective number of images, spread / variance
+        shift = np.where(
+            spread * width > 0, width**2 / spread, t.ppf((1 + LEVEL) / 2, np.inf) ** 2 / n
+        )
     centre = (mean + shift / 2) / (1 + shift)
     half = np.sqrt(shift * spread + shift**2 / 4) / (1 + shift)
     deviation = table.mean(-1).std(-1, ddof=1) if k > 1 else None
@@ -369,24 +392,26 @@ def _sum_of_ratios(variances: Sequence[Any], counts: Sequence[Any]) -> Any:
     return sum(variance / count for variance, count in zip(variances, counts, strict=True))
 
 
-def _degrees_of_freedom(variance: Any, divisor: Any) -> Any:
+def _standard_error(variance: Any, squares: Any = 0.0) -> StandardError:
+    """Return the standard error with degrees of freedom by Satterthwaite.
+
+    Args:
+        variance: Its square.
+        squares: Sum over the estimated parts of the variance of their squares, each divided by its
+            degrees of freedom.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(divisor > 0, np.square(variance) / divisor, np.inf)[()]
+        degrees = np.where(np.greater(squares, 0), np.square(variance) / squares, np.inf)[()]
+    return StandardError(np.sqrt(variance), degrees)
 
 
-def _widest(candidates: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
-    """Return variance and degrees of freedom of the candidate with the widest 95 % interval."""
-    variances, divisors = (np.stack(column) for column in zip(*candidates, strict=True))
-    degrees = _degrees_of_freedom(variances, divisors)
-    widths = t.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(variances)
-    best = widths.argmax(0)[None]
-    variance, freedom = (np.take_along_axis(of, best, 0)[0] for of in (variances, degrees))
-    return variance, freedom
+def _half_width(errors: Sequence[StandardError], level: float) -> Any:
+    """Return half the width of the widest interval that one of the standard errors gives."""
+    quantile = (1 + level) / 2
+    return np.max([t.ppf(quantile, error.degrees_of_freedom) * error.value for error in errors], 0)
 
 
-def _settles(
-    comparison: Comparison, trainings: np.ndarray, images: np.ndarray, margin: float, power: float
-) -> np.ndarray:
+def _settles(comparison: Comparison, trainings: Any, images: Any, margin: float) -> Any:
     """Return whether so many more trainings of each model and more images would be enough."""
     n = comparison.images + images
     parts, squares = [], []
@@ -399,15 +424,14 @@ def _settles(
         k = trained + trainings
         parts.append((seeds + residual / n) / k)
         squares.append(parts[-1] ** 2 / np.maximum(k - 1, 1))
-    variance = sum(parts) + comparison.image_variance / n
-    degrees = _degrees_of_freedom(variance, sum(squares))
+    error, degrees = _standard_error(sum(parts) + comparison.image_variance / n, sum(squares))
     # of two equally good models, both one-sided tests have to succeed
-    quantiles = t.ppf(1 - ALPHA, degrees) + t.ppf((1 + power) / 2, degrees)
-    return quantiles * np.sqrt(variance) <= margin
+    quantiles = t.ppf(1 - ALPHA, degrees) + t.ppf((1 + POWER) / 2, degrees)
+    return quantiles * error <= margin
 
 
-def _first(settled: np.ndarray) -> int | None:
-    return int(STEPS[settled.argmax()]) if settled.any() else None
+def _first(numbers: np.ndarray, settled: np.ndarray) -> int | None:
+    return int(numbers[settled.argmax()]) if settled.any() else None
 
 
 def _remedy(comparison: Comparison, margin: float, split: str) -> str:
@@ -415,25 +439,30 @@ def _remedy(comparison: Comparison, margin: float, split: str) -> str:
     if max(comparison.trainings) == 1:
         return _trainings(comparison.trainings)
     trainings, images = trainings_needed(comparison, margin), images_needed(comparison, margin)
-    more_trainings = f"about {trainings} more training{'s' * (trainings != 1)} each"
-    more_images = f"{images:,} more {split} image{'s' * (images != 1)}" if images else ""
+    settle = f"would settle {points(margin)}"
+    more_trainings = f"{counted(trainings, 'more training')} each" if trainings else ""
+    more_images = counted(images, f"more {split} image") if images else ""
     if trainings and images:
-        return f"{more_trainings} (or {more_images}) would settle {points(margin)}"
+        return f"about {more_trainings} (or {more_images}) {settle}"
     if trainings:
-        return f"{more_trainings} would settle {points(margin)}"
+        return f"about {more_trainings} {settle}"
     if images:
         return (
-            f"about {more_images} would settle {points(margin)}, no number of trainings would, "
-            f"since the {split} images dominate"
+            f"about {more_images} {settle}; no practical number of trainings would, because the "
+            f"{split} images dominate"
         )
-    return f"only more trainings and more {split} images together would settle {points(margin)}"
+    if _settles(comparison, MORE_TRAININGS[-1], MORE_IMAGES[-1], margin):
+        return f"only more trainings and more {split} images together {settle}"
+    return f"no practical number of trainings and {split} images {settle}"
 
 
 def _trainings(trainings: tuple[int, int]) -> str:
     first, second = trainings
     if first != second:
-        assumed = ", assuming the same spread over seeds" if 1 in trainings else ""
-        return f"{second} against {first} trainings{assumed}"
+        # then the interval may be too narrow where the model trained less often varies more
+        few = min(trainings) < 3
+        assumed = ", assuming the same spread over seeds for both" if few else ""
+        return f"{counted(second, 'training')} against {first}{assumed}"
     if first == 1:
         return "one training each: about these two trained networks only"
     return f"{first} trainings each"
@@ -442,12 +471,3 @@ def _trainings(trainings: tuple[int, int]) -> str:
 def points(share: float) -> str:
     """Return a share as percentage points: 1 point, 0.5 points."""
     return f"{100 * share:g} point{'s' * (round(100 * share, 9) != 1)}"
-
-
-def signed(number: float) -> str:
-    """Return a number with its sign and one decimal."""
-    return _minus(f"{number:+z.1f}")
-
-
-def _minus(number: str) -> str:
-    return number.replace("-", "−")

@@ -25,6 +25,7 @@ from scipy.special import softmax
 
 from pipeline.core.errors import PipelineError, one_line, run
 from pipeline.core.files import read_json
+from pipeline.core.text import counted
 from pipeline.data import arrays
 from pipeline.data.preprocessor import Preprocessor, to_size
 from pipeline.data.preprocessor import read as read_preprocessor
@@ -282,7 +283,7 @@ def main(argv: list[str] | None = None) -> None:
             max_file_size=MAX_UPLOAD,
             css=CSS,
         )
-        print(f"demo: {url} with {len(models)} models. Ctrl-C ends it", flush=True)
+        print(f"demo: {url} with {counted(len(models), 'model')}. Ctrl-C ends it", flush=True)
         blocks.block_thread()
 
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from pipeline.config.params import load
 from pipeline.core.errors import PipelineError, first_few, run
 from pipeline.core.files import read_json
+from pipeline.core.text import counted
 from pipeline.stats import crossed
 from pipeline.stats.correctness import correct_table, same_images
 
@@ -80,7 +81,7 @@ def check_floor(champion: Champion, floor: float | None) -> str:
     if champion.accuracy < floor:
         raise PipelineError(
             f"gate: floor: test accuracy of {champion.model} must be at least {100 * floor:g} %. "
-            f"Got {accuracy} of {image_count(champion):,} images, "
+            f"Got {accuracy} of {counted(image_count(champion), 'image')}, "
             f"{100 * (floor - champion.accuracy):.1f} points too low. "
             "Improve the model, or lower gate.floor in params.yaml"
         )

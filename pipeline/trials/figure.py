@@ -5,6 +5,7 @@ from operator import itemgetter
 
 import numpy as np
 
+from pipeline.core.text import counted
 from pipeline.reporting.drawing import (
     Axes,
     Figure,
@@ -62,7 +63,8 @@ def draw(question: str, rows: list[dict], measure: str | None, x: str | None) ->
     if len(handles) > 1:  # outside, since lines may fill the axes
         panels[0, -1].legend(handles, labels, loc="upper left", bbox_to_anchor=(1, 1))
     first = rows[0]
-    caption = f"Each dot is one of {len(first['runs'])} trainings of {first['epochs']} epochs, "
+    epochs = counted(first["epochs"], "epoch")
+    caption = f"Each dot is one of {len(first['runs'])} trainings of {epochs}, "
     caption += "each line is their mean"
     figure.suptitle(f"{textwrap.fill(question, 90)}\n{caption}", fontsize=12)
     figure.tight_layout()

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.console import Column, print_table
+from pipeline.core.text import counted, decimal, signed
 from pipeline.stats import crossed
 from pipeline.stats.correctness import correct_table
 from pipeline.trials.figure import LABELS
@@ -85,7 +86,7 @@ def measured_value(row: dict, measure: str) -> float | None:
 def format_value(measure: str, value: float) -> str:
     """Format the value of a measure with its unit."""
     if measure == "gap":
-        return f"{100 * value:.1f} points"
+        return f"{decimal(100 * value)} points"
     return f"{value:.3f} s" if measure == "seconds_per_epoch" else f"{value:.2g}"
 
 
@@ -122,8 +123,9 @@ def sentence(rows: list[dict], measure: str | None, x: str | None, margin: float
                 for value, name in (ranked[0], ranked[-1])
             )
             clauses.append(f"{RANGE_CLAUSES[measure]} {low} and {high}")
-    epochs = " or ".join(f"{n}" for n in dict.fromkeys(row["epochs"] for row in rows))
-    return f"After {epochs} epochs, {seeds} trainings each: {'; '.join(clauses)}."
+    *others, last = dict.fromkeys(row["epochs"] for row in rows)
+    epochs = " or ".join([*map(str, others), counted(last, "epoch")])
+    return f"After {epochs}, {seeds} trainings each: {'; '.join(clauses)}."
 
 
 def _comparison_clauses(rows: list[dict], x: str | None, margin: float) -> list[str]:
@@ -159,8 +161,14 @@ def _accuracy(row: dict) -> str:
 
 def _change(row: dict) -> str:
     keys = ("difference", "difference_low", "difference_high")
-    difference, low, high = (crossed.signed(100 * row[key]) for key in keys)
-    return f"{difference} points [{low}, {high}]"
+    difference, low, high = (signed(100 * row[key]) for key in keys)
+    text = f"{difference} points [{low}, {high}]"
+    # p is adjusted for the number of comparisons and the interval is not, so they may disagree
+    if row["verdict"] == "cannot tell" and (
+        row["difference_low"] > 0 or row["difference_high"] < 0
+    ):
+        text += f", adjusted p {row['p_holm']:.2g}"
+    return text
 
 
 def _enumerate(items: list[str]) -> str:
@@ -190,8 +198,8 @@ def print_summary(question: str, rows: list[dict], measure: str | None) -> None:
         if row["val_accuracy_sd"] is not None:
             cells[1] += f" ± {row['val_accuracy_sd']:.4f}"
         if "verdict" in row:
-            interval = f"[{row['difference_low']:+.4f}, {row['difference_high']:+.4f}]"
-            cells[2:] = f"{row['difference']:+.4f}", interval, row["against"], row["verdict"]
+            interval = f"[{signed(row['difference_low'], 4)}, {signed(row['difference_high'], 4)}]"
+            cells[2:] = signed(row["difference"], 4), interval, row["against"], row["verdict"]
         if row["diverged"]:
             cells[5] = f"{row['diverged']} of {seeds} diverged"
         if measure:

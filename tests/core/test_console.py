@@ -117,5 +117,5 @@ def test_a_comparison_shows_accuracy_difference_and_verdict(width, validation):
     code = f"from pipeline import compare; compare.print_comparison({rows!r})"
     lines = on_terminal(code, width)
     assert max(map(len, lines)) <= width
-    difference = ["-0.28", "[-1.67, +1.11]", "0.00075", "cannot tell"]
+    difference = ["−0.28", "[−1.67, +1.11]", "0.00075", "cannot tell"]
     assert cells(lines)[-1] == ["batchnorm", *validation, "97.22 ± 0.42", *difference]

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.stats.crossed import (
     Comparison,
+    StandardError,
     compare_all,
     compare_models,
     compare_networks,
@@ -28,14 +29,13 @@ HALF_AND_QUARTER = np.array([[1, 1, 0, 0], [1, 0, 0, 0]])
 TWELVE_IMAGES = np.tile(HALF_AND_QUARTER, 3)
 
 
-def example(**changes) -> Comparison:
+def example(standard_error=0.01, **changes) -> Comparison:
     """A comparison of 3 trainings each, 0 ± 1.96 points."""
     values = {
         "trainings": (3, 3),
         "images": 360,
         "difference": 0.0,
-        "standard_error": 0.01,
-        "degrees_of_freedom": math.inf,
+        "standard_errors": [StandardError(standard_error, math.inf)],
         "p": 1.0,
         "seed_variances": (0.0, 0.0),
         "image_variance": 0.0,
@@ -59,8 +59,7 @@ def test_variances_of_a_case_worked_out_by_hand():
     # times, by 11: 3/16. Divided by 12 and less 9/88 / (2 * 12): 1/64 - 3/704 = 1/88
     assert comparison.image_variance / 12 == pytest.approx(1 / 88)
     # seeds 1/32 / 2 = 1/64, images 1/88: 19/704; degrees of freedom (19/704 / (1/64))**2
-    assert comparison.standard_error == pytest.approx(math.sqrt(19 / 704))
-    assert comparison.degrees_of_freedom == pytest.approx((19 / 11) ** 2)
+    assert comparison.standard_errors[1] == pytest.approx((math.sqrt(19 / 704), (19 / 11) ** 2))
     # 5/8 is 3.80 standard errors; of 3 degrees of freedom 3.18 leaves 5 %, 4.54 leaves 2 %
     assert 0.02 < comparison.p < 0.05
 
@@ -70,7 +69,7 @@ def test_the_spread_adds_up_to_the_standard_error():
     by_source = {name: deviation**2 for name, deviation in comparison.spread().items()}
     expected = {"reference_seeds": 1 / 88, "seeds": 0, "images": 1 / 88, "residual": 3 / 704}
     assert by_source == pytest.approx(expected)
-    assert sum(by_source.values()) == pytest.approx(comparison.standard_error**2)
+    assert sum(by_source.values()) == pytest.approx(comparison.standard_errors[1].value ** 2)
 
 
 @pytest.mark.parametrize(("k", "images"), [(2, 3), (3, 20), (10, 7)])
@@ -105,8 +104,8 @@ def test_images_count_although_seeds_agree():
     # 10 gains and 2 losses of 100: variance (0.12 - 0.08**2) / 99
     other = np.tile([1] * 10 + [0] * 2 + [1] * 88, (3, 1))
     comparison = compare_models(np.tile([0] * 10 + [1] * 2 + [1] * 88, (3, 1)), other)
-    assert comparison.standard_error == pytest.approx(math.sqrt(0.1136 / 99))
-    assert comparison.degrees_of_freedom == math.inf
+    half = Z * math.sqrt(0.1136 / 99)
+    assert comparison.interval() == pytest.approx((0.08 - half, 0.08 + half))
 
 
 def test_equal_accuracies_of_all_trainings_do_not_hide_the_images():
@@ -118,7 +117,8 @@ def test_equal_accuracies_of_all_trainings_do_not_hide_the_images():
     comparison = compare_models(wrong[:2], wrong[2:])
     assert comparison.difference == 0
     # differences of the means: 1/2 on 50 images, -1/2 on 50
-    assert comparison.standard_error == pytest.approx(math.sqrt(25 / 99 / 100))
+    half = Z * math.sqrt(25 / 99 / 100)
+    assert comparison.interval() == pytest.approx((-half, half))
 
 
 @pytest.mark.parametrize(("images", "half"), [(4, 0.506), (360, 0.00767)])
@@ -149,24 +149,21 @@ def test_exchanging_the_models_changes_the_sign_alone():
 
 def test_two_trainings_that_agree_borrow_the_variance_of_four():
     # variances 0 and 4/3: pooled (3 * 4/3) / 4 = 1, so 1/2 + 1/4 with 4 degrees of freedom, and
-    # 2.776 * 0.866 is more than 3.182 * sqrt(4/3 / 4)
+    # 2.776 * 0.866 = 2.404 is more than 3.182 * sqrt(4/3 / 4)
     comparison = compare_models(constant(0, 0), constant(-1, -1, 1, 1))
-    assert comparison.standard_error**2 == pytest.approx(3 / 4, rel=1e-4)
-    assert comparison.degrees_of_freedom == pytest.approx(4, rel=1e-4)
+    assert comparison.interval() == pytest.approx((-2.404, 2.404), abs=0.001)
 
 
 def test_two_trainings_that_differ_keep_their_own_variance():
     # variances 2 and 0: 2/2 with 1 degree of freedom, not 1/2 * (1/2 + 1/4) with 4
     comparison = compare_models(constant(-1, 1), constant(0, 0, 0, 0))
-    assert comparison.standard_error**2 == pytest.approx(1, rel=1e-4)
-    assert comparison.degrees_of_freedom == pytest.approx(1, rel=1e-4)
+    assert comparison.interval() == pytest.approx((-12.706, 12.706), rel=1e-3)
 
 
 def test_a_single_training_has_the_variance_of_the_other_model():
-    # 4/3 * (1 + 1/4), with 3 degrees of freedom
+    # 4/3 * (1 + 1/4), with 3 degrees of freedom: 3.182 * 1.291
     comparison = compare_models(constant(0), constant(-1, -1, 1, 1))
-    assert comparison.standard_error**2 == pytest.approx(5 / 3, rel=1e-4)
-    assert comparison.degrees_of_freedom == pytest.approx(3, rel=1e-4)
+    assert comparison.interval() == pytest.approx((-4.108, 4.108), abs=0.001)
     assert comparison.seed_variances == pytest.approx((4 / 3, 4 / 3))
 
 
@@ -176,9 +173,26 @@ def test_one_training_each_is_tested_by_mcnemar():
     assert comparison == compare_networks(np.array([0] * 10 + [1] * 90), better)
     assert comparison.p == pytest.approx(2 / 2**10)  # two sides of one in 2**10
     # with the pseudo-images 11 gains and 1 loss of 102
-    variance = (12 - 10**2 / 102) / 101 / 102
-    assert comparison.standard_error == pytest.approx(math.sqrt(variance))
+    half = Z * math.sqrt((12 - 10**2 / 102) / 101 / 102)
+    assert half == pytest.approx(0.0641, abs=1e-4)
     assert comparison.interval() == pytest.approx((0.1 - 0.0641, 0.1 + 0.0641), abs=1e-4)
+
+
+def test_at_each_level_the_widest_interval_counts():
+    # 95 %: 1.96 * 0.05 = 0.098 and 12.706 * 0.01; 90 %: 1.645 * 0.05 and 6.314 * 0.01 = 0.063
+    errors = [StandardError(0.05, math.inf), StandardError(0.01, 1)]
+    comparison = example(standard_errors=errors)
+    assert comparison.interval() == pytest.approx((-0.12706, 0.12706), rel=1e-3)
+    assert comparison.interval(0.9) == pytest.approx((-0.08224, 0.08224), rel=1e-3)
+
+
+def test_p_agrees_with_the_interval():
+    scores = np.random.default_rng(0).random((500, 5, 30)) < np.linspace(0.5, 0.9, 5)[:, None]
+    comparison = compare_models(scores[:, :2], scores[:, 2:])
+    low, high = comparison.interval()
+    excluded = (low > 0) | (high < 0)
+    assert (excluded == (comparison.p < 0.05)).all()
+    assert 0 < excluded.mean() < 1
 
 
 def test_five_to_none_may_be_chance():
@@ -225,13 +239,24 @@ def test_p_decides_first_and_then_the_margin(difference, p, margin, expected):
     (
         {"difference": -0.021, "standard_error": 0.0075, "trainings": (3, 5)},
         0.01,
-        "worse than baseline by 2.1 points [0.6, 3.6], 5 against 3 trainings",
+        "worse than baseline by 2.1 points [0.6, 3.6], 5 trainings against 3",
     ),
     (
         {"difference": 0.021, "standard_error": 0.0075, "trainings": (1, 3)},
         0.01,
         "better than baseline by 2.1 points [0.6, 3.6], "
-        "3 against 1 trainings, assuming the same spread over seeds",
+        "3 trainings against 1, assuming the same spread over seeds for both",
+    ),
+    (
+        {"difference": 0.021, "standard_error": 0.0075, "trainings": (10, 2)},
+        0.01,
+        "better than baseline by 2.1 points [0.6, 3.6], "
+        "2 trainings against 10, assuming the same spread over seeds for both",
+    ),
+    (
+        {"difference": 0.021, "standard_error": 0.0075, "trainings": (2, 2)},
+        0.01,
+        "better than baseline by 2.1 points [0.6, 3.6], 2 trainings each",
     ),
     (
         {"standard_error": 0.005},
@@ -244,9 +269,41 @@ def test_p_decides_first_and_then_the_margin(difference, p, margin, expected):
         "cannot tell: between −0.8 and +2.4 points; "
         "one training each: about these two trained networks only",
     ),
+    (
+        {"standard_error": 0.02, "trainings": (2, 1), "image_variance": 0.09},
+        1,
+        "cannot tell: between −3.9 and +3.9 points, 1 training against 2, "
+        "assuming the same spread over seeds for both; "
+        "about 7,400 more test images would settle 1 point; "
+        "no practical number of trainings would, because the test images dominate",
+    ),
 ])  # fmt: skip
 def test_verdicts_in_words(changes, p, expected):
     assert sentence(example(**changes), p, 0.01, "baseline") == expected
+
+
+def test_if_the_interval_excludes_zero_the_sentence_says_why_that_is_not_enough():
+    # 2 ± 1.96 * 0.75
+    comparison = example(difference=0.02, standard_error=0.0075, p=0.0077, trainings=(1, 1))
+    assert sentence(comparison, 0.0616, 0.01, "baseline").startswith(
+        "cannot tell: between +0.5 and +3.5 points, but p is 0.062, adjusted for several "
+        "comparisons; "
+    )
+    comparison = example(difference=-0.02, standard_error=0.0075, p=0.0616, trainings=(1, 1))
+    assert sentence(comparison, 0.0616, 0.01, "baseline").startswith(
+        "cannot tell: between −3.5 and −0.5 points, but p is 0.062; "
+    )
+
+
+def test_an_interval_of_accuracies_ends_at_100_points():
+    # 4 gains of 4, and the pseudo-images: variance (6 - 4**2 / 6) / 5 / 6 = 1/9, 1.96 / 3 = 0.653.
+    # McNemar's p is 2 / 2**4.
+    tables = {"none": np.zeros((1, 4)), "all": np.ones((1, 4))}
+    row = compare_all(tables, {"all": "none"}, 0.01)["all"]
+    assert (row["difference_low"], row["difference_high"]) == (pytest.approx(0.347, abs=1e-3), 1)
+    assert row["sentence"].startswith("cannot tell: between +34.7 and +100.0 points, but p is 0.12")
+    row = compare_all(tables, {"none": "all"}, 0.01)["none"]
+    assert (row["difference_low"], row["difference_high"]) == (-1, pytest.approx(-0.347, abs=1e-3))
 
 
 def test_several_models_are_compared_with_their_references():
@@ -268,8 +325,8 @@ def test_several_models_are_compared_with_their_references():
 def test_the_sentence_names_the_split_of_the_images():
     comparison = example(image_variance=0.09)
     assert sentence(comparison, 1, 0.01, "baseline", "validation").endswith(
-        "about 7,400 more validation images would settle 1 point, no number of trainings would, "
-        "since the validation images dominate"
+        "about 7,400 more validation images would settle 1 point; no practical number of "
+        "trainings would, because the validation images dominate"
     )
 
 
@@ -290,8 +347,31 @@ def test_images_that_dominate_are_what_is_missing():
     assert images_needed(comparison, 0.01) == 7400
     assert trainings_needed(comparison, 0.01) is None
     assert sentence(comparison, 1, 0.01, "baseline").endswith(
-        "; about 7,400 more test images would settle 1 point, no number of trainings would, "
-        "since the test images dominate"
+        "; about 7,400 more test images would settle 1 point; no practical number of trainings "
+        "would, because the test images dominate"
+    )
+
+
+def test_hundreds_of_trainings_are_no_advice():
+    # The images alone have a variance of 0.0041 / 360 = 1.139e-5, and (0.01 / 2.926)**2 = 1.168e-5
+    # is enough: 0.02 / 360 / 2.9e-7 = 190 trainings. With 3, and 10.4 degrees of freedom,
+    # (1.805 + 1.368)**2 * (0.0041 + 0.02 / 3) / 0.01**2 = 1,084 images: 724 more.
+    comparison = example(image_variance=0.0041, residual_variances=(0.01, 0.01))
+    assert trainings_needed(comparison, 0.01) is None
+    assert images_needed(comparison, 0.01) == 730
+    assert sentence(comparison, 1, 0.01, "baseline").endswith(
+        "; about 730 more test images would settle 1 point; no practical number of trainings "
+        "would, because the test images dominate"
+    )
+
+
+def test_a_hundred_thousand_images_are_no_advice():
+    # 2.926**2 * 0.4 / 0.005**2 = 137,000
+    comparison = example(image_variance=0.4)
+    assert images_needed(comparison, 0.005) is None
+    assert images_needed(comparison, 0.006) == 95_000  # 95,154, less the 360 that there are
+    assert sentence(comparison, 1, 0.005, "baseline").endswith(
+        "; no practical number of trainings and test images would settle 0.5 points"
     )
 
 
@@ -355,6 +435,8 @@ def test_several_comparisons_at_once_are_those_one_by_one():
     means = mean_interval(scores)
     for place, table in enumerate(scores):
         alone = dataclasses.asdict(compare_models(table[:2], table[2:]))
-        for name in ("difference", "standard_error", "degrees_of_freedom", "p", "image_variance"):
+        for name in ("difference", "p", "image_variance"):
             assert getattr(together, name)[place] == pytest.approx(alone[name])
+        ends = [end[place] for end in together.interval()]
+        assert ends == pytest.approx(compare_models(table[:2], table[2:]).interval())
         assert [value[place] for value in means] == pytest.approx(list(mean_interval(table)))

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.core.errors import PipelineError, first_few
+from pipeline.core.text import counted
 from pipeline.ingest.parquet import HELD_OUT, Dataset, Example, check_classes, hold_out_test
 
 # Accepted folder names of each split.
@@ -238,7 +239,7 @@ def _check_readable(paths: list[Path]) -> None:
     unreadable = [str(path) for path in paths if not (path.is_file() and os.access(path, os.R_OK))]
     if unreadable:
         raise PipelineError(
-            f"{len(unreadable)} files cannot be read: {first_few(unreadable)}. "
+            f"cannot read {counted(len(unreadable), 'file')}: {first_few(unreadable)}. "
             "Fix their permissions or links, or remove them"
         )
 
@@ -247,6 +248,6 @@ def _check_names(paths: list[Path]) -> None:
     # Python represents bytes that are not UTF-8 as surrogates
     if invalid := [os.fsencode(p) for p in paths if re.search("[\ud800-\udfff]", str(p))]:
         raise PipelineError(
-            f"{len(invalid)} names must be UTF-8: {first_few([repr(n) for n in invalid])}. "
-            "Rename them"
+            f"{counted(len(invalid), 'name')} must be UTF-8: "
+            f"{first_few([repr(n) for n in invalid])}. Rename them"
         )
