@@ -170,6 +170,14 @@ def test_the_sentence_agrees_with_the_numbers():
     )
 
 
+@pytest.mark.parametrize(("epochs", "expected"), [
+    ((1, 1), "After 1 epoch, "), ((1, 20), "After 1 or 20 epochs, "),
+])  # fmt: skip
+def test_the_sentence_starts_with_the_numbers_of_epochs(epochs, expected):
+    rows = [row("none", 0, None, epochs=epochs[0]), row("one", 10, "better", epochs=epochs[1])]
+    assert sentence(rows, None, None, 0.01).startswith(expected)
+
+
 def test_the_sentence_groups_a_line_by_its_verdicts():
     rows = [
         row("relu_2", 0, None, line="relu", x=2, gradients=[1.0]),
