@@ -41,7 +41,7 @@ MODEL_OUTPUTS = ("metrics/test/{}.json", "plots/predictions/{}.csv", "plots/anal
 # Packages that only validate, print or show progress are left out.
 PACKAGES = {
     "download": ("numpy", "pillow", "pyarrow", "scikit-learn", "tensorflow-datasets"),
-    "preprocess": ("numpy", "pillow", "pyarrow"),
+    "preprocess": ("numpy", "pi-heif", "pillow", "pyarrow"),
     "split": ("numpy", "scikit-learn"),
     "train": ("h5py", "keras", "ml-dtypes", "numpy"),
     "evaluate": ("keras", "numpy", "pandas", "scikit-learn", "scipy"),

@@ -7,9 +7,10 @@ Writes  data/arrays/{train,test}/images.npy    (n, h, w, c) float32, normalized,
         data/arrays/{train,test}/SHA256SUMS    checksums of both files
         data/arrays/info.json                  class names, shape, resizing, normalization,
                                                statistics, intensity range; numbers of images
-                                               read by their high byte only, of skipped images,
-                                               and of validation images at the end of train (0 if
-                                               the data set has no validation split)
+                                               read by their high byte only or by their first
+                                               frame only, of skipped images, and of validation
+                                               images at the end of train (0 if the data set has
+                                               no validation split)
 Params  preprocess
 """
 
@@ -157,6 +158,7 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
             "max_megapixels": settings.max_megapixels,
             "resize": settings.resize,
             "high_byte": {split: sum(g.high_byte for g in decoded[split]) for split in SPLITS},
+            "multi_frame": {split: sum(g.multi_frame for g in decoded[split]) for split in SPLITS},
             "skipped": {split: sum(len(g.bad) for g in decoded[split]) for split in SPLITS},
             "validation": validation,
         }
@@ -184,6 +186,8 @@ def main(argv: list[str] | None = None) -> None:
         notes += ", {:g} to {:g} scaled to 0 to 255".format(*info["intensity_range"])
     if high_byte := sum(info["high_byte"].values()):
         notes += f", high 8 bits of {counted(high_byte, 'image')} in 16-bit color"
+    if multi_frame := sum(info["multi_frame"].values()):
+        notes += f", first frame of {counted(multi_frame, 'animated or multi-page file')}"
     if skipped := sum(info["skipped"].values()):
         notes += f", {counted(skipped, 'bad image')} skipped"
     print(f"preprocess: {shape} images, {info['normalize']}{notes} -> {args.arrays}")

@@ -4,9 +4,9 @@ If the data set has a validation split, that is used for every seed, and nothing
 
 Reads   data/arrays/{train,test}/{images,labels}.npy, data/arrays/info.json
 Writes  data/split/SEED.npz    train (k,) int64, validation (n - k,) int64: row numbers, sorted
-        metrics/split.json     of the first seed's split only: number of rows, skipped images and
-                               images of each class, for each part; whether validation rows were
-                               held out; exact duplicates
+        metrics/split.json     of the first seed's split only: number of rows, skipped images,
+                               images with several frames and images of each class, for each part;
+                               whether validation rows were held out; exact duplicates
 Params  split.validation, seeds
 """
 
@@ -115,6 +115,7 @@ def main(argv: list[str] | None = None) -> None:
         "rows": {split: sum(counts) for split, counts in class_counts.items()},
         "held_out": held_out,
         "skipped": info["skipped"],
+        "multi_frame": info["multi_frame"],
         "duplicates": duplicate_images,
         "classes": [
             {"class": name, **{split: counts[label] for split, counts in class_counts.items()}}

@@ -28,8 +28,8 @@ UNUSED = {
     "evaluate": {"pillow"},
     "export": {"pillow", "jax"},
 }
-# packages that are not imported here, but write or compute for those that are
-INDIRECT = {"h5py", "jaxlib", "ml-dtypes", "pyarrow", "scipy"}
+# packages that are not imported here, but write or compute for those that are; pi-heif is optional
+INDIRECT = {"h5py", "jaxlib", "ml-dtypes", "pi-heif", "pyarrow", "scipy"}
 
 
 def imported(stage: str) -> set[str]:

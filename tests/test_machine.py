@@ -57,7 +57,7 @@ def write_arrays_of_both_splits(project: Path, count: int = 20_000) -> None:
     for part in ("train", "test"):
         black = np.zeros((count, 1, 1, 1), np.float32)
         write_arrays(project / "arrays" / part, black, np.arange(count) % 2)
-    info = {"classes": ["cat", "dog"], "skipped": {}, "validation": 0}
+    info = {"classes": ["cat", "dog"], "skipped": {}, "multi_frame": {}, "validation": 0}
     (project / "arrays/info.json").write_text(json.dumps(info))
 
 

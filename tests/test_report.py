@@ -155,6 +155,7 @@ def write_outputs(top: Path) -> None:
             "rows": {"train": 8, "validation": 3, "test": 6},
             "held_out": True,
             "skipped": {"train": 1, "test": 0},
+            "multi_frame": {"train": 0, "test": 2},
             "duplicates": {
                 "within": {"train": 1, "validation": 0, "test": 0},
                 "across": {"train_validation": 0, "train_test": 1, "validation_test": 0},
@@ -242,6 +243,7 @@ def write_many(
             "rows": {"train": images, "validation": 80, "test": images},
             "held_out": True,
             "skipped": {"train": 0, "test": 0},
+            "multi_frame": {"train": 0, "test": 0},
             "duplicates": {"within": zeros, "across": zeros, "groups": [], "conflicts": []},
             "classes": [
                 {"class": c, "train": 3, "validation": 1, "test": 2} for c in preprocessor.classes

@@ -27,7 +27,10 @@ def test_the_split_file_is_the_same_in_every_version_of_python(tmp_path):
     assert np.array_equal(read_validation, validation)
 
 
-INFO = '{"classes": ["even", "odd"], "skipped": {"train": 3, "test": 1}, "validation": 0}'
+INFO = json.dumps({
+    "classes": ["even", "odd"], "skipped": {"train": 3, "test": 1},
+    "multi_frame": {"train": 2, "test": 0}, "validation": 0,
+})  # fmt: skip
 
 
 def test_a_class_without_validation_images_is_reported(project, stage):
@@ -107,6 +110,7 @@ def test_stage_writes_rows_and_counts_and_warns_of_leaks(project, stage):
     ), done.stderr
     metrics = json.loads((project / "m.json").read_text())
     assert metrics["skipped"] == {"train": 3, "test": 1}
+    assert metrics["multi_frame"] == {"train": 2, "test": 0}
     assert metrics["rows"] == {"train": 8, "validation": 2, "test": 2}
     assert metrics["held_out"] is True
     assert metrics["classes"] == [

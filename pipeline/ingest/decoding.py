@@ -25,7 +25,15 @@ from pipeline.core.batching import batch_size
 from pipeline.core.errors import PipelineError
 from pipeline.data import arrays
 from pipeline.ingest import parquet
-from pipeline.ingest.images import HIGH_BYTE, BadImage, decode, extremes, open_image, to_8_bits
+from pipeline.ingest.images import (
+    HIGH_BYTE,
+    MULTI_FRAME,
+    BadImage,
+    decode,
+    extremes,
+    open_image,
+    to_8_bits,
+)
 
 CHUNK_VALUES = 2**20  # pixel values decoded at a time; bounds memory for large images
 
@@ -75,6 +83,8 @@ class Decoded(NamedTuple):
     """Lowest and highest pixel of each image of more than 8 bits, if the range is not known yet"""
     high_byte: int
     """Number of 16-bit color images of which only the high 8 bits were read"""
+    multi_frame: int
+    """Number of animated and multi-page files, of which only the first frame was read"""
 
 
 def decode_group(task: Task) -> Decoded:
@@ -83,7 +93,7 @@ def decode_group(task: Task) -> Decoded:
     good = np.ones(len(examples), bool)
     bad = []
     pixel_ranges = []
-    high_byte = 0
+    high_byte = multi_frame = 0
     shape, resize, dtype, intensity_range, max_megapixels = task.options
     target = None if resize is None else shape[:2]
     histogram = np.zeros((shape[2], 256), np.int64)
@@ -96,9 +106,11 @@ def decode_group(task: Task) -> Decoded:
                 image = open_image(example.image, max_megapixels, target)
                 if intensity_range is None and (pixel_range := extremes(image)):
                     pixel_ranges.append(pixel_range)
+                info = image.info
                 image = to_8_bits(image, intensity_range)
                 images.append(decode(image, example.id, shape, resize))
-                high_byte += image.info.get(HIGH_BYTE, False)
+                high_byte += info[HIGH_BYTE]
+                multi_frame += info[MULTI_FRAME]
             except BadImage as error:
                 good[row] = False
                 bad.append(f"{example.id} {error}")
@@ -109,7 +121,7 @@ def decode_group(task: Task) -> Decoded:
             start += len(batch)
             for channel, counts in enumerate(histogram):
                 counts += np.bincount(batch[..., channel].ravel(), minlength=256)
-    return Decoded(histogram, good, bad, pixel_ranges, high_byte)
+    return Decoded(histogram, good, bad, pixel_ranges, high_byte, multi_frame)
 
 
 def _follow_parent() -> None:

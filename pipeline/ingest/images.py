@@ -7,6 +7,7 @@ import struct
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
@@ -18,7 +19,10 @@ EIGHT_BITS = ("L", "RGB")
 FULL_RANGE = (0, 65535)  # of 16-bit images
 HIGH_BYTE_MODES = ("RGB", "RGBA", "CMYK")  # 8-bit modes in which Pillow opens 16-bit color
 HIGH_BYTE = "high_byte"
-# HEIC, the format of many phones, which Pillow does not read.
+MULTI_FRAME = "multi_frame"
+# Formats whose frames belong to one picture: previews and depth maps of phones, or layers.
+ONE_PICTURE = ("MPO", "PSD")
+# HEIC, the format of many phones, which Pillow reads with pi-heif.
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # exceptions that Pillow raises for damaged files
 DAMAGED = (
@@ -56,7 +60,8 @@ def open_image(
     Returns:
         An image of mode RGB or L; grayscale images of more than 8 bits have mode I;16, I (32 bits)
         or F (floating point). Of 16-bit color images, Pillow reads only the high 8 bits;
-        `info[HIGH_BYTE]` is then true.
+        `info[HIGH_BYTE]` is then true. Of animated and multi-page files it is the first frame;
+        `info[MULTI_FRAME]` is then true.
 
     Raises:
         BadImage: The image is empty, damaged, too large or of an unknown format.
@@ -65,6 +70,8 @@ def open_image(
         raise BadImage("is empty")
     # Pillow checks this for embedded images too; up to twice the limit it only warns
     Image.MAX_IMAGE_PIXELS = int(max_megapixels * 1e6)
+    is_heic = encoded[4:8] == b"ftyp" and encoded[8:12] in HEIC_BRANDS
+    needs_pi_heif = is_heic and not _reads_heic()
     try:
         with warnings.catch_warnings():
             # warnings about metadata and palettes do not name the file, and do not affect pixels
@@ -73,16 +80,20 @@ def open_image(
             file = Image.open(io.BytesIO(encoded))
             is_16_bit = bool(re.search(";16[BLN]", str(file.tile)))
             high_byte = is_16_bit and file.mode in HIGH_BYTE_MODES
+            is_multi_frame = getattr(file, "is_animated", False) and file.format not in ONE_PICTURE
             if target:
                 _reduce(file, target)
             image: Image.Image = file
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
             image = _simplified(image)
-            image.info[HIGH_BYTE] = high_byte
+            image.info |= {HIGH_BYTE: high_byte, MULTI_FRAME: is_multi_frame}
     except UnidentifiedImageError:
-        if encoded[4:8] == b"ftyp" and encoded[8:12] in HEIC_BRANDS:
-            raise BadImage("is HEIC, which cannot be read: convert it to JPEG or PNG") from None
+        if needs_pi_heif:
+            raise BadImage(
+                "is HEIC, which needs pi-heif: run `uv sync --inexact --group heic`, or convert it "
+                "to JPEG or PNG"
+            ) from None
         raise BadImage("is not an image, or has an unknown format") from None
     except TOO_LARGE as error:
         pixels = re.search(r"\d+", str(error))
@@ -95,6 +106,18 @@ def open_image(
     if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
         raise BadImage("must have finite pixels (has NaN or infinity)")
     return image
+
+
+@lru_cache(maxsize=1)
+def _reads_heic() -> bool:
+    """Let Pillow read HEIC; return whether pi-heif, which is optional, is installed."""
+    if not find_spec("pi_heif"):
+        return False
+    import pi_heif
+
+    Image.init()  # Pillow's own formats come first: some AVIF files look like HEIC
+    pi_heif.register_heif_opener()
+    return True
 
 
 def _reduce(file: ImageFile.ImageFile, target: Sequence[int]) -> None:
