@@ -4,13 +4,14 @@ A stage that depends on its own file reruns only if that file changes. uv.lock c
 package, but a new matplotlib only redraws plots. DVC cannot look up the architecture of a model in
 a matrix, so the hash of its file is recorded here.
 
-This is the first stage. It also checks `folder` and the files that models start from, since DVC
-only says that they are missing, and it removes the outputs of models and seeds that are no longer
-in params.yaml: stages that read a folder must not see them.
+This is the first stage. It also checks `folder` and the files and packages that models start from,
+since DVC only says that they are missing, and it removes the outputs of models and seeds that are
+no longer in params.yaml: stages that read a folder must not see them.
 
 Reads   uv.lock, pipeline/architectures/*.py, pretrained/*
 Writes  data/inputs/versions/STAGE.json    locked versions of the packages that a stage uses
-        data/inputs/models/MODEL.json      SHA-256 of the files that a model is built from
+        data/inputs/models/MODEL.json      SHA-256 of the files that a model is built from, and the
+                                           locked version of the package with its weights
         data/inputs/pictures/MODEL.json    what analyze draws of a model; an empty list: nothing
 Params  analyze, backend, compare, folder, models, seeds
 """
@@ -18,12 +19,15 @@ Params  analyze, backend, compare, folder, models, seeds
 import argparse
 import shutil
 import tomllib
+from collections.abc import Collection
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.params import check_folder, load
 from pipeline.config.schema import Model
+from pipeline.config.signature import weights_package
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, require_file, sha256, write_json
 from pipeline.core.text import counted
@@ -92,11 +96,15 @@ def versions_by_stage(locked: dict[str, str], backend: str) -> dict[str, dict[st
         stage: names + (BACKENDS[backend] if stage in WITH_KERAS else ())
         for stage, names in PACKAGES.items()
     }
-    if missing := {name for names in packages.values() for name in names} - set(locked):
+    _check_locked({name for names in packages.values() for name in names}, locked)
+    return {stage: {name: locked[name] for name in names} for stage, names in packages.items()}
+
+
+def _check_locked(packages: Collection[str], locked: Collection[str]) -> None:
+    if missing := set(packages) - set(locked):
         raise PipelineError(
             f"uv.lock: must lock {', '.join(sorted(missing))}. Got no such package. Run `uv lock`"
         )
-    return {stage: {name: locked[name] for name in names} for stage, names in packages.items()}
 
 
 def model_files(name: str, model: Model) -> dict[str, str]:
@@ -110,6 +118,26 @@ def model_files(name: str, model: Model) -> dict[str, str]:
         remedy = f"Put it there, or change models.{name}.from_model"
         files.append(require_file(Path(model.from_model), remedy))
     return {file.name: sha256(file) for file in files}
+
+
+def model_packages(name: str, model: Model, locked: dict[str, str]) -> dict[str, str]:
+    """Return the locked version of the package that a model takes its weights from, if any.
+
+    Raises:
+        PipelineError: The package is not installed or not locked.
+    """
+    package = weights_package(model)
+    if package is None:
+        return {}
+    _check_locked([package], locked)
+    try:
+        version(package)
+    except PackageNotFoundError:
+        raise PipelineError(
+            f"models.{name}: the package {package}, which contains its weights, is not installed. "
+            "Run `uv sync --inexact --group pretrained`"
+        ) from None
+    return {package: locked[package]}
 
 
 def old_outputs(compare: list[str], seeds: list[int]) -> list[Path]:
@@ -152,10 +180,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     params = load()
     check_folder(params.folder)
+    locked = locked_versions(args.lock)
+    models = {name: params.models[name] for name in params.compare}
 
     records: dict[str, dict[str, Any]] = {
-        "versions": versions_by_stage(locked_versions(args.lock), params.backend),
-        "models": {name: model_files(name, params.models[name]) for name in params.compare},
+        "versions": versions_by_stage(locked, params.backend),
+        "models": {
+            name: {**model_files(name, model), **model_packages(name, model, locked)}
+            for name, model in models.items()
+        },
         "pictures": {name: params.pictures_of(name) for name in params.compare},
     }
     with atomic_path(args.inputs) as folder:
@@ -164,8 +197,8 @@ def main(argv: list[str] | None = None) -> None:
                 write_json(folder / kind / f"{name}.json", value)
     old = remove_old_outputs(params.compare, params.seeds)
     removed = f"; {counted(len(old), 'output')} of other models and seeds removed" if old else ""
-    models, seeds = ", ".join(params.compare), ", ".join(map(str, params.seeds))
-    print(f"inputs: {models}; seeds {seeds} -> {args.inputs}{removed}")
+    seeds = ", ".join(map(str, params.seeds))
+    print(f"inputs: {', '.join(models)}; seeds {seeds} -> {args.inputs}{removed}")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ NAMES = sorted(path.stem for path in ARCHITECTURES.glob("[!_]*.py"))
 SHAPE = (32, 32, 3)
 # shapes of architectures for which 32×32 is too small
 SHAPES = {"deep_bn": (128, 128, 3)}
-# settings that are required here, where there is no network to download weights from
+# settings that are required here, without a network to download weights from
 REQUIRED: dict[str, dict[str, Any]] = {
+    "efficientnet_lite": {"weights": None, "freeze": "none"},
     "pretrained": {"base": "mobilenet_v2", "weights": None, "freeze": "none"},
     "transfer": {"freeze": "none"},
 }

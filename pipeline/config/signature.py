@@ -39,8 +39,14 @@ def split_build(model: Model) -> tuple[dict[str, Any], LayerOverrides]:
 
 def required_normalization(architecture: str) -> str | None:
     """Return the normalization that an architecture requires (`NORMALIZE = "unit"`), if any."""
-    match = re.search(r'^NORMALIZE = "(\w+)"', _source(architecture), re.MULTILINE)
-    return match[1] if match else None
+    return _constant(architecture, "NORMALIZE")
+
+
+def weights_package(model: Model) -> str | None:
+    """Return the package that a model takes its weights from (`PACKAGE = "name"`), if any."""
+    if model.build.get("weights", "default") is None:  # random weights
+        return None
+    return _constant(model.architecture, "PACKAGE")
 
 
 def build_arguments(architecture: str, at: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -62,6 +68,12 @@ def build_arguments(architecture: str, at: tuple[str, ...] = ()) -> dict[str, An
             f"Got {type(error).__name__}: {error}"
         ) from None
     return arguments
+
+
+def _constant(architecture: str, name: str) -> str | None:
+    """Return the value of a line `NAME = "value"` of an architecture's file, if it has one."""
+    match = re.search(rf'^{name} = "([\w-]+)"', _source(architecture), re.MULTILINE)
+    return match[1] if match else None
 
 
 def _source(architecture: str, at: tuple[str, ...] = ()) -> str:
