@@ -204,8 +204,8 @@ class _ArrayUnpickler(pickle.Unpickler):
     ALLOWED = {
         "collections.OrderedDict": OrderedDict,
         "torch._utils._rebuild_tensor_v2": _rebuild,
-        "torch.FloatStorage": np.dtype("<f4"),
-        "torch.LongStorage": np.dtype("<i8"),
+        "torch.FloatStorage": "<f4",
+        "torch.LongStorage": "<i8",
     }
 
     def __init__(self, file: io.BytesIO):
