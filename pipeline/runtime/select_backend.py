@@ -134,11 +134,17 @@ def use(backend: str, threads: int | None = None) -> None:
         if threads:
             os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)
     if backend == "jax":
-        # Keras would import TensorFlow only to seed it, which takes seconds and 0.7 GB in each
-        # process
-        sys.modules["tensorflow"] = None  # type: ignore[assignment]
         # the equivalent of TensorFlow's enable_op_determinism
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+        # Keras would import TensorFlow only to seed it, which takes seconds and 0.7 GB in each
+        # process
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]
     # must be the first import of Keras, since it silences logs and hides user settings
     import_module("pipeline.runtime.backend")
+    if backend == "jax":
+        # Keras now remembers that it has no TensorFlow. It takes any entry in sys.modules for
+        # TensorFlow itself, which Rescaling and the Random... layers would then use.
+        module_utils = import_module("keras.src.utils.module_utils")
+        module_utils.tensorflow.available  # noqa: B018
+        del sys.modules["tensorflow"]
