@@ -1,7 +1,7 @@
 """GPU: measure training of batchnorm on JAX, in bfloat16 and in float32.
 
 The images are on the device. Runs by name only, `python -m benchmarks gpu`, and only if JAX finds a
-GPU. For airnet at 94 % on a GPU, set `backend: jax` in params.yaml and run
+GPU. For the accuracy of a whole training, set `backend: jax` in params.yaml and run
 `python -m benchmarks.trainings cifar10 --models airnet_15`.
 """
 

@@ -190,36 +190,40 @@ def by_machine(trainings: list[dict]) -> dict[tuple[str, ...], dict[str, list[di
     return groups
 
 
-def table(trainings: list[dict], margin: float) -> str:
+def table(trainings: list[dict], margin: float, order: list[str]) -> str:
     """Return the trainings as a table in Markdown, each model compared with the first.
 
     Args:
         trainings: As `read` returns them.
         margin: As in params.yaml, in percentage points.
+        order: Names of the models, in the order of the rows.
     """
     lines = []
     for (device, precision, threads), by_model in by_machine(trainings).items():
-        tables = {model: correct(group) for model, group in by_model.items()}
-        reference, *others = by_model
+        reference, *others = models = sorted(by_model, key=order.index)
+        tables = {model: correct(by_model[model]) for model in models}
         verdicts = compare_all(tables, dict.fromkeys(others, reference), margin / 100)
+        backend = by_model[reference][0]["backend"]
+        used = f"threads {threads}, " if backend.startswith("tensorflow") else ""
         lines += [
-            f"{device}, {precision}, threads {threads}; with 95 % intervals, and the standard "
-            "deviation over trainings in points:",
+            f"{device}, {backend}, {precision}; {used}95 % intervals over seeds and images, standard "
+            "deviation over trainings; mirrored: with evaluate.mirror:",
             "",
-            f"| | trainings | test accuracy | sd | against {reference} | training |",
-            "| --- | --- | --- | --- | --- | --- |",
+            f"| | trainings | test accuracy | sd | mirrored | against {reference} | training |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
         ]
-        for model, group in by_model.items():
-            mean = mean_interval(tables[model])
-            deviation = "" if len(group) == 1 else f"{100 * mean.standard_deviation:.1f}"
-            seconds = statistics.median(training["train_seconds"] for training in group)
+        for model in models:
+            group, mean = by_model[model], mean_interval(tables[model])
+            mirrored = [line["mirrored_accuracy"] for line in group if "mirrored_accuracy" in line]
+            seconds = [line["train_seconds"] for line in group]
             cells = (
                 model,
                 len(group),
                 f"{100 * mean.mean:.1f} % [{100 * mean.low:.1f}, {100 * mean.high:.1f}]",
-                deviation,
+                "" if len(group) == 1 else f"{100 * mean.standard_deviation:.1f}",
+                f"{100 * statistics.mean(mirrored):.1f} %" if mirrored else "",
                 verdicts[model]["sentence"] if model in verdicts else "",
-                f"{seconds:,.0f} s",
+                f"{statistics.median(seconds):,.0f} s ({min(seconds):,.0f} to {max(seconds):,.0f})",
             )
             lines.append(f"| {' | '.join(map(str, cells))} |")
         lines.append("")
@@ -246,7 +250,8 @@ def main(argv: list[str] | None = None) -> None:
             record(args.dataset, args.models, args.seeds, args.mirror, folder, path)
     if not path.exists():
         raise PipelineError(f"{path}: has no trainings. Name some with --models")
-    print(table(read(path), read_params()["margin"]))
+    params = read_params()
+    print(table(read(path), params["margin"], list(params["models"])))
 
 
 if __name__ == "__main__":

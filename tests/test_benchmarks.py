@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,9 +143,15 @@ def test_committed_results_have_every_field(committed):
             assert comparison["n"] >= 5
 
 
-def trained(model: str, seed: int, correct: list[bool], **changes: str) -> dict:
+def trained(model: str, seed: int, correct: list[bool], **changes: Any) -> dict:
     """Return the record of a training."""
-    machine = {"settings": "a", "device": "A", "precision": "float32", "threads": "1"}
+    machine = {
+        "settings": "a",
+        "device": "A",
+        "precision": "float32",
+        "backend": "tensorflow 2.21.0",
+        "threads": "1",
+    }
     packed = correctness.pack(np.array(correct), np.array(["cat"] * len(correct)))
     return {"model": model, "seed": seed, **machine, "train_seconds": 9.6, "accuracy": 0.5,
             "correct": packed, **changes}  # fmt: skip
@@ -180,16 +187,16 @@ def test_only_trainings_of_the_same_machine_and_settings_are_compared():
         trained("a", 0, whole, settings="old"),
         trained("a", 0, half),
         trained("a", 1, half),
-        trained("b", 0, whole),
-        trained("b", 1, whole),
+        trained("b", 0, whole, mirrored_accuracy=0.9),
+        trained("b", 1, whole, mirrored_accuracy=0.8),
         trained("b", 0, half, device="B"),
     ]
-    lines = trainings.table(recorded, margin=1.0).splitlines()
-    a, b, alone = (line for line in lines if line.startswith(("| a ", "| b ")))
+    lines = trainings.table(recorded, margin=1.0, order=["b", "a"]).splitlines()
+    b, a, alone = (line for line in lines if line.startswith(("| a ", "| b ")))
+    assert b == "| b | 2 | 100.0 % [96.3, 100.0] | 0.0 | 85.0 % |  | 10 s (10 to 10) |"
     # Wilson's interval of 50 of 100
-    assert a == "| a | 2 | 50.0 % [40.4, 59.6] | 0.0 |  | 10 s |"
-    assert b.startswith("| b | 2 | 100.0 % [96.3, 100.0] | 0.0 | better than a by 50.0 points [")
-    assert alone.startswith("| b | 1 | 50.0 % [40.4, 59.6] |  |  |")
+    assert a.startswith("| a | 2 | 50.0 % [40.4, 59.6] | 0.0 |  | worse than b by 50.0 points [")
+    assert alone.startswith("| b | 1 | 50.0 % [40.4, 59.6] |  |  |  |")
 
 
 def test_trainings_with_the_same_predictions_give_no_false_alarm():
