@@ -206,8 +206,8 @@ def table(trainings: list[dict], margin: float, order: list[str]) -> str:
         backend = by_model[reference][0]["backend"]
         used = f"threads {threads}, " if backend.startswith("tensorflow") else ""
         lines += [
-            f"{device}, {backend}, {precision}; {used}95 % intervals over seeds and images, standard "
-            "deviation over trainings; mirrored: with evaluate.mirror:",
+            f"{device}, {backend}, {precision}; {used}95 % intervals over seeds and images, "
+            "standard deviation over trainings; mirrored: with evaluate.mirror:",
             "",
             f"| | trainings | test accuracy | sd | mirrored | against {reference} | training |",
             "| --- | --- | --- | --- | --- | --- | --- |",
