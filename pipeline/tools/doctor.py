@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
 from pipeline import inputs
 from pipeline.config import params
@@ -48,14 +47,13 @@ def repair() -> None:
     Also removes outputs of models and seeds that are not in params.yaml. The stage `inputs` does
     so when it runs, but Git can bring back its own outputs without removing those.
     """
-    if damaged_files() and not running_dvc():
-        for path in damaged_files():  # again: a DVC that was still writing may have ended since
+    if not running_dvc():  # asked first: what a DVC was still writing is whole once it has ended
+        for path in damaged_files():
             if path == RWLOCK:
                 path.unlink(missing_ok=True)
                 print(f"doctor: removed {path}, left behind by a killed DVC")
             else:
                 _restore(path)
-    if not running_dvc():
         settings = params.load()
         for path in inputs.remove_old_outputs(settings.compare, settings.seeds):
             print(f"doctor: removed {path}: not in params.yaml. DVC's cache keeps it")
@@ -65,8 +63,8 @@ def repair() -> None:
 
 def damaged_files() -> list[Path]:
     """Return the files that a killed DVC left in a state that DVC refuses."""
-    lock_files = [path for path in LOCK_FILES if path.exists() and _is_cut_short(path)]
-    return [RWLOCK, *lock_files] if RWLOCK.exists() and _blocks(RWLOCK) else lock_files
+    checks = {RWLOCK: _blocks, **dict.fromkeys(LOCK_FILES, _is_cut_short)}
+    return [path for path, is_damaged in checks.items() if path.exists() and is_damaged(path)]
 
 
 def _is_cut_short(lock_file: Path) -> bool:
@@ -122,23 +120,16 @@ def running_dvc() -> list[str]:
 
 def check_code() -> Findings:
     """Find untracked files in the folders of code that stages depend on."""
-    if not shutil.which("git") or not (folders := _code_folders()):
+    if not shutil.which("git"):
         return
     # .dvcignore has the syntax of .gitignore; DVC hashes the files that it does not exclude
     options = ("--others", "--exclude-per-directory=.dvcignore", "-z")
+    # no stage depends on pipeline/tools; of the files directly in pipeline/, on its script only
+    folders = ("pipeline/*/*", ":!pipeline/tools")
     output = _call("git", "ls-files", *options, "--", *folders).stdout
     if names := [name for name in output.split("\0") if name]:
         problem = "not tracked by Git, and makes the stages that depend on its folder run again"
         yield "note", f"{first_few(names)}: {problem}. `git add` it, or move it elsewhere"
-
-
-def _code_folders() -> list[str]:
-    try:
-        stages = yaml.load(Path("dvc.yaml").read_text("utf-8"), yaml.BaseLoader)["stages"]  # noqa: S506 (text only)
-        deps = {dep for stage in stages.values() for dep in stage.get("do", stage).get("deps", ())}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
-        return []  # DVC reports what is wrong with it
-    return sorted(dep for dep in deps if dep.startswith("pipeline/") and Path(dep).is_dir())
 
 
 def check_dvc() -> Findings:
@@ -146,9 +137,8 @@ def check_dvc() -> Findings:
     if processes := running_dvc():
         yield "note", f"{first_few(processes)}: running here. Try again when it has ended"
         return
-    if paths := damaged_files():
-        for path in paths:
-            yield "fix", f"{path}: damaged by a killed DVC. `make repro` repairs it"
+    if paths := [str(path) for path in damaged_files()]:
+        yield "fix", f"{first_few(paths)}: damaged by a killed DVC. `make repro` repairs it"
         return
     if stale := _ask_dvc("status", "dvc.yaml"):
         names = first_few(list(stale))
@@ -214,7 +204,12 @@ def check_training() -> Findings:
     rows = [row.split(", ") for row in done.stdout.splitlines()]
     usable = set(parallel.usable_gpus())  # indices or UUIDs
     gpus = [row for row in rows if usable & set(row[:2])]
-    yield from map(_check_gpu, gpus)
+    for index, _, name, driver, used, total in gpus:
+        message = f"GPU {index}: {name}, driver {driver}, {used} of {total} MiB in use"
+        remedy = "End the processes that `nvidia-smi` lists, or set CUDA_VISIBLE_DEVICES to another"
+        # nvidia-smi prints [N/A] for a GPU that shares the CPU's memory
+        busy = used.isdigit() and total.isdigit() and int(used) > GPU_BUSY * int(total)
+        yield ("fix", f"{message}. {remedy}") if busy else ("note", message)
     if not gpus:
         yield "note", "GPU: hidden by CUDA_VISIBLE_DEVICES, so training runs on the CPU"
     elif not select_backend.supports_gpu(backend):
@@ -222,16 +217,6 @@ def check_training() -> Findings:
         remedy = "Set `backend: jax` in params.yaml and run `uv pip install 'jax[cuda13]'`"
         level = "fix" if backend == "jax" else "note"
         yield level, f"params.yaml: backend: {problem}. {remedy}"
-
-
-def _check_gpu(gpu: list[str]) -> tuple[str, str]:
-    index, _, name, driver, used, total = gpu
-    message = f"GPU {index}: {name}, driver {driver}, {used} of {total} MiB in use"
-    # nvidia-smi prints [N/A] for a GPU that shares the CPU's memory
-    if used.isdigit() and total.isdigit() and int(used) > GPU_BUSY * int(total):
-        remedy = "End the processes that `nvidia-smi` lists, or set CUDA_VISIBLE_DEVICES to another"
-        return "fix", f"{message}. {remedy}"
-    return "note", message
 
 
 def _call(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
