@@ -1,9 +1,11 @@
 """Fixtures and functions shared by tests: a working directory, small arrays, a browser."""
 
+import importlib
 import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -17,6 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from pipeline.config.schema import Train
+from pipeline.core import errors
 from pipeline.data import arrays
 from pipeline.ingest.parquet import Example
 
@@ -126,6 +129,32 @@ def stage(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             # importing JAX sets TF_CPP_MIN_LOG_LEVEL in this process
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPOSITORY), **env},
         )
+
+    return run
+
+
+@pytest.fixture
+def quick_stage(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a stage as `stage` does, but in this process: its imports take seconds."""
+    for name in ("CUDA_VISIBLE_DEVICES", "KERAS_BACKEND", "TF_NUM_INTRAOP_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # restores what a stage sets
+
+    def run(module: str, *argv: str) -> subprocess.CompletedProcess[str]:
+        handler = signal.getsignal(signal.SIGTERM)
+        status, message = 0, ""
+        try:
+            errors.run(lambda: importlib.import_module(module).main([*argv]))
+        except SystemExit as stop:
+            if isinstance(stop.code, str):
+                status, message = 1, f"{stop.code}\n"
+            else:
+                status = stop.code or 0
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess([module, *argv], status, out, err + message)
 
     return run
 

@@ -348,8 +348,8 @@ ARGUMENTS = (
 
 
 # tests/test_graph.py tests with `dvc repro -f` that the pictures are reproducible
-def test_the_stage_draws_and_lists_its_pictures(trained, stage):
-    done = stage("pipeline.analyze", *ARGUMENTS)
+def test_the_stage_draws_and_lists_its_pictures(trained, quick_stage):
+    done = quick_stage("pipeline.analyze", *ARGUMENTS)
     last_line = "analyze: baseline: 10 layers, 8 pictures -> out/baseline\n"
     assert (done.stdout, done.stderr) == (PROGRESS + last_line, "")
     analysis = json.loads((trained / "out/baseline/analysis.json").read_text())
@@ -377,27 +377,27 @@ def test_the_stage_runs_on_jax(trained, edit, stage):
     assert (done.stdout, done.stderr) == (PROGRESS + last_line, "")
 
 
-def test_only_the_chosen_pictures_are_drawn(trained, stage):
+def test_only_the_chosen_pictures_are_drawn(trained, quick_stage):
     (trained / "pictures.json").write_text('["kernels"]')
-    done = stage("pipeline.analyze", *ARGUMENTS)
+    done = quick_stage("pipeline.analyze", *ARGUMENTS)
     last_line = "analyze: baseline: 10 layers, 1 picture -> out/baseline\n"
     assert (done.stdout, done.stderr) == ("analyze: baseline: kernels …\n" + last_line, "")
     files = {path.name for path in (trained / "out/baseline").iterdir()}
     assert files == {"analysis.json", "layers.csv", "kernels.png"}
 
 
-def test_a_model_without_chosen_pictures_has_only_the_layer_table(trained, stage):
+def test_a_model_without_chosen_pictures_has_only_the_layer_table(trained, quick_stage):
     (trained / "pictures.json").write_text("[]")
-    done = stage("pipeline.analyze", *ARGUMENTS)
+    done = quick_stage("pipeline.analyze", *ARGUMENTS)
     last_line = "analyze: baseline: 10 layers, 0 pictures -> out/baseline\n"
     assert (done.stdout, done.stderr) == (last_line, "")
     files = {path.name for path in (trained / "out/baseline").iterdir()}
     assert files == {"analysis.json", "layers.csv"}
 
 
-def test_the_table_needs_only_the_model(trained, stage):
+def test_the_table_needs_only_the_model(trained, quick_stage):
     (trained / "params.yaml").unlink()
-    done = stage("pipeline.analyze", "models/baseline/0.keras", "--table")
+    done = quick_stage("pipeline.analyze", "models/baseline/0.keras", "--table")
     assert done.stderr == ""
     line = next(line for line in done.stdout.splitlines() if "Conv2D" in line)
     assert re.split(r"\s*[│┃]\s*", line)[2:-1] == [
@@ -420,11 +420,11 @@ def test_a_keras_backend_that_is_not_installed_is_one_error_line(trained, stage)
     assert done.stderr.startswith("error: KERAS_BACKEND: must be tensorflow or another install")
 
 
-def test_a_missing_file_is_one_error_line(trained, stage):
-    done = stage("pipeline.analyze", "models/baseline/7.keras", "--table")
+def test_a_missing_file_is_one_error_line(trained, quick_stage):
+    done = quick_stage("pipeline.analyze", "models/baseline/7.keras", "--table")
     expected = "error: models/baseline/7.keras: no such file. Models: models/baseline/0.keras\n"
     assert done.stderr == expected
     (trained / "predictions.csv").unlink()
-    done = stage("pipeline.analyze", *ARGUMENTS)
+    done = quick_stage("pipeline.analyze", *ARGUMENTS)
     assert done.stderr == "error: predictions.csv: no such file. Run `dvc repro`\n"
     assert not (trained / "out").exists()

@@ -66,6 +66,12 @@ def images(model: keras.Model, count: int) -> np.ndarray:
     return np.random.default_rng(0).random((count, *model.input_shape[1:]), dtype=np.float32)
 
 
+def compile_eagerly(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    """Compile without a graph: tracing one takes eight times as long as two steps."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, run_eagerly=True)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_architecture_maps_images_to_logits_uncompiled(name, make):
     model = make(name, classes=7)
@@ -80,7 +86,7 @@ def test_an_architecture_maps_images_to_logits_uncompiled(name, make):
 def test_every_weight_receives_a_gradient(name, make):
     model = make(name)
     before = [weight.numpy() for weight in model.trainable_weights]
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    compile_eagerly(model, keras.optimizers.SGD(0.01))
     model.train_on_batch(images(model, 8), np.arange(8) % model.output_shape[1])
     for old, weight in zip(before, model.trainable_weights, strict=True):
         assert np.isfinite(weight.numpy()).all()
@@ -97,9 +103,14 @@ def test_predictions_are_equal_after_saving(name, make, tmp_path):
     assert np.array_equal(model(images(model, 2)), loaded(images(model, 2)))
 
 
+# `make test-long` exports the networks of keras.applications
+MARKS = dict.fromkeys(NAMES, pytest.mark.slow) | dict.fromkeys(
+    ("pretrained", "vgg16"), pytest.mark.long
+)
+
+
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n == "baseline" else pytest.mark.slow) for n in NAMES],
+    "name", [pytest.param(n, marks=() if n == "baseline" else MARKS[n]) for n in NAMES]
 )
 def test_onnx_and_litert_exports_predict_the_same(name, make, project, monkeypatch):
     for variable in ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES"):
@@ -257,9 +268,7 @@ def test_the_error_for_small_images_names_the_smallest_size(name, size, smallest
 
 def train(model: keras.Model) -> None:
     """Train for two steps with a high learning rate."""
-    model.compile(
-        keras.optimizers.SGD(1.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
+    compile_eagerly(model, keras.optimizers.SGD(1.0))
     for _ in range(2):
         model.train_on_batch(images(model, 8), np.arange(8) % model.output_shape[1])
 

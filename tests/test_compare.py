@@ -185,32 +185,34 @@ def test_a_single_model_is_the_champion(evaluated, capsys, edit):
     assert Path("models/champion.keras").read_bytes() == model_bytes("batchnorm", 0)
 
 
-def assert_refused(stage, message: str) -> None:
-    done = stage("pipeline.compare", *ARGUMENTS)
+def assert_refused(quick_stage, message: str) -> None:
+    done = quick_stage("pipeline.compare", *ARGUMENTS)
     assert done.stderr == f"error: {message}. Run `dvc repro`\n"
     assert not Path("comparison.json").exists()
 
 
-def test_a_champion_that_has_changed_since_evaluation_is_refused(evaluated, stage):
+def test_a_champion_that_has_changed_since_evaluation_is_refused(evaluated, quick_stage):
     Path("models/baseline/0.keras").write_bytes(b"another")
-    assert_refused(stage, "models/baseline/0.keras: not the file that was evaluated")
+    assert_refused(quick_stage, "models/baseline/0.keras: not the file that was evaluated")
 
 
 @pytest.mark.parametrize("path", [
     "test/batchnorm.json", "train/batchnorm/2.json", "models/baseline/0.keras"
 ])  # fmt: skip
-def test_the_error_names_a_missing_file(evaluated, stage, path):
+def test_the_error_names_a_missing_file(evaluated, quick_stage, path):
     Path(path).unlink()
-    assert_refused(stage, f"{path}: no such file")
+    assert_refused(quick_stage, f"{path}: no such file")
 
 
-def test_models_that_were_evaluated_on_different_images_are_refused(evaluated, stage):
+def test_models_that_were_evaluated_on_different_images_are_refused(evaluated, quick_stage):
     path = Path("test/batchnorm.json")
     text = path.read_text()
     other = correctness.pack(np.full(IMAGES, True), np.full(IMAGES, "8"))["classes_sha256"]
     same = correctness.pack(np.full(IMAGES, True), np.full(IMAGES, "7"))["classes_sha256"]
     path.write_text(text.replace(same, other))
-    assert_refused(stage, "test: batchnorm and baseline were not evaluated on the same images")
+    assert_refused(
+        quick_stage, "test: batchnorm and baseline were not evaluated on the same images"
+    )
 
 
 def test_readme_agrees_with_the_committed_metrics(committed):

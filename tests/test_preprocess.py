@@ -399,7 +399,7 @@ def test_the_intensity_range_does_not_depend_on_processes_or_bad_files(tmp_path)
     assert all_cores.read_bytes() == one_core.read_bytes()
 
 
-def test_16_bit_color_images_are_read_by_their_high_byte_and_counted(project, stage):
+def test_16_bit_color_images_are_read_by_their_high_byte_and_counted(project, quick_stage):
     """Pillow reads only the high byte."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -413,7 +413,7 @@ def test_16_bit_color_images_are_read_by_their_high_byte_and_counted(project, st
     plain = Example(png(np.zeros((1, 1, 3), np.uint8)), 0, "8 bits")
     parts = {"train": [plain, Example(deep, 1, "a")], "test": [plain, Example(deep, 1, "b")]}
     parquet.write(project / "raw", parquet.Dataset(["a", "b"], "t", dict.fromkeys(parts, 2), parts))
-    done = stage("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
+    done = quick_stage("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
     assert done.stdout == (
         "preprocess: 1 × 1 × 3 images, unit, high 8 bits of 2 images in 16-bit color -> arrays\n"
     ), done.stderr
@@ -682,7 +682,7 @@ def test_reading_a_file_ten_times_as_large_takes_no_more_memory(tmp_path):
     assert peaks[3] - peaks[2] < 8
 
 
-def test_a_folder_of_photographs_in_many_formats(project, edit, stage):
+def test_a_folder_of_photographs_in_many_formats(project, edit, quick_stage):
     """Two photographs of 427×640 pixels from scikit-learn, stored in many ways."""
     photos = Path(sklearn.datasets.__file__).parent / "images"
     for split in ("train", "test"):
@@ -705,9 +705,9 @@ def test_a_folder_of_photographs_in_many_formats(project, edit, stage):
     edit("image_size:", "image_size: [43, 64]")
     edit("on_bad_image: error", "on_bad_image: skip")
     edit("dtype: float32", "dtype: uint8")
-    done = stage("pipeline.download", "--raw", "raw")
+    done = quick_stage("pipeline.download", "--raw", "raw")
     assert "14 train, 14 test images, 2 classes" in done.stdout, done.stderr
-    done = stage("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
+    done = quick_stage("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
     assert "43 × 64 × 3 images, unit, 4 bad images skipped" in done.stdout, done.stderr
     images, labels = arrays.load(project / "arrays/train")
     assert labels.tolist() == [0] * 6 + [1] * 6
@@ -781,14 +781,14 @@ def test_worker_processes_end_with_their_parent():
     assert running.communicate(timeout=60)[0] == ""
 
 
-def test_the_stage_writes_info_and_prints_the_number_of_skipped_images(project, edit, stage):
+def test_the_stage_writes_info_and_prints_the_number_of_skipped_images(project, edit, quick_stage):
     train = [grey(0, 0), grey(0, 1), Example(b"", 0, "bad.png")]
     sizes = {"train": 3, "test": 2}
     parquet.write(
         project / "raw", parquet.Dataset(["a", "b"], "t", sizes, {"train": train, "test": TEST})
     )
     argv = ("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
-    done = stage(*argv)
+    done = quick_stage(*argv)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1] == (
         "error: t: every file must be a valid image. Got 1 that are not: bad.png is empty. "
@@ -796,7 +796,7 @@ def test_the_stage_writes_info_and_prints_the_number_of_skipped_images(project, 
     )
     assert not (project / "arrays").exists()
     edit("on_bad_image: error", "on_bad_image: skip")
-    done = stage(*argv)
+    done = quick_stage(*argv)
     line = "preprocess: 2 × 3 × 1 images, unit, 1 bad image skipped -> arrays\n"
     assert done.stdout == line, done.stderr
     assert json.loads((project / "arrays/info.json").read_text())["classes"] == ["a", "b"]
@@ -807,10 +807,10 @@ def test_the_stage_writes_info_and_prints_the_number_of_skipped_images(project, 
             ["a", "b"], "t", {"train": 2, "test": 2}, {"train": train[:2], "test": TEST}
         ),
     )
-    assert stage(*argv).stdout == "preprocess: 2 × 3 × 1 images, unit -> arrays\n"
+    assert quick_stage(*argv).stdout == "preprocess: 2 × 3 × 1 images, unit -> arrays\n"
 
 
-def test_the_stage_prints_the_intensity_range(project, edit, stage):
+def test_the_stage_prints_the_intensity_range(project, edit, quick_stage):
     train = [Example(ramp(0, 4095), label, "deep") for label in (0, 1)]
     sizes = {"train": 2, "test": 2}
     parquet.write(
@@ -818,9 +818,9 @@ def test_the_stage_prints_the_intensity_range(project, edit, stage):
     )
     argv = ("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
     line = "preprocess: 2 × 4096 × 1 images, unit, {} scaled to 0 to 255 -> arrays\n"
-    assert stage(*argv).stdout == line.format("0 to 4095")
+    assert quick_stage(*argv).stdout == line.format("0 to 4095")
     edit("intensity_range:", "intensity_range: [-1024, 3071]")
-    done = stage(*argv)
+    done = quick_stage(*argv)
     assert done.stdout == line.format("-1024 to 3071"), done.stderr
     assert read(project).max() == 1
 

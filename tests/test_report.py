@@ -443,10 +443,10 @@ def test_fewer_misclassified_images_per_model_are_shown_of_many_models():
     assert [parts.mistakes_per_model(models) for models in (1, 8, 12, 500)] == [30, 30, 20, 1]
 
 
-def test_a_missing_input_is_an_error_of_one_line(tmp_path):
-    write_outputs(tmp_path)
-    (tmp_path / "curves.csv").unlink()
-    done = build(tmp_path)
+def test_a_missing_input_is_an_error_of_one_line(project, quick_stage):
+    write_outputs(project)
+    (project / "curves.csv").unlink()
+    done = quick_stage("pipeline.report", *ARGUMENTS)
     assert done.stderr == "error: curves.csv: no such file. Run `dvc repro`\n"
 
 
@@ -493,11 +493,11 @@ def test_the_report_says_why_a_format_was_not_exported(built):
     ]
 
 
-def test_one_training_of_one_model_has_a_report(tmp_path):
-    write_many(tmp_path, models=1, classes=2, trainings=1)
-    done = build(tmp_path)
+def test_one_training_of_one_model_has_a_report(project, quick_stage):
+    write_many(project, models=1, classes=2, trainings=1)
+    done = quick_stage("pipeline.report", *ARGUMENTS)
     assert (done.returncode, done.stderr) == (0, "")
-    page = " ".join((tmp_path / "plots/report.html").read_text("utf-8").split())
+    page = " ".join((project / "plots/report.html").read_text("utf-8").split())
     assert "There is no other model to compare it with." in page
     assert "Intervals count the chance of the test images, not that of the seed" in page
     assert not re.search(r"wrong in \d|ensemble of|±(?!\d)", page)

@@ -33,7 +33,7 @@ INFO = json.dumps({
 })  # fmt: skip
 
 
-def test_a_class_without_validation_images_is_reported(project, stage):
+def test_a_class_without_validation_images_is_reported(project, quick_stage):
     for split_name, values, labels in (
         ("train", range(100), [0] * 98 + [1] * 2),
         ("test", [200, 201], [0, 1]),
@@ -41,7 +41,7 @@ def test_a_class_without_validation_images_is_reported(project, stage):
         write_arrays(project / "arrays" / split_name, images(*values), np.array(labels))
     (project / "arrays/info.json").write_text(INFO)
     argv = ("pipeline.split", "--arrays", "arrays", "--split", "splits", "--metrics", "m.json")
-    assert "split: warning: no validation images of odd" in stage(*argv).stdout
+    assert "split: warning: no validation images of odd" in quick_stage(*argv).stdout
 
 
 @pytest.mark.parametrize("split_name", ["train", "test"])
@@ -148,13 +148,13 @@ def test_every_seed_holds_out_its_own_images_and_adding_one_changes_no_other(pro
     assert (project / "m.json").read_bytes() == metrics
 
 
-def test_the_validation_split_of_a_data_set_is_used_for_every_seed(project, edit, stage):
+def test_the_validation_split_of_a_data_set_is_used_for_every_seed(project, edit, quick_stage):
     for split_name, values in (("train", range(10)), ("test", [20, 21])):
         write_arrays(project / "arrays" / split_name, images(*values), np.arange(len(values)) % 2)
     info = {**json.loads(INFO), "validation": 3}
     (project / "arrays/info.json").write_text(json.dumps(info))
     edit("seeds: [0]", "seeds: [0, 7]")
-    done = stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
+    done = quick_stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
     assert done.stdout == "split: 7 train, 3 validation rows (from the data set) -> splits\n", (
         done.stderr
     )
@@ -167,11 +167,11 @@ def test_the_validation_split_of_a_data_set_is_used_for_every_seed(project, edit
     assert metrics["rows"] == {"train": 7, "validation": 3, "test": 2}
 
 
-def test_an_image_in_two_classes_is_reported_as_a_conflict(project, stage):
+def test_an_image_in_two_classes_is_reported_as_a_conflict(project, quick_stage):
     for split_name, values in (("train", [0, 1, 2, 3, 4, 5, 6, 6]), ("test", [20, 21])):
         write_arrays(project / "arrays" / split_name, images(*values), np.arange(len(values)) % 2)
     (project / "arrays/info.json").write_text(json.dumps({**json.loads(INFO), "validation": 2}))
-    done = stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
+    done = quick_stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
     assert done.stdout.splitlines()[1:] == [
         "split: warning: 1 image in two classes, so a label is wrong, for example validation "
         "6 (even), validation 7 (odd). See m.json"

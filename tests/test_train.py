@@ -49,9 +49,9 @@ def test_training_with_batch_normalization_repeats_to_the_bit(prepared, stage):
     ("vgg", 48, "error: train: vgg must be one of baseline, .* in params.yaml"),
     ("baseline", 47, "error: split.npz: must list each of 64 rows once. Run `dvc repro -f split`"),
 ])  # fmt: skip
-def test_wrong_input_is_refused_before_training(prepared, stage, model, rows, message):
+def test_wrong_input_is_refused_before_training(prepared, quick_stage, model, rows, message):
     np.savez(prepared / "split.npz", train=np.arange(rows), validation=np.arange(48, 64))
-    done = stage("pipeline.train", *arguments(model, "out"))
+    done = quick_stage("pipeline.train", *arguments(model, "out"))
     assert done.returncode == 1
     assert re.fullmatch(message + "\n", done.stderr)
     assert not (prepared / "out").exists()

@@ -349,7 +349,7 @@ def test_pipes_and_links_to_folders_are_listed_without_blocking(tmp_path):
         load_folder(tmp_path)
 
 
-def test_links_to_files_outside_are_read_and_never_written_through(project, edit, stage):
+def test_links_to_files_outside_are_read_and_never_written_through(project, edit, quick_stage):
     """DVC creates such links to its cache; others may come with a folder of images."""
     write_images(project, "outside/secret.png", "photos/train/cat/a.png", *(
         f"photos/{name}" for name in BOTH[1:]))  # fmt: skip
@@ -362,7 +362,7 @@ def test_links_to_files_outside_are_read_and_never_written_through(project, edit
     (project / "raw").mkdir()
     (project / "raw/train.parquet").symlink_to(project / "cache/train.parquet")
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
-    done = stage("pipeline.download", "--raw", "raw")
+    done = quick_stage("pipeline.download", "--raw", "raw")
     assert done.returncode == 0, done.stderr
     examples = parquet.read_group(project / "raw/train.parquet", 0)
     assert [e.id for e in examples] == ["train/cat/a.png", "train/cat/b.png", "train/dog/a.png"]
@@ -371,11 +371,13 @@ def test_links_to_files_outside_are_read_and_never_written_through(project, edit
     assert (project / "cache/train.parquet").read_text() == "last good"
 
 
-def test_a_class_folder_with_a_terminal_code_in_its_name_is_reported_safely(project, edit, stage):
+def test_a_class_folder_with_a_terminal_code_in_its_name_is_reported_safely(
+    project, edit, quick_stage
+):
     write_images(project / "photos", *BOTH, "train/a\x1b[2Jb/a.png", "test/a\x1b[2Jb/a.png")
     edit("dataset: digits", "dataset: folder")
     edit("folder: data/folder", "folder: photos")
-    done = stage("pipeline.download", "--raw", "raw")
+    done = quick_stage("pipeline.download", "--raw", "raw")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "error: folder photos: class names must be text without control characters, `</` and "
@@ -576,6 +578,7 @@ def serving(kind: str) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_failing_server_is_an_error_in_one_line_in_time(project, stage):
     program = """if True:
         import os, sys

@@ -210,14 +210,14 @@ def test_images_of_several_batches_keep_their_order(model, capsys, monkeypatch):
     assert [row["predictions"][0]["class"] for row in rows] == expected
 
 
-def test_unreadable_files_are_reported_and_the_others_are_classified(model, stage):
+def test_unreadable_files_are_reported_and_the_others_are_classified(model, quick_stage):
     (model / "a.png").write_bytes(white())
     (model / "b.txt").write_text("no image")
     (model / "c.png").write_bytes(white(size=(64, 64))[:70])
     Image.new("F", (2, 2)).save(model / "d.tiff")  # training refuses it too
     (model / "e.png").write_bytes(white())
     names = ["a.png", "b.txt", "c.png", "d.tiff", "e.png"]
-    done = stage("pipeline.tools.predict", "--model", "model.keras", "--json", *names)
+    done = quick_stage("pipeline.tools.predict", "--model", "model.keras", "--json", *names)
     assert done.returncode == 1
     errors = done.stderr.splitlines()
     assert errors[0] == "error: b.txt: is not an image, or has an unknown format"

@@ -277,10 +277,13 @@ def test_augmentation_changes_training_images_only_and_is_not_saved():
     ("plain", {"depth": 2, "filters": 8, "dropout": 0.3, "batch_norm": True},
      {"augment": {"flip": "both", "shift": 0.1, "crop": 1, "crop_fill": "zeros",
                   "rotation": 10.0, "cutout": 0.1}}),
-    ("airnet", {"widths": [8, 8]},
-     {"augment": {**PLAIN, "flip": "alternating", "crop": 1, "crop_fill": "reflect"},
-      "whiten": True, "ema_momentum": 0.9, "schedule": "triangular",
-      "optimizer": "sgd", "momentum": 0.9, "nesterov": True}),
+    pytest.param(
+        "airnet", {"widths": [8, 8]},
+        {"augment": {**PLAIN, "flip": "alternating", "crop": 1, "crop_fill": "reflect"},
+         "whiten": True, "ema_momentum": 0.9, "schedule": "triangular",
+         "optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+        marks=pytest.mark.slow,
+    ),
 ])  # fmt: skip
 def test_augmented_training_repeats_to_the_bit(architecture, arguments, overrides):
     runs = []
