@@ -12,8 +12,10 @@ Reads   uv.lock, pipeline/architectures/*.py, pretrained/*
 Writes  data/inputs/versions/STAGE.json    locked versions of the packages that a stage uses
         data/inputs/models/MODEL.json      SHA-256 of the files that a model is built from, and the
                                            locked version of the package with its weights
+        data/inputs/features/MODEL.json    what the output of frozen layers depends on; null: it is
+                                           not computed in advance
         data/inputs/pictures/MODEL.json    what analyze draws of a model; an empty list: nothing
-Params  analyze, backend, compare, folder, models, seeds
+Params  analyze, backend, compare, folder, models, seeds, train
 """
 
 import argparse
@@ -26,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.params import check_folder, load
-from pipeline.config.schema import Model
-from pipeline.config.signature import weights_package
+from pipeline.config.schema import Model, Train
+from pipeline.config.signature import may_freeze, weights_package
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, require_file, sha256, write_json
 from pipeline.core.text import counted
@@ -38,7 +40,9 @@ TRAINING_OUTPUTS = (
     "models/{}/{}.keras", "plots/history/{}/{}.csv", "metrics/train/{}/{}.json",
     "metrics/run/{}/{}.json",
 )  # fmt: skip
-MODEL_OUTPUTS = ("metrics/test/{}.json", "plots/predictions/{}.csv", "plots/analysis/{}")
+MODEL_OUTPUTS = (
+    "data/features/{}", "metrics/test/{}.json", "plots/predictions/{}.csv", "plots/analysis/{}",
+)  # fmt: skip
 
 # Packages that each stage imports, and those that write or compute for them: h5py writes the
 # weights in a .keras file, SciPy computes for scikit-learn, Pillow writes the PNGs of matplotlib.
@@ -47,6 +51,7 @@ PACKAGES = {
     "download": ("numpy", "pillow", "pyarrow", "scikit-learn", "tensorflow-datasets"),
     "preprocess": ("numpy", "pi-heif", "pillow", "pyarrow"),
     "split": ("numpy", "scikit-learn"),
+    "features": ("h5py", "keras", "ml-dtypes", "numpy"),
     "train": ("h5py", "keras", "ml-dtypes", "numpy"),
     "evaluate": ("keras", "numpy", "pandas", "scikit-learn", "scipy"),
     "analyze": ("h5py", "keras", "matplotlib", "ml-dtypes", "numpy", "pandas", "pillow"),
@@ -65,7 +70,7 @@ PACKAGES = {
 }
 # Additional packages of the stages that use Keras with the backend of params.yaml.
 BACKENDS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}
-WITH_KERAS = ("train", "evaluate", "analyze")
+WITH_KERAS = ("features", "train", "evaluate", "analyze")
 
 
 def locked_versions(path: Path) -> dict[str, str]:
@@ -140,6 +145,17 @@ def model_packages(name: str, model: Model, locked: dict[str, str]) -> dict[str,
     return {package: locked[package]}
 
 
+def feature_settings(model: Model, settings: Train) -> dict[str, Any] | None:
+    """Return the settings that the output of a model's frozen layers depends on.
+
+    So another learning rate does not compute it again. None if the model has no frozen layers, or
+    if their inputs change: by augmentation, or because the first layer is set by whitening.
+    """
+    if not may_freeze(model) or settings.augment.changes_images or settings.whiten:
+        return None
+    return {"model": model.model_dump(exclude={"train"}), "precision": settings.precision}
+
+
 def old_outputs(compare: list[str], seeds: list[int]) -> list[Path]:
     """Return the outputs of trainings and models that are no longer in params.yaml.
 
@@ -188,6 +204,9 @@ def main(argv: list[str] | None = None) -> None:
         "models": {
             name: {**model_files(name, model), **model_packages(name, model, locked)}
             for name, model in models.items()
+        },
+        "features": {
+            name: feature_settings(model, params.train_of(name)) for name, model in models.items()
         },
         "pictures": {name: params.pictures_of(name) for name in params.compare},
     }

@@ -4,6 +4,8 @@ The seed determines the initial weights, the order of the images, augmentation, 
 images are held out for validation.
 
 Reads   data/arrays/train/{images,labels}.npy, data/arrays/info.json, data/split/SEED.npz
+        data/features/MODEL/             the output of the model's frozen layers for each image, if
+                                         it has any; the other layers are trained on it
 Writes  models/MODEL/SEED.keras          stock Keras layers, from images to logits, with the
                                          preprocessing of the images
         plots/history/MODEL/SEED.csv     loss and accuracy of each epoch
@@ -31,7 +33,7 @@ from pipeline.config.schema import Train
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, sha256, write_json
 from pipeline.core.text import counted
-from pipeline.data import arrays
+from pipeline.data import arrays, features
 from pipeline.data.preprocessor import Preprocessor, store
 from pipeline.runtime import select_backend
 
@@ -77,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--history", type=Path, required=True)
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--features", type=Path, help="without it, all layers run in every epoch")
     parser.add_argument(
         "--distributed", action="store_true", help="this is one of several processes"
     )
@@ -93,6 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     # In distributed training only the main process verifies the checksums, below.
     images, labels = arrays.load(args.arrays / "train", check=not args.distributed)
     train_rows, validation_rows = arrays.read_split(args.split, len(labels))
+    stored = features.load(args.features, check=not args.distributed) if args.features else None
     launch(argv or sys.argv[1:])
 
     # Importing Keras takes seconds, so all inputs are checked first.
@@ -100,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     select_backend.use(params.backend, params.threads)
     from pipeline.runtime import acceleration, backend, distributed
     from pipeline.runtime.input_pipeline import Subset
-    from pipeline.training import building, loop
+    from pipeline.training import building, frozen, loop
     from pipeline.training.checkpoints import Checkpoints
 
     model_config, classes = params.models[args.model], info["classes"]
@@ -108,6 +112,8 @@ def main(argv: list[str] | None = None) -> None:
         stack.enter_context(distributed.data_parallel(args.distributed, settings.batch_size))
         if args.distributed and distributed.is_main_process():
             arrays.check_sums(args.arrays / "train")
+            if stored:
+                features.load(args.features)
         model = building.build(model_config, info["image_shape"], len(classes), args.seed)
         environment_record = backend.describe() | {
             "precision": acceleration.resolve_precision(settings.precision)
@@ -121,6 +127,11 @@ def main(argv: list[str] | None = None) -> None:
             environment_record,
         ]
         files = [args.arrays / "train" / arrays.SUMS, args.split, *loaded_code()]
+        if stored and not frozen.has_body(model, stored.weights):
+            print(f"train: {args.model}: trained on images, since its frozen weights are random")
+            stored = None
+        if stored:
+            files.append(args.features / arrays.SUMS)
         if model_config.from_model:
             files.append(Path(model_config.from_model))
         state = distributed.broadcast([inputs, [sha256(path) for path in files]])
@@ -130,8 +141,9 @@ def main(argv: list[str] | None = None) -> None:
         train = Subset(images, labels, train_rows)
         validation = Subset(images, labels, validation_rows)
         history = loop.fit(
-            model, train, validation, settings, classes, args.seed, checkpoints=checkpoints
-        )
+            model, train, validation, settings, classes, args.seed, checkpoints=checkpoints,
+            features=stored.values if stored else None,
+        )  # fmt: skip
         if distributed.is_main_process():
             write(args, model, preprocessor, history, settings, len(train_rows), environment_record)
             checkpoints.finish(args.out)

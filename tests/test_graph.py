@@ -91,7 +91,9 @@ def test_every_stage_depends_on_its_script_and_on_exactly_the_packages_that_it_i
 
 def test_stages_that_build_a_network_depend_on_the_files_of_its_model_alone():
     """DVC cannot look up the architecture of a model, so `inputs` records the hash of its file."""
-    for stage, item in (("train", "${item.model}"), ("analyze", "${item}")):
+    for stage, item in (
+        ("features", "${item}"), ("train", "${item.model}"), ("analyze", "${item}"),
+    ):  # fmt: skip
         deps = paths(STAGES[stage]["deps"])
         assert f"data/inputs/models/{item}.json" in deps
         assert not [dep for dep in deps if dep.startswith(("pipeline/architectures", "pretrained"))]
@@ -154,6 +156,8 @@ def test_nothing_depends_on_timing():
 @pytest.mark.parametrize(
     "stage",
     [
+        "features",
+        "inputs",
         "preprocess",
         "split",
         "compare",
@@ -285,7 +289,8 @@ def test_a_change_reruns_only_the_stages_that_it_affects(tmp_path):
         clone.edit("params.yaml", old, new)
     both = "baseline small"
     first = {"inputs", "download", "preprocess", "split", "export"}
-    everything = first | trained(both) | of_each(both, "evaluate", "analyze") | LAST
+    per_model = of_each(both, "features", "evaluate", "analyze")
+    everything = first | trained(both) | per_model | LAST
     assert clone.repro() == everything
     assert clone.repro() == set()
 
@@ -316,16 +321,17 @@ def test_a_change_reruns_only_the_stages_that_it_affects(tmp_path):
         return trained(models) | of_each(models, "evaluate") | {"compare"}
 
     clone.edit("pipeline/architectures/plain.py", "Conv2D(filters, 3", "Conv2D(filters, 5")
-    assert clone.repro("compare") == {"inputs"} | compared("small")
+    assert clone.repro("compare") == {"inputs", "features@small"} | compared("small")
 
     clone.edit("params.yaml", "epochs: 1\n", "epochs: 2\n")
-    assert clone.repro("compare") == compared(both)
+    assert clone.repro("compare") == {"inputs"} | compared(both)
 
     clone.edit("params.yaml", "validation: 0.2", "validation: 0.3")
     assert clone.repro("compare") == {"split"} | compared(both)
 
     clone.edit("params.yaml", "normalize: unit", "normalize: standardize")
-    assert clone.repro("compare") == {"preprocess", "split"} | compared(both)
+    after_preprocess = {"split"} | of_each(both, "features") | compared(both)
+    assert clone.repro("compare") == {"preprocess"} | after_preprocess
     # DVC knows that the stages left out are stale
     stale = of_each(both, "analyze") | {"export", "plot", "report"}
     assert set(json.loads(clone.run("dvc", "status", "--json", "dvc.yaml"))) == stale
@@ -355,7 +361,8 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
     both = "small other"
     evaluated = of_each(both, "evaluate") | {"compare"}
     first = {"inputs", "download", "preprocess", "split"}
-    assert repro("small, other", "0") == first | trained(both) | evaluated
+    of_both = of_each(both, "features") | trained(both)
+    assert repro("small, other", "0") == first | of_both | evaluated
 
     # a new seed trains only that seed, in whatever order
     assert repro("small, other", "1, 0") == {"inputs", "split"} | trained(both, [1]) | evaluated
@@ -366,7 +373,7 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
     shutil.copy(architectures / "plain.py", architectures / "new.py")
     add_models(clone, "new: {architecture: new, build: {depth: 1}}")
     assert clone.repro("compare") == {"inputs"}
-    new = {"inputs", "compare"} | trained("new", [0, 1]) | of_each("new", "evaluate")
+    new = {"inputs", "compare"} | trained("new", [0, 1]) | of_each("new", "features", "evaluate")
     assert repro("other, small, new", "1, 0") == new
     clone.edit("pipeline/architectures/new.py", "Conv2D(filters, 3", "Conv2D(filters, 5")
     assert clone.repro("compare") == new
@@ -397,7 +404,7 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
     # a model that starts from a file is trained again when the file changes
     models = clone.read("models/new/*")
     repro("new", "0")
-    mine = {"inputs", "compare"} | trained("mine") | of_each("mine", "evaluate")
+    mine = {"inputs", "compare"} | trained("mine") | of_each("mine", "features", "evaluate")
     for content in models.values():
         (folder / "pretrained/kept.keras").write_bytes(content)
         clone.run("dvc", "add", "-q", "pretrained/kept.keras")

@@ -28,6 +28,7 @@ NO_EFFECT = {"annotated-types", "filelock", "psutil", "pydantic", "pyyaml", "req
 UNUSED = {
     "preprocess": {"scikit-learn"},
     "split": {"pillow"},
+    "features": {"pillow"},
     "train": {"pillow"},
     "evaluate": {"pillow"},
     "export": {"pillow", "jax"},
@@ -90,7 +91,7 @@ def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
 
 @pytest.mark.parametrize(("package", "stages"), [
     ("matplotlib", {"analyze", "plot"}),
-    ("tensorflow", {"train", "evaluate", "export", "analyze"}),
+    ("tensorflow", {"features", "train", "evaluate", "export", "analyze"}),
     ("pillow", {"download", "preprocess", "analyze", "plot", "report"}),
     ("jax", set()),
     ("rich", set()),
@@ -188,6 +189,31 @@ def test_a_missing_file_to_start_from_is_one_error_line_and_changes_nothing(reco
     assert {path: path.read_bytes() for path in Path("inputs").glob("*/*")} == before
 
 
+def test_the_features_of_a_model_depend_on_what_its_frozen_layers_see(record, edit):
+    edit("models:\n", "models:\n  mine: {architecture: pretrained}\n")
+    edit("[baseline, batchnorm]", "[baseline, mine]")
+    before = record()
+    assert before["features/baseline"] == b"null\n"
+    assert json.loads(before["features/mine"]) == {
+        "model": {"architecture": "pretrained", "build": {}, "from_model": None},
+        "precision": "auto",
+    }
+    edit("learning_rate: 0.001", "learning_rate: 0.01")
+    assert changed(before, record()) == set()
+    edit("precision: auto", "precision: float32")
+    after = record()
+    assert changed(before, after) == {"features/mine"}
+    edit("{architecture: pretrained}", "{architecture: pretrained, build: {freeze: none}}")
+    assert record()["features/mine"] == b"null\n"
+    edit("{freeze: none}", "{freeze: all}")
+    assert record()["features/mine"] != b"null\n"
+    edit("cutout: 0.0", "cutout: 0.1")
+    assert record()["features/mine"] == b"null\n"
+    edit("cutout: 0.1", "cutout: 0.0")
+    edit("whiten: false", "whiten: true")
+    assert record()["features/mine"] == b"null\n"
+
+
 def test_the_pictures_of_a_model_do_not_depend_on_settings_of_others(record, edit):
     before = record()
     drawn = before["pictures/baseline"]
@@ -199,7 +225,7 @@ def test_the_pictures_of_a_model_do_not_depend_on_settings_of_others(record, edi
     edit("[baseline, batchnorm]", "[baseline, batchnorm, tutorial]")
     after = record()
     pictures = {"pictures/batchnorm", "pictures/tutorial"}
-    assert changed(before, after) == {"models/tutorial", *pictures}
+    assert changed(before, after) == {"features/tutorial", "models/tutorial", *pictures}
     assert after["pictures/tutorial"] == drawn
     assert json.loads(after["pictures/batchnorm"]) == []
 
@@ -212,7 +238,7 @@ def write_outputs(*trainings: str) -> None:
             f"models/{training}.keras", f"plots/history/{training}.csv",
             f"metrics/train/{training}.json", f"metrics/run/{training}.json",
             f"metrics/test/{model}.json", f"plots/predictions/{model}.csv",
-            f"plots/analysis/{model}/layers.csv",
+            f"plots/analysis/{model}/layers.csv", f"data/features/{model}/features.json",
         ):  # fmt: skip
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             Path(name).touch()
@@ -231,8 +257,8 @@ def test_outputs_of_removed_models_and_seeds_are_removed(record, edit, capsys):
     record()
     assert files() == expected
     assert not Path("models/tutorial").exists()
-    # four of each training, three of tutorial
-    assert capsys.readouterr().out.endswith("; 15 outputs of other models and seeds removed\n")
+    # four of each training, four of tutorial
+    assert capsys.readouterr().out.endswith("; 16 outputs of other models and seeds removed\n")
 
 
 def test_a_model_file_of_a_removed_seed_is_removed_if_it_is_the_only_output(record):

@@ -76,6 +76,11 @@ class Augment(Section):
         """Whether batches must mark the images to mirror."""
         return self.flip == "alternating"
 
+    @property
+    def changes_images(self) -> bool:
+        """Whether any change is on."""
+        return bool(self.flip or self.shift or self.crop or self.rotation or self.cutout)
+
 
 class Train(Section):
     epochs: Annotated[int, Field(ge=1)]

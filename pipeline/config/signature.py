@@ -37,6 +37,12 @@ def split_build(model: Model) -> tuple[dict[str, Any], LayerOverrides]:
     return values, LayerOverrides(**overrides)
 
 
+def may_freeze(model: Model) -> bool:
+    """Return whether a model can have frozen layers: its architecture has a setting `freeze`."""
+    setting = build_arguments(model.architecture).get("freeze")
+    return setting is not None and model.build.get("freeze", setting[1]) != "none"
+
+
 def required_normalization(architecture: str) -> str | None:
     """Return the normalization that an architecture requires (`NORMALIZE = "unit"`), if any."""
     return _constant(architecture, "NORMALIZE")

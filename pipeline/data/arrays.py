@@ -79,19 +79,19 @@ def seal(folder: Path) -> None:
     (folder / SUMS).write_text(sums, "utf-8")
 
 
-def check_sums(folder: Path) -> None:
-    """Compare the arrays in a folder with the checksums that preprocess wrote.
+def check_sums(folder: Path, stage: str = "preprocess") -> None:
+    """Compare the arrays in a folder with the checksums that a stage wrote.
 
     Raises:
         PipelineError: A file has changed.
     """
-    sums = require_file(folder / SUMS, "Run `dvc repro preprocess`")
+    sums = require_file(folder / SUMS, f"Run `dvc repro {stage}`")
     for line in sums.read_text("utf-8").splitlines():
         expected, _, name = line.partition("  ")
         if (received := sha256(folder / name)) != expected:
             raise PipelineError(
-                f"{folder / name}: must be the array that preprocess wrote, SHA-256 "
-                f"{expected[:12]}…. Got {received[:12]}…. Run `dvc repro -f preprocess`"
+                f"{folder / name}: must be the array that {stage} wrote, SHA-256 "
+                f"{expected[:12]}…. Got {received[:12]}…. Run `dvc repro -f {stage}`"
             )
 
 

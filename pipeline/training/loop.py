@@ -8,7 +8,7 @@ import keras
 from pipeline.config.schema import Augment, Train
 from pipeline.runtime import acceleration, distributed
 from pipeline.runtime.input_pipeline import Batches, Subset
-from pipeline.training import augmentation, optim, whitening
+from pipeline.training import augmentation, frozen, optim, whitening
 from pipeline.training.callbacks import (
     EpochLogger,
     FirstNonFiniteStep,
@@ -32,6 +32,7 @@ def fit(
     verbose: bool = True,
     watch: Sequence[keras.callbacks.Callback] = (),
     checkpoints: Checkpoints | None = None,
+    features: Any | None = None,
 ) -> History:
     """Train a model in place.
 
@@ -46,6 +47,8 @@ def fit(
         watch: Additional callbacks, for example to measure time.
         checkpoints: Where to save the state after each epoch. If a state exists, training resumes
             from it, with the same result as if it had never been interrupted.
+        features: `(n, …)` float32, the output of the model's frozen layers for each image, indexed
+            by row numbers. If given, only the layers after them run (see `frozen.split`).
 
     Returns:
         The history: `rows`, one per epoch, with epoch (from 1), loss, accuracy, val_loss,
@@ -60,12 +63,16 @@ def fit(
     weights = optim.class_weights(settings, train.labels[train.rows], classes)
     if settings.whiten:
         whitening.whiten(model, train)
-    acceleration.check_batch_memory(model, min(settings.batch_size, len(train.rows)))
     accelerated = acceleration.accelerate(model, acceleration.resolve_precision(settings.precision))
+    network = accelerated
+    if features is not None and (parts := frozen.split(accelerated)):
+        network = parts.head
+        train, validation = (part._replace(images=features) for part in (train, validation))
+    acceleration.check_batch_memory(network, min(settings.batch_size, len(train.rows)))
     lookup = validation.images is train.images and acceleration.fits_in_memory(train.images)
     recorder = FirstNonFiniteStep()
     training_model = _training_model(
-        accelerated, recorder, settings.augment, train.images if lookup else None
+        network, recorder, settings.augment, train.images if lookup else None
     )
     batch_settings: dict[str, Any] = {
         "num_classes": len(classes),
@@ -83,7 +90,7 @@ def fit(
     best = (
         None
         if settings.early_stopping is None
-        else RestoreBestWeights(accelerated, settings.early_stopping)
+        else RestoreBestWeights(network, settings.early_stopping)
     )
     history = History(
         _training_state(training_model) + optimizer.variables, checkpoints, average, best

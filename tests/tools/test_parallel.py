@@ -196,7 +196,7 @@ def clone_until_evaluate(folder: Path) -> Clone:
     clone = Clone(folder, epochs=3)
     clone.edit("params.yaml", "threads: 1", "threads: 2")
     graph = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
-    names = ("inputs", "download", "preprocess", "split", "train", "evaluate")
+    names = ("inputs", "download", "preprocess", "split", "features", "train", "evaluate")
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {n: graph[n] for n in names}}))
     return clone
 
