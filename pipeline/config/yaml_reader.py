@@ -147,6 +147,7 @@ def _explain_one(kind: type[BaseModel], error: Any, at: tuple[str, ...]) -> str:
     if error["type"] == "value_error":  # about the section as a whole
         return f"{'.'.join(where)} {error['ctx']['error']}"
     expected = re.sub(r"^\w+ should", "must", error["msg"])
+    expected = re.sub(r" after validation, not \d+$", "", expected)
     if error["type"] in ("model_type", "dict_type"):
         expected = "must be a mapping of keys to values"
     return str(invalid(where, expected, error["input"]))

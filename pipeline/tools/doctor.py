@@ -44,8 +44,9 @@ Findings = Iterator[tuple[str, str]]
 def repair() -> None:
     """Repair what a killed DVC left, unless a DVC is running here, and report stray files.
 
-    Also removes outputs of models and seeds that are not in params.yaml. The stage `inputs` does
-    so when it runs, but Git can bring back its own outputs without removing those.
+    Also removes outputs of models and seeds that are not in params.yaml, as the stage `inputs` does
+    when it runs. It does not run after `git checkout` with `dvc checkout`, which removes these
+    outputs itself, but not in a copied or moved repository, where it does not know them.
     """
     if not running_dvc():  # asked first: what a DVC was still writing is whole once it has ended
         for path in damaged_files():
