@@ -1,5 +1,6 @@
 """Print tables without truncation, to a terminal of any width, a pipe or a file."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from pipeline.core.errors import one_line
 UNBOUNDED = 10_000  # width in characters if the output is not a terminal
 MIN_TEXT_WIDTH = 8  # text is never folded to a narrower column
 BORDER = 3  # characters per column: a line and two spaces
+# where a line may end: after a space and between the parts of a list, a setting or a path
+BREAK = re.compile(r"(?<=[ =/])|(?<=,)(?! )|(?<=\.)(?=[a-z])")
 
 
 class Column(NamedTuple):
@@ -65,7 +68,7 @@ def print_table(
     for number, row in enumerate(cells):
         if total and number == len(cells) - 1:
             table.add_section()
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(break_lines(*cell)) for cell in zip(row, widths, strict=True)))
     console.width = max(console.width, _table_width(widths))  # as a last resort, lines wrap
     console.print(table)
 
@@ -103,6 +106,16 @@ def column_widths(columns: Sequence[Column], cells: list[list[str]], max_width: 
             break
         widths[max(foldable, key=widths.__getitem__)] -= 1
     return widths
+
+
+def break_lines(text: str, width: int) -> str:
+    """Break text into lines of at most `width`, at BREAK; a longer part stays one line."""
+    lines = [""]
+    for part in BREAK.split(text):
+        if lines[-1] and cell_len((lines[-1] + part).rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _heading_width(column: Column) -> int:

@@ -135,7 +135,7 @@ def print_rows(table: list[Row]) -> None:
         Column("model"),
         Column("validation", numeric=True),
         Column("test", numeric=True),
-        Column("test interval", numeric=True),
+        Column("test interval", numeric=True, drop=1),
     )
     print_table(
         columns, cells, f"Mean accuracy in %, {LEVEL:.0%} intervals; best validation accuracy first"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.console import Column, column_widths
+from pipeline.core.console import Column, break_lines, column_widths
 from tests.conftest import REPOSITORY
 
 pty = pytest.importorskip("pty", reason="no pseudo-terminals on Windows")
@@ -87,6 +87,19 @@ def test_headings_are_folded_between_words_first():
 def test_a_long_name_is_folded_but_numbers_are_not():
     lines = on_terminal(TABLE.format(last=LONG, title=""), 24)
     assert cells(lines)[2:] == [["abcdefghi", "0.5000"], ["jklmnopqr", ""], ["st", ""]]
+
+
+@pytest.mark.parametrize(("text", "width", "lines"), [
+    ("a short one", 20, ["a short one"]),
+    ("compare=[a, bc], margin=1.5", 15, ["compare=[a,", "bc], margin=1.5"]),
+    ("compare=[a, bc], margin=1.5", 16, ["compare=[a, bc],", "margin=1.5"]),
+    ("train.learning_rate=0.003", 24, ["train.learning_rate=", "0.003"]),
+    ("train.learning_rate=0.003", 19, ["train.", "learning_rate=0.003"]),
+    ("scans/first/seven.png", 12, ["scans/first/", "seven.png"]),
+    ("a,b,c", 3, ["a,", "b,c"]),
+])  # fmt: skip
+def test_text_is_broken_between_its_parts_first(text, width, lines):
+    assert break_lines(text, width).split("\n") == lines
 
 
 @pytest.mark.parametrize("env", [{}, {"FORCE_COLOR": "1", "COLUMNS": "20", "TERM": "xterm"}])

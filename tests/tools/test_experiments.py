@@ -106,19 +106,32 @@ def test_commits_without_experiments_are_left_out():
     assert [row.experiment for row in table] == ["one", "0000000"]
 
 
-def test_the_table_fits_100_columns():
-    result = model("airnet_narrow", 0.95678)
-    table = [Row("sable-limn", "train.learning_rate=0.0003", result)]
+def printed(width: int, changed: str) -> list[list[str]]:
+    """Return the cells of a table with one row on a terminal."""
+    row = ("sable-limn", changed, model("airnet_narrow", 0.95678))
     code = f"""
 from pipeline.tools.experiments import Row, print_rows
-print_rows([Row(*row) for row in {[tuple(row) for row in table]!r}])
+print_rows([Row(*{row!r})])
 """
-    lines = on_terminal(code, 100)
-    assert max(map(len, lines)) <= 100
-    assert cells(lines)[1:] == [
+    lines = on_terminal(code, width)
+    assert max(map(len, lines)) <= width
+    return cells(lines)[1:]
+
+
+def test_the_table_fits_100_columns():
+    assert printed(100, "train.learning_rate=0.0003") == [
         ["sable-limn", "train.learning_rate=0.0003", "airnet_narrow", "95.68", "90.00",
          "[85.00, 95.00]"]
     ]  # fmt: skip
+
+
+def test_at_80_columns_no_name_is_broken_into_pieces():
+    changed = "models.airnet_narrow.build.kernel_initializer=he_normal"
+    assert printed(80, changed) == [
+        ["sable-limn", "models.airnet_narrow.", "airnet_narrow", "95.68", "90.00"],
+        ["", "build.kernel_initializer=", "", "", ""],
+        ["", "he_normal", "", "", ""],
+    ]
 
 
 GRAPH = """
