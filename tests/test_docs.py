@@ -2,17 +2,26 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from dvc.cli import parse_args
+from dvc.exceptions import InvalidArgumentError
+from dvc.utils.cli_parse import to_path_overrides
+from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 
+from pipeline.config.params import load
+from pipeline.config.schema import Model
+from pipeline.core.errors import PipelineError
+from pipeline.training import building
 from tests.conftest import REPOSITORY, in_browser
 
 PAGES = [
@@ -48,6 +57,59 @@ def test_every_promise_names_tests_that_exist():
     for file, test in named:
         text = (REPOSITORY / "tests" / file).read_text("utf-8")
         assert re.search(rf"^def test_\w*{test}", text, re.M), (file, test)
+
+
+EXPERIMENTS = re.findall(r"dvc exp run [^`#\n]*-S [^`#\n]*", TEXT)
+SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
+
+
+@cache  # most commands leave most models as they are
+def build_network(model: str, shape: tuple[int, ...]) -> None:
+    """Build the network of a model, given as JSON."""
+    building.build(Model.model_validate_json(model), shape, 10, seed=0)
+
+
+def resolve(command: str) -> None:
+    """Apply the settings of `dvc exp run` to params.yaml as DVC does, validate it, and build."""
+    args = parse_args(shlex.split(command)[1:])
+    original = Path("params.yaml").read_text("utf-8")
+    sweeps = get_hydra_sweeps(to_path_overrides(args.set_param))
+    assert len(sweeps) == 1 or args.queue, "DVC refuses a sweep that is not queued"
+    for sweep in sweeps:
+        Path("params.yaml").write_text(original, "utf-8")
+        for path, overrides in sweep.items():
+            apply_overrides(path, overrides)
+        params = load()
+        size = params.preprocess.image_size
+        shape = (*size, 3) if size else SHAPES[params.dataset]
+        for name in params.compare:
+            build_network(params.models[name].model_dump_json(exclude_unset=True), shape)
+
+
+@pytest.mark.parametrize("command", sorted(set(EXPERIMENTS)))
+def test_the_settings_of_every_documented_experiment_are_valid(command, tmp_path, monkeypatch):
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    resolve(command)
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "message"),
+    [
+        ("train.epoch=40", InvalidArgumentError, "Invalid `--set-param` value"),
+        ("+train.epoch=40", PipelineError, r"train\.epoch is an unknown key"),
+        ("seeds=3", PipelineError, "seeds must be a valid list"),
+        ("+models.baseline.build.batch_norm_momentum=0.5", PipelineError, "batch_norm_momentum"),
+        ("train.epochs=20,40", AssertionError, "not queued"),
+    ],
+)
+def test_invalid_settings_of_an_experiment_are_found(
+    setting, error, message, tmp_path, monkeypatch
+):
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        resolve(f"dvc exp run -S {setting}")
 
 
 def build(repository: Path, site: Path) -> subprocess.CompletedProcess[str]:
