@@ -218,7 +218,7 @@ class Model(Section):
     train: PartialTrain = PartialTrain()
     """Training settings that differ from the common ones"""
     from_model: Annotated[str, Field(min_length=1)] | None = None
-    """File below pretrained/ to start from: a saved model (transfer) or weights (pretrained)"""
+    """File in pretrained/ to start from: a saved model (transfer) or weights (pretrained)"""
 
 
 # NAME or NAME/CONFIGURATION, such as emnist/letters
@@ -302,7 +302,7 @@ class Params(Section):
     seeds: Seeds
     """Seeds of the trainings of each model"""
     compare: Annotated[list[Name], Field(min_length=1), Distinct]
-    """The models to train and compare, names below `models`; the first is the reference"""
+    """The models to train and compare, names in `models`; the first is the reference"""
     margin: Annotated[float, Field(gt=0, lt=100)]
     """Largest difference in test accuracy, in percentage points, that counts as equally good"""
     backend: Literal["tensorflow", "jax"]
