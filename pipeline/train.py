@@ -143,6 +143,7 @@ def main(argv: list[str] | None = None) -> None:
         history = loop.fit(
             model, train, validation, settings, classes, args.seed, checkpoints=checkpoints,
             features=stored.values if stored else None,
+            preprocessor=preprocessor,
         )  # fmt: skip
         if distributed.is_main_process():
             write(args, model, preprocessor, history, settings, len(train_rows), environment_record)

@@ -264,7 +264,13 @@ PLAIN = {
     "shift": 0.0,
     "crop": 0,
     "crop_fill": "zeros",
+    "resized_crop": None,
     "rotation": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "hue": 0.0,
+    "rand_augment": 0.0,
     "cutout": 0.0,
 }
 

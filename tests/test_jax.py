@@ -39,6 +39,8 @@ def weights(path: Path) -> list[np.ndarray]:
 def test_tensorflow_loads_a_model_trained_with_jax(small, stage, edit):
     # Keras's layers for this look for TensorFlow
     edit("shift: 0.0", "shift: 0.1")
+    edit("resized_crop:", "resized_crop: 0.5")
+    edit("brightness: 0.0", "brightness: 0.1")
     images, labels = task(20)
     write_arrays(small / "arrays/test", images, labels)
     done = stage("pipeline.train", *arguments("baseline", "out"))

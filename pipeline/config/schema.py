@@ -62,12 +62,25 @@ class Augment(Section):
     horizontally in every other epoch"""
     shift: Share
     """Shift by up to this share of height and width; new pixels repeat the edge"""
+    resized_crop: Annotated[float, Field(gt=0, lt=1)] | None
+    """Smallest share of the area of a random crop, which is resized to the original size; null:
+    off"""
     crop: Annotated[int, Field(ge=0)]
     """Pad each side by this many pixels, then crop to the original size at random"""
     crop_fill: Literal["zeros", "reflect"]
     """Padding of crop"""
     rotation: Annotated[float, Field(ge=0, le=180)]
     """Rotate by up to this many degrees in either direction"""
+    brightness: Share
+    """Add up to this share of white, or subtract it"""
+    contrast: Share
+    """Change the contrast by up to this share"""
+    saturation: Share
+    """Change the saturation by up to this share"""
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+    """Change the hue by up to this share of the color circle, in either direction"""
+    rand_augment: Annotated[float, Field(ge=0, le=1)]
+    """Strength of two random operations on each image; 0: off"""
     cutout: Share
     """Erase a rectangle of this share of the area"""
 
@@ -79,7 +92,7 @@ class Augment(Section):
     @property
     def changes_images(self) -> bool:
         """Whether any change is on."""
-        return bool(self.flip or self.shift or self.crop or self.rotation or self.cutout)
+        return any(value for name, value in self if name != "crop_fill")
 
 
 class Train(Section):

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from pipeline.config.schema import Augment, Train
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.runtime import acceleration, distributed
 from pipeline.runtime.input_pipeline import Batches, Subset
 from pipeline.training import augmentation, frozen, optim, whitening
@@ -33,6 +34,7 @@ def fit(
     watch: Sequence[keras.callbacks.Callback] = (),
     checkpoints: Checkpoints | None = None,
     features: Any | None = None,
+    preprocessor: Preprocessor | None = None,
 ) -> History:
     """Train a model in place.
 
@@ -49,6 +51,7 @@ def fit(
             from it, with the same result as if it had never been interrupted.
         features: `(n, …)` float32, the output of the model's frozen layers for each image, indexed
             by row numbers. If given, only the layers after them run (see `frozen.split`).
+        preprocessor: Normalization of the images; None: their pixels are in [0, 1].
 
     Returns:
         The history: `rows`, one per epoch, with epoch (from 1), loss, accuracy, val_loss,
@@ -72,7 +75,7 @@ def fit(
     lookup = validation.images is train.images and acceleration.fits_in_memory(train.images)
     recorder = FirstNonFiniteStep()
     training_model = _training_model(
-        network, recorder, settings.augment, train.images if lookup else None
+        network, recorder, settings.augment, train.images if lookup else None, preprocessor
     )
     batch_settings: dict[str, Any] = {
         "num_classes": len(classes),
@@ -147,7 +150,11 @@ def _training_state(training_model: keras.Model) -> list[keras.Variable]:
 
 
 def _training_model(
-    network: keras.Model, last: keras.Layer, augment: Augment, images: Any | None
+    network: keras.Model,
+    last: keras.Layer,
+    augment: Augment,
+    images: Any | None,
+    preprocessor: Preprocessor | None,
 ) -> keras.Model:
     """Return the model that is trained: augmentation, the network, then a last layer.
 
@@ -163,6 +170,6 @@ def _training_model(
     if augment.alternates:
         mirrored = keras.Input((), dtype="bool")
         inputs, x = (inputs, mirrored), augmentation.mirror(x, mirrored)
-    for layer in optim.augmentation_layers(augment, shape):
+    for layer in optim.augmentation_layers(augment, shape, preprocessor):
         x = layer(x)
     return keras.Model(inputs, last(network(x)), name=network.name)

@@ -9,7 +9,8 @@ from keras import ops
 
 from pipeline.config.schema import Augment, Train
 from pipeline.core.errors import PipelineError, first_few
-from pipeline.training.augmentation import Crop
+from pipeline.data.preprocessor import Preprocessor
+from pipeline.training.augmentation import Crop, OnPixels, RandAugment, ResizedCrop
 
 # One-cycle: initial learning rate as a share of the peak, and length of the warm-up as a share of
 # all steps (Smith 2018, with the values of fastai and PyTorch).
@@ -130,16 +131,25 @@ def class_weights(settings: Train, labels: np.ndarray, classes: list[str]) -> di
     return {label: configured[name] for label, name in enumerate(classes)}
 
 
-def augmentation_layers(settings: Augment, image_shape: tuple[int, ...]) -> list[keras.Layer]:
+def augmentation_layers(
+    settings: Augment, image_shape: tuple[int, ...], preprocessor: Preprocessor | None = None
+) -> list[keras.Layer]:
     """Return the augmentation layers, which change images `(n, h, w, c)` in training only.
 
     `flip: alternating` is not among them: it is not random, so Batches marks the images to mirror.
 
+    Args:
+        settings: Section `train.augment` of params.yaml.
+        image_shape: h, w and c.
+        preprocessor: Normalization of the images; None: their pixels are in [0, 1].
+
     Raises:
-        PipelineError: `crop` is not smaller than the height and width of the images.
+        PipelineError: `crop` is not smaller than the height and width of the images, or grayscale
+            images cannot be changed as the settings say.
 
     Reference: crop: He et al. (2016), https://arxiv.org/abs/1512.03385; cutout: DeVries &
-        Taylor (2017), https://arxiv.org/abs/1708.04552
+        Taylor (2017), https://arxiv.org/abs/1708.04552; rand_augment: Cubuk et al. (2020),
+        https://arxiv.org/abs/1909.13719
     """
     layers = keras.layers
     augmentation: list[keras.Layer] = []
@@ -148,6 +158,8 @@ def augmentation_layers(settings: Augment, image_shape: tuple[int, ...]) -> list
         for direction in ("horizontal", "vertical"):
             if settings.flip in (direction, "both"):
                 augmentation.append(layers.RandomFlip(direction))
+    if settings.resized_crop:
+        augmentation.append(ResizedCrop(settings.resized_crop))
     if settings.crop:
         if settings.crop >= min(image_shape[:2]):
             raise PipelineError(
@@ -160,7 +172,37 @@ def augmentation_layers(settings: Augment, image_shape: tuple[int, ...]) -> list
     if settings.rotation:
         # Keras expects a share of a full turn
         augmentation.append(layers.RandomRotation(settings.rotation / 360, "nearest"))
+    if on_pixels := _pixel_layers(settings, image_shape):
+        shift, scale = preprocessor.shift_and_scale() if preprocessor else (0.0, 1.0)
+        augmentation.append(OnPixels(on_pixels, shift, scale))
     if settings.cutout:
         share = (settings.cutout, settings.cutout)
         augmentation.append(layers.RandomErasing((1.0, 1.0), scale=share, fill_value=0.0))
     return augmentation
+
+
+def _pixel_layers(settings: Augment, image_shape: tuple[int, ...]) -> list[keras.Layer]:
+    """Return the augmentation layers that need pixels in [0, 1]."""
+    layers: list[keras.Layer] = []
+    colors: dict[str, Any] = {}
+    if settings.brightness:
+        colors["brightness_factor"] = settings.brightness
+    if settings.contrast:
+        # a single number would only increase the contrast
+        colors["contrast_factor"] = (settings.contrast, settings.contrast)
+    if (settings.saturation or settings.hue) and image_shape[2] == 1:
+        raise PipelineError(
+            "params.yaml: train.augment.saturation and hue need color images. Got grayscale "
+            "images. Set both to 0"
+        )
+    if settings.saturation:
+        # a factor f multiplies the saturation by f / (1 - f)
+        multipliers = (1 - settings.saturation, 1 + settings.saturation)
+        colors["saturation_factor"] = tuple(m / (1 + m) for m in multipliers)
+    if settings.hue:
+        colors["hue_factor"] = (0.0, 2 * settings.hue)  # Keras expects a share of half a turn
+    if colors:
+        layers.append(keras.layers.RandomColorJitter((0, 1), **colors))
+    if settings.rand_augment:
+        layers.append(RandAugment(settings.rand_augment))
+    return layers

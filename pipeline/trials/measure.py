@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from pipeline.config.schema import Model, Train
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.runtime import acceleration
 from pipeline.runtime.input_pipeline import Batches, Subset
 from pipeline.stats import correctness
@@ -56,7 +57,7 @@ def measure(
         train: Training images.
         validation: Validation images.
         settings: Training settings.
-        info: Metadata of the images: classes and image_shape.
+        info: Contents of data/arrays/info.json.
         seed: Seed of the initial weights and of the order of the images.
 
     Returns:
@@ -78,7 +79,10 @@ def measure(
     network = building.build(model, info["image_shape"], len(classes), seed)
     timer = EpochTimer()
     try:
-        loop.fit(network, train, validation, settings, classes, seed, verbose=False, watch=[timer])
+        loop.fit(
+            network, train, validation, settings, classes, seed, verbose=False, watch=[timer],
+            preprocessor=Preprocessor.of(info),
+        )  # fmt: skip
     except Diverged:
         return run
     # The history has no training accuracy of the final weights: it averages over an epoch, with

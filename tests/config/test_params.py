@@ -14,8 +14,9 @@ from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
 
 from pipeline.config import params, signature, yaml_reader
+from pipeline.config.schema import Augment
 from pipeline.core.errors import PipelineError
-from tests.conftest import REPOSITORY
+from tests.conftest import PLAIN, REPOSITORY
 
 
 def test_the_default_params_are_valid(project):
@@ -104,6 +105,10 @@ INVALID = [
     ("flip:", "flip: left", r"train\.augment\.flip must be 'horizontal', 'vertical', 'both'"),
     ("shift: 0.0", "shift: 1.0", r"train\.augment\.shift must be less than 1"),
     ("rotation: 0.0", "rotation: 270", r"train\.augment\.rotation must be less than or equal to"),
+    ("resized_crop:", "resized_crop: 1", r"augment\.resized_crop must be less than 1\. Got 1"),
+    ("brightness: 0.0", "brightness: -0.1", r"brightness must be greater than or equal to 0"),
+    ("hue: 0.0", "hue: 0.6", r"train\.augment\.hue must be less than or equal to 0\.5\. Got 0\.6"),
+    ("rand_augment: 0.0", "rand_augment: 2", r"rand_augment must be less than or equal to 1"),
     ("crop: 0", "crop: 0.5", r"train\.augment\.crop must be a valid integer"),
     ("cutout: 0.0", "cutoff: 0.0", r"augment\.cutoff is an unknown key\. Did you mean cutout\?"),
     ("padding:", "padding: full", r"baseline\.build\.padding must be 'valid' or 'same'"),
@@ -537,3 +542,15 @@ def test_a_missing_folder_is_refused_in_the_first_stage_and_where_it_is_read(
     assert (done.returncode, done.stdout) == (1, "")
     assert re.match(r"error: params\.yaml: folder must be an existing.*\n$", done.stderr)
     assert not list(project.glob("[rv]*"))
+
+
+def test_every_augmentation_changes_images():
+    assert not Augment.model_validate(PLAIN).changes_images
+    assert not Augment.model_validate({**PLAIN, "crop_fill": "reflect"}).changes_images
+    on = {"flip": "both", "crop": 1} | dict.fromkeys(
+        ("shift", "resized_crop", "rotation", "brightness", "contrast", "saturation", "hue",
+         "rand_augment", "cutout"), 0.1
+    )  # fmt: skip
+    assert set(on) == set(Augment.model_fields) - {"crop_fill"}
+    for name, value in on.items():
+        assert Augment.model_validate({**PLAIN, name: value}).changes_images, name

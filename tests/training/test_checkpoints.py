@@ -171,7 +171,8 @@ def train_model(
 
 
 RANDOM_AUGMENTATION = {
-    "flip": "both", "shift": 0.1, "crop": 1, "crop_fill": "zeros", "rotation": 10.0, "cutout": 0.1,
+    **PLAIN, "flip": "both", "shift": 0.1, "crop": 1, "rotation": 10.0, "cutout": 0.1,
+    "resized_crop": 0.5, "brightness": 0.1, "rand_augment": 0.3,
 }  # fmt: skip
 SMALL = {"depth": 2, "filters": 8, "dropout": 0.3, "batch_norm": True}
 TRAININGS = [  # together with all kinds of state

@@ -18,9 +18,11 @@ import pytest
 
 from pipeline.config.schema import Model
 from pipeline.core.errors import PipelineError
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.runtime import acceleration
 from pipeline.runtime.input_pipeline import Batches, Subset
 from pipeline.training import building, loop, whitening
+from pipeline.training.augmentation import OnPixels
 from tests.conftest import PLAIN, REPOSITORY, settings
 
 CLASSES = ["dark", "bright"]
@@ -275,8 +277,14 @@ def test_augmentation_changes_training_images_only_and_is_not_saved():
 
 @pytest.mark.parametrize(("architecture", "arguments", "overrides"), [
     ("plain", {"depth": 2, "filters": 8, "dropout": 0.3, "batch_norm": True},
-     {"augment": {"flip": "both", "shift": 0.1, "crop": 1, "crop_fill": "zeros",
-                  "rotation": 10.0, "cutout": 0.1}}),
+     {"augment": {**PLAIN, "flip": "both", "shift": 0.1, "crop": 1, "rotation": 10.0,
+                  "cutout": 0.1}}),
+    pytest.param(
+        "plain", {"depth": 1, "filters": 8},
+        {"augment": {**PLAIN, "resized_crop": 0.5, "brightness": 0.1, "contrast": 0.1,
+                     "rand_augment": 0.3}},
+        marks=pytest.mark.slow,
+    ),
     pytest.param(
         "airnet", {"widths": [8, 8]},
         {"augment": {**PLAIN, "flip": "alternating", "crop": 1, "crop_fill": "reflect"},
@@ -293,6 +301,26 @@ def test_augmented_training_repeats_to_the_bit(architecture, arguments, override
     (history, weights), (repeated_history, repeated_weights) = runs
     assert history == repeated_history
     assert all(np.array_equal(a, b) for a, b in zip(weights, repeated_weights, strict=True))
+
+
+def test_augmentation_undoes_the_normalization_of_the_images():
+    preprocessor = Preprocessor(CLASSES, [8, 8, 1], "standardize", [0.4], [0.2])
+    recorder = TrainingLayers()
+    overridden = settings(epochs=1, augment={**PLAIN, "brightness": 0.1})
+    loop.fit(
+        build(), task(), task(16), overridden, CLASSES, seed=0, verbose=False, watch=[recorder],
+        preprocessor=preprocessor,
+    )  # fmt: skip
+    (layer,) = [layer for layer in recorder.layers if isinstance(layer, OnPixels)]
+    assert (layer.shift.tolist(), layer.scale.tolist()) == (
+        pytest.approx([0.4]), pytest.approx([0.2]))  # fmt: skip
+
+
+class TrainingLayers(keras.callbacks.Callback):
+    """Record the layers of the training model."""
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.layers = self.model.layers
 
 
 class CompileArguments(keras.callbacks.Callback):

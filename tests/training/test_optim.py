@@ -1,5 +1,6 @@
 """Optim: every training setting creates the Keras object that it names."""
 
+import colorsys
 from typing import Any
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 
 from pipeline.config.schema import Augment
 from pipeline.core.errors import PipelineError
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.training import optim
 from pipeline.training.augmentation import mirror
 from tests.conftest import PLAIN, settings
@@ -157,9 +159,15 @@ def test_class_weights_are_none_or_balanced_or_those_of_the_settings():
         optim.class_weights(settings(class_weights={"dark": 1.0, "brigth": 1.0}), labels, CLASSES)
 
 
-def augment(images: np.ndarray, training: bool = True, **overrides: Any) -> np.ndarray:
+def augment(
+    images: np.ndarray,
+    training: bool = True,
+    preprocessor: Preprocessor | None = None,
+    **overrides: Any,
+) -> np.ndarray:
     keras.utils.set_random_seed(0)
-    for layer in optim.augmentation_layers(Augment(**{**PLAIN, **overrides}), images.shape[1:]):
+    augmentation = Augment(**{**PLAIN, **overrides})
+    for layer in optim.augmentation_layers(augmentation, images.shape[1:], preprocessor):
         images = layer(images, training=training)
     return np.asarray(images)
 
@@ -180,6 +188,36 @@ def test_augmentation_changes_training_images_differently_and_others_not_at_all(
     images = ramps()
     assert len({image.tobytes() for image in augment(images, **overrides)}) > 3
     assert np.array_equal(augment(images, training=False, **overrides), images)
+
+
+def noise(count: int = 64, channels: int = 3) -> np.ndarray:
+    """Return equal images of random pixels in [0.3, 0.7)."""
+    image = 0.3 + 0.4 * np.random.default_rng(0).random((8, 8, channels), np.float32)
+    return np.stack([image] * count)
+
+
+ON_PIXELS = [{"brightness": 0.2}, {"contrast": 0.2}, {"saturation": 0.5}, {"hue": 0.1},
+             {"rand_augment": 0.3}]  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", [*ON_PIXELS, {"resized_crop": 0.3}])
+def test_photographs_are_changed_differently_within_a_batch_and_only_in_training(overrides):
+    images = noise()
+    augmented = augment(images, **overrides)
+    assert augmented.shape == images.shape
+    assert len({image.tobytes() for image in augmented}) > 50
+    assert 0 <= augmented.min() < augmented.max() <= 1
+    assert np.array_equal(augment(images, **overrides), augmented)  # same seed
+    assert np.array_equal(augment(images, training=False, **overrides), images)
+
+
+@pytest.mark.parametrize("overrides", ON_PIXELS)
+def test_standardized_images_are_changed_as_their_pixels_would_be(overrides):
+    standardized = Preprocessor(["a"], [8, 8, 3], "standardize", [0.4, 0.5, 0.6], [0.2, 0.3, 0.1])
+    images = standardized.standardize(noise())
+    augmented = augment(images, preprocessor=standardized, **overrides)
+    expected = augment(noise(), **overrides)
+    assert standardized.visible(augmented) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(("flip", "axes"), [("horizontal", {2}), ("vertical", {1})])
@@ -228,6 +266,81 @@ def test_rotation_turns_by_up_to_its_angle():
     # before the rotation the gradient points atan(0.1) = 5.7 degrees downwards
     angles = np.degrees(np.arctan2(down, right)) - np.degrees(np.arctan(0.1))
     assert 20 < np.abs(angles).max() <= 30.5
+
+
+def test_resized_crop_shows_at_least_its_share_stretched_by_up_to_a_third():
+    cropped = augment(ramps(300), resized_crop=0.3)[..., 0]
+    # per pixel, not at the edges, which are repeated
+    width = (cropped[:, 4, 5] - cropped[:, 4, 2]) / 3
+    height = (cropped[:, 5, 4] - cropped[:, 2, 4]) / 3 / 0.1
+    area, aspect_ratio = width * height, width / height
+    assert 0.3 - 1e-3 <= area.min() < 0.35
+    assert 0.9 < area.max() <= 1 + 1e-3
+    assert (aspect_ratio.min(), aspect_ratio.max()) == pytest.approx((3 / 4, 4 / 3), abs=0.02)
+    # crops at the left end show column 1, and at the right end column 8
+    assert (cropped.min(), cropped.max()) == pytest.approx((1.0, 8.7), abs=0.1)
+
+
+def test_brightness_adds_up_to_its_share_to_all_pixels():
+    added = augment(noise(), brightness=0.2) - noise()
+    assert np.ptp(added, axis=(1, 2, 3)).max() < 1e-6
+    assert -0.2 <= added.min() < -0.15
+    assert 0.15 < added.max() <= 0.2
+
+
+def test_contrast_multiplies_the_differences_from_the_mean():
+    images, augmented = noise(), augment(noise(), contrast=0.2)
+    mean = images.mean(axis=(1, 2), keepdims=True)
+    factors = ((augmented - mean) * (images - mean)).sum(axis=(1, 2, 3)) / (
+        (images - mean) ** 2
+    ).sum(axis=(1, 2, 3))
+    assert augmented == pytest.approx(mean + factors[:, None, None, None] * (images - mean))
+    assert 0.8 <= factors.min() < 0.85
+    assert 1.15 < factors.max() <= 1.2
+
+
+def hue_saturation_value(images: np.ndarray) -> np.ndarray:
+    """Return hue, saturation and value of the first pixel of each image, `(n, 3)`."""
+    return np.array([colorsys.rgb_to_hsv(*image[0, 0].tolist()) for image in images])
+
+
+def test_saturation_is_multiplied():
+    before, after = (hue_saturation_value(i) for i in (noise(), augment(noise(), saturation=0.5)))
+    factors = after[:, 1] / before[:, 1]
+    assert 0.5 - 1e-4 <= factors.min() < 0.6
+    assert 1.35 < factors.max() <= 1.5 + 1e-4
+    assert after[:, [0, 2]] == pytest.approx(before[:, [0, 2]], abs=1e-4)
+
+
+def test_hue_is_shifted_in_either_direction():
+    before, after = (hue_saturation_value(i) for i in (noise(), augment(noise(), hue=0.1)))
+    shifts = (after[:, 0] - before[:, 0] + 0.5) % 1 - 0.5
+    assert -0.1 - 1e-4 <= shifts.min() < -0.08
+    assert 0.08 < shifts.max() <= 0.1 + 1e-4
+    assert after[:, 1:] == pytest.approx(before[:, 1:], abs=1e-4)
+
+
+def test_rand_augment_samples_the_operations_for_each_image_and_grows_with_its_strength():
+    images = noise(300)
+    changes = [
+        np.abs(augment(images, rand_augment=strength) - images).mean(axis=(1, 2, 3))
+        for strength in (0.001, 0.3, 1.0)
+    ]
+    # Of 12 operations and identity, only automatic contrast and equalization change images at the
+    # lowest strength. Both operations of an image are among the 11 others with probability 0.716.
+    assert 0.6 < (changes[0] < 0.01).mean() < 0.8
+    assert changes[0].mean() < changes[1].mean() < changes[2].mean()
+
+
+@pytest.mark.parametrize("overrides", [{"brightness": 0.2, "contrast": 0.2}, {"rand_augment": 0.3}])
+def test_grayscale_images_can_be_changed_except_in_color(overrides):
+    images = noise(channels=1)
+    assert len({image.tobytes() for image in augment(images, **overrides)}) > 50
+    message = r"augment\.saturation and hue need color images"
+    with pytest.raises(PipelineError, match=message):
+        augment(images, saturation=0.1)
+    with pytest.raises(PipelineError, match=message):
+        augment(images, hue=0.1)
 
 
 def test_cutout_erases_its_share_of_every_image():
