@@ -14,6 +14,7 @@ from pipeline import study
 from pipeline.config import params
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
+from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting.drawing import plt
 from pipeline.runtime import backend
 from pipeline.stats import correctness, crossed
@@ -230,7 +231,7 @@ def prepared(project) -> Path:
     noise = np.random.default_rng(0).random((64, 4, 4, 1), dtype=np.float32)
     images = noise * 0.2 + labels[:, None, None, None].astype(np.float32) * 0.8
     write_arrays(project / "arrays/train", images, labels)
-    info = {"classes": ["dark", "bright"], "image_shape": [4, 4, 1]}
+    info = vars(Preprocessor(["dark", "bright"], [4, 4, 1], "unit", [0.5], [0.5]))
     (project / "arrays/info.json").write_text(json.dumps(info))
     np.savez(project / "split.npz", train=np.arange(48), validation=np.arange(48, 64))
     (project / "mine.yaml").write_text(STUDY)
