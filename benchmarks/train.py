@@ -116,6 +116,7 @@ def ours(
         "batch_size": case.batch_size,
         "epochs": EPOCHS,
         "early_stopping": None,
+        "fine_tune": None,
     }
     if precision:
         changes["precision"] = precision

@@ -43,9 +43,15 @@ if TYPE_CHECKING:
     from pipeline.training.callbacks import History
 
 
-def summarize(history: list[dict[str, float]], early_stopping: bool) -> dict:
-    """Summarize a history: its final and best epoch, and which of them the weights are from."""
-    best = max(history, key=itemgetter("val_accuracy"))  # the first on a tie
+def summarize(history: list[dict[str, float]], early_stopping: bool, first_phase: int = 0) -> dict:
+    """Summarize a history: its final and best epoch, and which of them the weights are from.
+
+    Args:
+        history: One row per epoch.
+        early_stopping: Whether the weights are those of the best epoch.
+        first_phase: Number of epochs before fine-tuning, none of which can be the best.
+    """
+    best = max(history[first_phase:], key=itemgetter("val_accuracy"))  # the first on a tie
     columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
     return {
         "epochs": len(history),
@@ -181,7 +187,10 @@ def write(
         "parameters": model.count_params(),
         "trainable_parameters": sum(math.prod(w.shape) for w in model.trainable_weights),
     }
-    metrics = {**parameters, **summarize(rows, settings.early_stopping is not None)}
+    metrics = {
+        **parameters,
+        **summarize(rows, settings.early_stopping is not None, history.first_phase),
+    }
     write_json(args.metrics, metrics)
     rate = round(num_images * len(rows) / seconds, 1)
     run = {"train_seconds": round(seconds, 2), "images_per_second": rate}

@@ -282,6 +282,7 @@ def settings(**changes: Any) -> Train:
         "nesterov": False, "ema_momentum": None, "whiten": False,
         "weight_decay": None, "schedule": "constant", "warmup_epochs": 0, "gradient_clip": None,
         "gradient_clip_at": 1.0, "loss": "cross_entropy", "label_smoothing": 0.0,
-        "class_weights": None, "precision": "float32", "early_stopping": None, "augment": PLAIN,
+        "class_weights": None, "precision": "float32", "early_stopping": None, "fine_tune": None,
+        "augment": PLAIN,
     }  # fmt: skip
     return Train.model_validate({**defaults, **changes})

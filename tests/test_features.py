@@ -110,6 +110,21 @@ def test_training_on_features_gives_the_model_that_training_on_images_gives(comp
     assert history["loss"][0] - history["loss"][1] > 0.01
 
 
+def test_fine_tuning_follows_a_training_on_features(compute):
+    source(Path("pretrained/mine.keras"))
+    compute(
+        "{architecture: transfer, from_model: pretrained/mine.keras, "
+        "train: {fine_tune: {freeze: none, epochs: 1, learning_rate: 0.0001}}}"
+    )
+    history, _ = train_on("out", "--features", "mine")
+    assert history["epoch"].tolist() == [1, 2, 3]
+    metrics = json.loads(Path("out/train.json").read_text())
+    assert metrics["epochs"] == metrics["best_epoch"] == 3
+    # the convolution, 3 * 3 * 6 + 6, and the head, 6 * 2 + 2, without batch normalization
+    assert metrics["trainable_parameters"] == 60 + 14
+    assert not list(Path(".checkpoints").rglob("*.npz"))
+
+
 def test_a_changed_file_of_features_is_refused(compute, prepared):
     source(Path("pretrained/mine.keras"))
     compute(TRANSFER)

@@ -27,6 +27,8 @@ def test_the_summary_contains_the_final_and_the_best_epoch():
         "best": {"loss": 2.0, "accuracy": 0.2, "val_loss": 1.0, "val_accuracy": 0.4},
     }
     assert train.summarize(history, early_stopping=True)["kept"] == "best"
+    # fine-tuning started after the second epoch
+    assert train.summarize(history, early_stopping=True, first_phase=2)["best_epoch"] == 3
 
 
 @pytest.mark.slow

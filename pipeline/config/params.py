@@ -12,7 +12,12 @@ from pathlib import Path
 import pydantic
 
 from pipeline.config.schema import Params, Train
-from pipeline.config.signature import build_arguments, build_settings, required_normalization
+from pipeline.config.signature import (
+    build_arguments,
+    build_settings,
+    may_freeze,
+    required_normalization,
+)
 from pipeline.config.yaml_reader import explain, invalid, read, reading, validate
 from pipeline.core.errors import CONTROL, PipelineError
 
@@ -91,9 +96,12 @@ def check_model(params: Params, name: str) -> None:
     model = params.models[name]
     validate(build_settings(model.architecture, at), model.build, (*at, "build"))
     try:
-        params.train_of(name)
+        fine_tune = params.train_of(name).fine_tune
     except pydantic.ValidationError as error:
         raise explain(Train, error, (*at, "train")) from None
+    if fine_tune and name in params.compare and not may_freeze(model):
+        expected = "must be null for a model without frozen layers (build.freeze)"
+        raise invalid((*at, "train", "fine_tune"), expected, fine_tune.model_dump())
     if model.from_model is not None:
         _check_path((*at, "from_model"), model.from_model)
         if Path(model.from_model).parts[:-1] != (PRETRAINED,):

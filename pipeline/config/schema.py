@@ -95,6 +95,17 @@ class Augment(Section):
         return any(value for name, value in self if name != "crop_fill")
 
 
+class FineTune(Section):
+    """A second phase of training, in which frozen layers are trained too."""
+
+    freeze: Annotated[str, Field(min_length=1)]
+    """The last layer or block that stays frozen, or none; batch normalization always does"""
+    epochs: Annotated[int, Field(ge=1)]
+    """Passes over the training images, after those of the first phase"""
+    learning_rate: Positive
+    """Learning rate of the second phase, at the peak of the schedule"""
+
+
 class Train(Section):
     epochs: Annotated[int, Field(ge=1)]
     """Passes over the training images"""
@@ -132,8 +143,15 @@ class Train(Section):
     """Initialize the first convolution with whitening filters of the images, and freeze it"""
     early_stopping: Annotated[int, Field(ge=1)] | None
     """Stop after this many epochs without a better validation accuracy; null: off"""
+    fine_tune: FineTune | None
+    """Train frozen layers too, in a second phase; null: off"""
     augment: Augment
     """Data augmentation"""
+
+    def of_second_phase(self, fine_tune: FineTune) -> "Train":
+        """Return the settings of the second phase: these, without what starts a training."""
+        changes = {"epochs": fine_tune.epochs, "learning_rate": fine_tune.learning_rate}
+        return self.model_copy(update={**changes, "warmup_epochs": 0.0, "whiten": False})
 
     def overridden_by(self, overrides: Section) -> "Train":
         """Return these settings, overridden by those that a partial section sets."""

@@ -210,7 +210,14 @@ class History(keras.callbacks.Callback):
         metadata = self.resumed.metadata if self.resumed else {}
         self.rows: list[dict[str, float]] = metadata.get("rows", [])
         self.seconds: float = metadata.get("seconds", 0.0)
+        self.first_phase = 0  # epochs before the phase that the weights are from
         self.stopped: bool = metadata.get("stopped", False)
+
+    def append(self, phase: "History") -> None:
+        """Append the epochs of a second phase of training."""
+        self.first_phase = len(self.rows)
+        self.rows += [{**row, "epoch": self.first_phase + row["epoch"]} for row in phase.rows]
+        self.seconds += phase.seconds
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self.start = time.perf_counter() - self.seconds

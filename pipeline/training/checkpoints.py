@@ -3,6 +3,7 @@
 DVC deletes the outputs of a stage before it runs, so the state is saved elsewhere:
 
     .checkpoints/MODEL-SEED/KEY/000007.npz    state after the seventh epoch; the sixth's is kept too
+    .checkpoints/MODEL-SEED/KEY/fine_tune/    the same for the epochs of a second phase
     .checkpoints/MODEL-SEED/KEY/finished      MD5 of the model, once the outputs are written
     .checkpoints/MODEL-SEED/lock              held by the process that trains
 
@@ -18,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +53,12 @@ class Checkpoints:
         text = json.dumps(inputs, sort_keys=True, ensure_ascii=False)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.name, self.folder = name, FOLDER / name / key
+
+    def second_phase(self) -> "Checkpoints":
+        """Return the checkpoints of a second phase, in a folder inside that of the first."""
+        phase = copy(self)
+        phase.name, phase.folder = f"{self.name}: fine-tuning", self.folder / "fine_tune"
+        return phase
 
     @contextmanager
     def locked(self) -> Iterator[None]:

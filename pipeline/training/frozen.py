@@ -10,9 +10,12 @@ Reference: Chollet, "Transfer learning & fine-tuning" (2020),
 import hashlib
 import inspect
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
+
+from pipeline.core.errors import PipelineError, first_few
 
 # Features may have this many values, or as many as the image. Larger ones, such as the output of a
 # first convolution, would take more disk space and time to read than they save.
@@ -46,6 +49,48 @@ def split(model: keras.Model) -> Split | None:
         return None
     image, features = (math.prod(part.input_shape[1:]) for part in parts)
     return parts if features <= max(image, MAX_VALUES) else None
+
+
+def layers_to_unfreeze(model: keras.Model, last_frozen: str) -> list[keras.Layer]:
+    """Return the frozen layers after a layer or block, except batch normalization.
+
+    Batch normalization keeps the statistics of the images that it was trained with: those of small
+    batches of new images would destroy what the layers have learned (Chollet 2020).
+
+    Args:
+        model: With frozen layers, possibly in nested models.
+        last_frozen: Name of the last layer that stays frozen, or the beginning of its name, such as
+            block_3 for block_3_project; none: no layer.
+
+    Raises:
+        PipelineError: There is no such layer, or none to train after it.
+    """
+    layers = [layer for layer in _unnested_layers(model) if layer.weights and not layer.trainable]
+    names = [layer.name for layer in layers]
+    ends = [end for end, name in enumerate(names, 1) if name == last_frozen] or [
+        end for end, name in enumerate(names, 1) if name.startswith(f"{last_frozen}_")
+    ]
+    if last_frozen == "none":
+        ends = [0]
+    norm = keras.layers.BatchNormalization
+    unfrozen = (
+        [layer for layer in layers[ends[-1] :] if not isinstance(layer, norm)] if ends else []
+    )
+    if not unfrozen:
+        raise PipelineError(
+            f"{model.name}: train.fine_tune.freeze must be none, or a frozen layer with others to "
+            f"train after it. Got {last_frozen}. Frozen layers: {first_few(names) or 'none'}"
+        )
+    return unfrozen
+
+
+def _unnested_layers(model: keras.Model) -> Iterator[keras.Layer]:
+    """Yield the layers of a model and of its nested models, from input to output."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _unnested_layers(layer)
+        else:
+            yield layer
 
 
 def has_body(model: keras.Model, weights: str) -> bool:

@@ -7,7 +7,7 @@ import keras
 
 from pipeline.config.schema import Augment, Train
 from pipeline.data.preprocessor import Preprocessor
-from pipeline.runtime import acceleration, distributed
+from pipeline.runtime import acceleration, backend, distributed
 from pipeline.runtime.input_pipeline import Batches, Subset
 from pipeline.training import augmentation, frozen, optim, whitening
 from pipeline.training.callbacks import (
@@ -50,7 +50,8 @@ def fit(
         checkpoints: Where to save the state after each epoch. If a state exists, training resumes
             from it, with the same result as if it had never been interrupted.
         features: `(n, …)` float32, the output of the model's frozen layers for each image, indexed
-            by row numbers. If given, only the layers after them run (see `frozen.split`).
+            by row numbers. If given, only the layers after them run (see `frozen.split`), until
+            fine-tuning.
         preprocessor: Normalization of the images; None: their pixels are in [0, 1].
 
     Returns:
@@ -63,6 +64,35 @@ def fit(
         PipelineError: The class weights do not match the classes, a batch does not fit in memory,
             or the first layer cannot be whitened.
     """
+    arguments = (classes, seed, verbose, watch, preprocessor)
+    unfrozen = []
+    if fine_tune := settings.fine_tune:
+        unfrozen = frozen.layers_to_unfreeze(model, fine_tune.freeze)
+    history = _fit(model, train, validation, settings, *arguments, checkpoints, features)
+    if fine_tune:
+        for layer in unfrozen:
+            layer.trainable = True
+        backend.make_deterministic(seed)  # the same dropout masks if the first phase was resumed
+        later = settings.of_second_phase(fine_tune)
+        second = checkpoints and checkpoints.second_phase()
+        history.append(_fit(model, train, validation, later, *arguments, second))
+    return history
+
+
+def _fit(
+    model: keras.Model,
+    train: Subset,
+    validation: Subset,
+    settings: Train,
+    classes: list[str],
+    seed: int,
+    verbose: bool,
+    watch: Sequence[keras.callbacks.Callback],
+    preprocessor: Preprocessor | None,
+    checkpoints: Checkpoints | None,
+    features: Any | None = None,
+) -> History:
+    """Train a model in place in one phase; see `fit`."""
     weights = optim.class_weights(settings, train.labels[train.rows], classes)
     if settings.whiten:
         whitening.whiten(model, train)

@@ -7,14 +7,29 @@ import numpy as np
 import pytest
 from keras import layers
 
+from pipeline.core.errors import PipelineError
 from pipeline.runtime import backend
 from pipeline.runtime.input_pipeline import Subset
 from pipeline.training import frozen, loop
 from pipeline.training.checkpoints import Checkpoints
 from tests.conftest import settings, task
-from tests.training.test_checkpoints import InterruptIn
 
 SHAPE = (8, 8, 1)
+
+
+class InterruptAfter(keras.callbacks.Callback):
+    """Interrupt training in the epoch after a number of them, of both phases together."""
+
+    def __init__(self, epochs: int):
+        super().__init__()
+        self.remaining = epochs
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.remaining -= 1
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if not self.remaining:
+            raise KeyboardInterrupt
 
 
 def network(*stack: layers.Layer) -> keras.Model:
@@ -95,13 +110,21 @@ def pretrained() -> keras.Model:
     """Return a network with a frozen base, and a head with batch normalization and dropout."""
     backend.make_deterministic(0)
     return network(
-        convolution(), frozen_layer(layers.BatchNormalization), layers.ReLU(), layers.Flatten(),
-        layers.Dense(16, activation="relu"), layers.BatchNormalization(momentum=0.9),
+        frozen_layer(layers.Conv2D, 6, 3, name="block_1_conv"),
+        frozen_layer(layers.BatchNormalization, name="block_1_norm"),
+        layers.ReLU(),
+        frozen_layer(layers.Conv2D, 4, 3, name="block_2_conv"),
+        frozen_layer(layers.BatchNormalization, name="block_2_norm"),
+        layers.Flatten(),
+        layers.Dense(16, activation="relu", name="hidden"),
+        layers.BatchNormalization(momentum=0.9, name="norm"),
         layers.Dropout(0.3),
-    )  # fmt: skip
+    )
 
 
-def train(on_features: bool, **arguments: Any) -> tuple[list[dict], keras.Model]:
+def train(
+    on_features: bool, overrides: dict[str, Any], **arguments: Any
+) -> tuple[list[dict], keras.Model]:
     """Train on images or on features; return the history and the whole network."""
     images, labels = task()
     features = None
@@ -112,16 +135,20 @@ def train(on_features: bool, **arguments: Any) -> tuple[list[dict], keras.Model]
     model, rows = pretrained(), np.arange(64)
     history = loop.fit(
         model, Subset(images, labels, rows[:48]), Subset(images, labels, rows[48:]),
-        settings(early_stopping=3, ema_momentum=0.9, weight_decay=0.01), ["dark", "bright"],
-        seed=0, verbose=False, features=features, **arguments,
+        settings(**overrides), ["dark", "bright"], seed=0, verbose=False, features=features,
+        **arguments,
     )  # fmt: skip
     return history.rows, model
 
 
+OVERRIDES = {"early_stopping": 3, "ema_momentum": 0.9, "weight_decay": 0.01}
+FINE_TUNE = {"freeze": "block_1", "epochs": 2, "learning_rate": 0.001}
+
+
 def test_training_on_features_gives_the_network_that_training_on_images_gives():
     """Including dropout, whose masks depend on how the network is built."""
-    rows, expected = train(on_features=False)
-    feature_rows, model = train(on_features=True)
+    rows, expected = train(False, OVERRIDES)
+    feature_rows, model = train(True, OVERRIDES)
     for row, feature_row in zip(rows, feature_rows, strict=True):
         assert feature_row == pytest.approx(row, abs=1e-4)
     images = task(16)[0]
@@ -131,15 +158,56 @@ def test_training_on_features_gives_the_network_that_training_on_images_gives():
     assert not np.allclose(pretrained().predict_on_batch(images), logits, atol=1e-2)
 
 
+def test_fine_tuning_trains_the_layers_after_a_block_but_not_their_batch_normalization():
+    rows, model = train(True, {"epochs": 1, "fine_tune": FINE_TUNE})
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.01, 0.001, 0.001])
+    pairs = zip(pretrained().layers, model.layers, strict=True)
+    changed = {
+        layer.name
+        for initial, layer in pairs
+        for old, new in zip(initial.get_weights(), layer.get_weights(), strict=True)
+        if not np.array_equal(old, new)
+    }
+    assert changed == {"block_2_conv", "hidden", "norm", "logits"}
+
+
+@pytest.mark.parametrize("last", ["block_3", "block", "block_2_conv", "logits"])
+def test_a_layer_that_leaves_nothing_to_fine_tune_is_refused(last):
+    message = (
+        r"network: train\.fine_tune\.freeze must be none, or a frozen layer with others to train "
+        rf"after it\. Got {last}\. Frozen layers: block_1_conv, .*, block_2_norm$"
+    )
+    with pytest.raises(PipelineError, match=message):
+        frozen.layers_to_unfreeze(pretrained(), last)
+
+
+@pytest.mark.parametrize(("last", "names"), [
+    ("none", ["block_1_conv", "block_2_conv"]),
+    ("block_1", ["block_2_conv"]),
+    ("block_1_conv", ["block_2_conv"]),
+])  # fmt: skip
+def test_the_layers_to_fine_tune_follow_a_layer_or_block_in_nested_models_too(last, names):
+    images = keras.Input(SHAPE)
+    nested = keras.Model(images, pretrained()(images))
+    assert [layer.name for layer in frozen.layers_to_unfreeze(nested, last)] == names
+
+
 @pytest.mark.slow
-def test_an_interrupted_training_on_features_ends_with_the_same_weights(tmp_path, monkeypatch):
+@pytest.mark.parametrize("epoch", [3, 5])  # in the first phase and in the second
+def test_an_interrupted_training_on_features_ends_with_the_same_weights(
+    epoch, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    rows, expected = train(on_features=True)
+    overrides = OVERRIDES | {"fine_tune": FINE_TUNE}
+    rows, expected = train(True, overrides)
+    assert len(rows) == 5
     checkpoints = Checkpoints("network-0", {})
     with pytest.raises(KeyboardInterrupt):
-        train(on_features=True, checkpoints=checkpoints, watch=[InterruptIn(3)])
-    assert checkpoints.latest_epoch() == 2
-    resumed_rows, resumed = train(on_features=True, checkpoints=checkpoints)
+        train(True, overrides, checkpoints=checkpoints, watch=[InterruptAfter(epoch - 1)])
+    assert checkpoints.latest_epoch() == min(epoch - 1, 3)
+    assert checkpoints.second_phase().latest_epoch() == (1 if epoch == 5 else None)
+    resumed_rows, resumed = train(True, overrides, checkpoints=checkpoints)
     assert resumed_rows == rows
     for one, other in zip(expected.get_weights(), resumed.get_weights(), strict=True):
         assert np.array_equal(one, other)
