@@ -193,6 +193,8 @@ Activation = Literal[
 class LayerOverrides(Section):
     """Overrides under `build:` that every architecture takes; None changes nothing."""
 
+    downscale: Annotated[int, Field(ge=1)] | None = None
+    """Average squares of this many by this many pixels before the network"""
     padding: Literal["valid", "same"] | None = None
     """Padding of convolutions"""
     pooling: Literal["max", "average"] | None = None

@@ -11,7 +11,7 @@ from pipeline.config.schema import Model
 from pipeline.config.signature import split_build
 from pipeline.core.errors import PipelineError
 from pipeline.runtime import backend
-from pipeline.training.layer_overrides import apply_overrides
+from pipeline.training.layer_overrides import apply_overrides, downscaled
 
 DOWNLOAD_TIMEOUT = 10  # seconds
 LARGEST_SIDE = 512  # pixels; limit of the search for an image size that fits
@@ -43,19 +43,23 @@ def build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: in
 def _build(model: Model, image_shape: tuple[int, ...], num_classes: int, seed: int) -> keras.Model:
     module = importlib.import_module(f"pipeline.architectures.{model.architecture}")
     arguments, overrides = split_build(model)
+    height, width, channels = image_shape
+    factor = overrides.downscale or 1
     backend.make_deterministic(seed)
     # Keras may download weights, and an unresponsive server must not block the run.
     previous_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        network = module.build(tuple(image_shape), num_classes, **arguments)
+        network = module.build(
+            (height // factor, width // factor, channels), num_classes, **arguments
+        )
     finally:
         socket.setdefaulttimeout(previous_timeout)
-    if overrides.model_dump(exclude_none=True):
+    if overrides.model_dump(exclude_none=True, exclude={"downscale"}):
         # Seed again, so an override does not change the initial weights of other layers.
         backend.make_deterministic(seed)
         network = apply_overrides(network, overrides)
-    return network
+    return downscaled(network, (height, width, channels), factor) if factor > 1 else network
 
 
 def _smallest_side(model: Model, image_shape: tuple[int, ...], num_classes: int) -> int | None:

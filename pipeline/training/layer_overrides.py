@@ -36,7 +36,7 @@ def apply_overrides(model: keras.Model, overrides: LayerOverrides) -> keras.Mode
     Raises:
         LookupError: An override matches nothing, such as padding without a convolution.
     """
-    requested = overrides.model_dump(exclude_none=True)
+    requested = overrides.model_dump(exclude_none=True, exclude={"downscale"})
     applied: set[str] = set()
 
     def clone(layer: keras.Layer) -> keras.Layer:
@@ -83,6 +83,26 @@ def apply_overrides(model: keras.Model, overrides: LayerOverrides) -> keras.Mode
         ):
             raise LookupError(f"{setting} matches nothing in this network. Remove it")
     return rebuilt
+
+
+def downscaled(model: keras.Model, image_shape: tuple[int, int, int], factor: int) -> keras.Model:
+    """Return a network for larger images, which it averages over squares of pixels first.
+
+    A small network then works on large images that another network needs. A mean over whole
+    squares has no aliasing, and every export format has it.
+
+    Args:
+        model: From images `(n, h // factor, w // factor, c)` to logits.
+        image_shape: `(h, w, c)` of the larger images. At most factor - 1 rows at the bottom and
+            columns on the right are left out.
+        factor: Side of the squares in pixels.
+    """
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    images = keras.Input(image_shape)
+    x = layers.AveragePooling2D(factor, name="downscale")(images)
+    logits = model._run_through_graph(x, operation_fn=lambda layer: layer)
+    return keras.Model(images, logits, name=model.name)
 
 
 def _config_changes(

@@ -242,3 +242,34 @@ def test_a_sequential_model_takes_overrides_too():
     assert [type(layer).__name__ for layer in overridden.layers] == [
         "InputLayer", "Conv2D", "BatchNormalization", "Flatten", "Dense",
     ]  # fmt: skip
+
+
+def test_downscale_averages_squares_of_pixels_before_the_same_network():
+    small, large = make(size=8), make(size=35, downscale=4)
+    images = np.random.default_rng(0).random((2, 35, 35, 3), np.float32)
+    # the last three rows and columns fill no square
+    squares = images[:, :32, :32].reshape(2, 8, 4, 8, 4, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(large(images), small(squares), rtol=0, atol=1e-5)
+    assert [w.shape for w in large.weights] == [w.shape for w in small.weights]
+
+
+@pytest.mark.parametrize("name", SCRATCH)
+def test_downscale_works_with_every_architecture(name, tmp_path):
+    side = 2 * SCRATCH[name]
+    model = make(name, size=side, downscale=2)
+    assert [layer.name for layer in layers_of(model, layers.AveragePooling2D)][0] == "downscale"
+    images = np.random.default_rng(0).random((2, side, side, 3), np.float32)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(images), model(images))
+
+
+def test_downscale_goes_together_with_other_overrides():
+    model = make(size=32, downscale=2, pooling="max", kernel_initializer="zeros")
+    assert [layer.pool_size for layer in layers_of(model, layers.AveragePooling2D)] == [(2, 2)]
+    assert not any(kernel.any() for kernel in kernels(model))
+
+
+def test_images_too_small_to_downscale_are_refused_with_the_smallest_size():
+    with pytest.raises(PipelineError, match=r"The smallest that fits is .*image_size: \[32, 32\]"):
+        make(size=16, downscale=4)
