@@ -14,7 +14,7 @@ PARALLEL := -n logical --maxprocesses 4 --dist loadgroup  # each worker loads Te
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help repro doctor study test test-slow test-long check format schema bench report demo docs clean-checkpoints
+.PHONY: help repro photos doctor study test test-slow test-long check format schema bench report demo docs clean-checkpoints
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -39,6 +39,11 @@ repro: $(READY)  ## run the stages that changed, several at once; JOBS=1: one af
 	@python -m pipeline doctor --repair
 	$(if $(filter 1,$(JOBS)),dvc repro,$(strip python -m pipeline parallel $(JOBS)))
 	@python -m pipeline summary
+
+photos: $(READY)-pretrained  ## set up and run for your own photographs, as in make photos FOLDER=~/pictures
+	@$(if $(FOLDER),,echo "error: FOLDER must name a folder, as in make photos FOLDER=~/pictures" >&2; exit 1)
+	@python -m pipeline photos "$(FOLDER)" $(if $(YES),--yes)
+	@$(MAKE) --no-print-directory repro
 
 doctor:  ## report problems and their fixes: DVC's files, outputs, versions, disk, params.yaml, GPU
 	@test -f $(READY) || { echo "error: no .venv yet. Run make repro, which creates it" >&2; exit 1; }

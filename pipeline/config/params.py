@@ -28,18 +28,21 @@ PRETRAINED = "pretrained"
 RESERVED = {"auto", "champion", "export"}
 
 
-def load() -> Params:
+def load(path: Path = PARAMS) -> Params:
     """Read params.yaml from the working directory and validate all of it.
+
+    Args:
+        path: Another file, such as one that will replace it.
 
     Raises:
         PipelineError: A setting is invalid. Lists every problem found.
     """
-    with reading(PARAMS):
-        return _load()
+    with reading(path):
+        return _load(path)
 
 
-def _load() -> Params:
-    params = read(PARAMS, Params)
+def _load(path: Path) -> Params:
+    params = read(path, Params)
     checks: list[Callable[[], None]] = [
         partial(_check_dataset, params.dataset),
         partial(_check_path, ("folder",), params.folder),

@@ -71,6 +71,11 @@ def parse(text: str) -> Any:
     return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
 
 
+def compose(text: str) -> Any:
+    """Parse YAML text into nodes, which know where in the text they are."""
+    return yaml.compose(text, _Loader)
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Prefix errors raised in the block with the name of the file."""

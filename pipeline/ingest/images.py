@@ -5,12 +5,14 @@ import logging
 import re
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.preprocessor import Preprocessor, to_pixels
@@ -32,6 +34,7 @@ DAMAGED = (
 # Large JPEGs are decoded at a reduced size of at least this many times the size that is needed.
 OVERSAMPLING = 2
 REDUCTIONS = (8, 4, 2)  # of libjpeg that keep the quality
+TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 # Pillow's log messages do not name the file; errors are reported here with its name
@@ -66,6 +69,29 @@ def open_image(
     Raises:
         BadImage: The image is empty, damaged, too large or of an unknown format.
     """
+    with _opened(encoded, max_megapixels) as file:
+        is_16_bit = bool(re.search(";16[BLN]", str(file.tile)))
+        high_byte = is_16_bit and file.mode in HIGH_BYTE_MODES
+        is_multi_frame = _is_multi_frame(file)
+        if target:
+            _reduce(file, target)
+        image: Image.Image = file
+        ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        image = _simplified(image)
+        image.info |= {HIGH_BYTE: high_byte, MULTI_FRAME: is_multi_frame}
+    if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+        raise BadImage("must have finite pixels (has NaN or infinity)")
+    return image
+
+
+@contextmanager
+def _opened(encoded: bytes, max_megapixels: float) -> Iterator[ImageFile.ImageFile]:
+    """Open an encoded image, which is decoded in the block.
+
+    Raises:
+        BadImage: The image is empty, damaged, too large or of an unknown format.
+    """
     if not encoded:
         raise BadImage("is empty")
     # Pillow checks this for embedded images too; up to twice the limit it only warns
@@ -77,17 +103,7 @@ def open_image(
             # warnings about metadata and palettes do not name the file, and do not affect pixels
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            file = Image.open(io.BytesIO(encoded))
-            is_16_bit = bool(re.search(";16[BLN]", str(file.tile)))
-            high_byte = is_16_bit and file.mode in HIGH_BYTE_MODES
-            is_multi_frame = getattr(file, "is_animated", False) and file.format not in ONE_PICTURE
-            if target:
-                _reduce(file, target)
-            image: Image.Image = file
-            ImageOps.exif_transpose(image, in_place=True)
-            image.load()
-            image = _simplified(image)
-            image.info |= {HIGH_BYTE: high_byte, MULTI_FRAME: is_multi_frame}
+            yield Image.open(io.BytesIO(encoded))
     except UnidentifiedImageError:
         if needs_pi_heif:
             raise BadImage(
@@ -103,9 +119,38 @@ def open_image(
         ) from None
     except DAMAGED as error:
         raise BadImage(f"is damaged ({error})") from None
-    if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
-        raise BadImage("must have finite pixels (has NaN or infinity)")
-    return image
+
+
+def _is_multi_frame(file: ImageFile.ImageFile) -> bool:
+    return getattr(file, "is_animated", False) and file.format not in ONE_PICTURE
+
+
+class Header(NamedTuple):
+    """What is known of an image without keeping its pixels."""
+
+    height: int
+    width: int
+    """Both after the EXIF orientation has been applied"""
+    is_multi_frame: bool
+    """Whether the file is animated or has several pages"""
+
+
+def check(encoded: bytes, max_megapixels: float) -> Header:
+    """Check that an encoded image can be decoded, and return its size.
+
+    JPEGs are decoded at an eighth of their size, which takes less time and finds the same damage.
+
+    Raises:
+        BadImage: The image is empty, damaged, too large or of an unknown format.
+    """
+    with _opened(encoded, max_megapixels) as file:
+        width, height = file.size
+        if file.getexif().get(ExifTags.Base.Orientation, 1) in TRANSPOSED:
+            width, height = height, width
+        is_multi_frame = _is_multi_frame(file)
+        file.draft(None, (1, 1))
+        file.load()
+    return Header(height, width, is_multi_frame)
 
 
 @lru_cache(maxsize=1)

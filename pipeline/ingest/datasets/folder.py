@@ -8,6 +8,7 @@ import os
 import re
 import unicodedata
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -35,6 +36,18 @@ SYSTEM_FILES = {
 }  # fmt: skip
 
 
+class Found(NamedTuple):
+    """The files of a folder; none is opened yet."""
+
+    classes: list[str]
+    source: str
+    """Description of the folder, for messages and the report"""
+    files: dict[str, list[tuple[Path, int]]]
+    """Files of each split, each with the index of its class"""
+    held_out: bool
+    """Whether the test split was held out, because the folder has none"""
+
+
 def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
     """Return every file of each class, including those in subfolders.
 
@@ -50,6 +63,32 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
     Raises:
         PipelineError: A folder is missing, there is only one class, a class has no images in train
             or test, an image is outside the class folders, or class folders look like splits.
+    """
+    classes, source, files, _ = find(folder, test_share, test_seed)
+    return Dataset(
+        classes=classes,
+        source=source,
+        sizes={split: len(pairs) for split, pairs in files.items()},
+        splits={
+            split: (
+                Example(path.read_bytes(), label, path.relative_to(folder).as_posix())
+                for path, label in pairs
+            )
+            for split, pairs in files.items()
+        },
+    )
+
+
+def find(folder: str, test_share: float, test_seed: int) -> Found:
+    """Find the splits, classes and files of a folder.
+
+    Args:
+        folder: As in `load`.
+        test_share: As in `load`.
+        test_seed: As in `load`.
+
+    Raises:
+        PipelineError: As in `load`.
     """
     top = Path(folder)
     source = f"folder {folder}"
@@ -75,7 +114,8 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
     check_classes(
         source, classes, {split: labels[split] for split in labels if split != "validation"}
     )
-    if "test" not in files:
+    held_out = "test" not in files
+    if held_out:
         train_rows, test_rows = hold_out_test(
             source, classes, labels["train"], test_share, test_seed
         )
@@ -86,18 +126,7 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
         source += f" ({first_few([str(path) for path in ignored])} not read)"
     if left_out:
         source += f" ({left_out} hidden or system files left out)"
-    return Dataset(
-        classes=classes,
-        source=source,
-        sizes={split: len(pairs) for split, pairs in files.items()},
-        splits={
-            split: (
-                Example(path.read_bytes(), label, path.relative_to(top).as_posix())
-                for path, label in pairs
-            )
-            for split, pairs in files.items()
-        },
-    )
+    return Found(classes, source, files, held_out)
 
 
 def _split_folders(top: Path) -> tuple[dict[str, Path], list[Path]]:
