@@ -384,8 +384,7 @@ def test_a_model_overrides_one_augmentation_and_keeps_the_others(edit):
     assert params.load().train_of("baseline").augment.flip is None
 
 
-@pytest.mark.slow
-def test_every_stage_refuses_invalid_params_before_it_writes_anything(project, stage, edit):
+def test_every_stage_refuses_invalid_params_before_it_writes_anything(project, quick_stage, edit):
     edit("seeds: [0]", "seeds: zero")
     graph = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
     for definition in graph["stages"].values():
@@ -393,7 +392,7 @@ def test_every_stage_refuses_invalid_params_before_it_writes_anything(project, s
         for pattern, value in ((r"item(\.model)?", "baseline"), (r"item\.seed|seeds\[0\]", "0")):
             command = re.sub(rf"\$\{{({pattern})\}}", value, command)
         _, _, *argv = command.split()  # python -m
-        done = stage(*argv)
+        done = quick_stage(*argv)
         assert (done.returncode, done.stdout) == (1, ""), done.stderr
         assert done.stderr == "error: params.yaml: seeds must be a valid list. Got 'zero'\n"
     assert [path.name for path in project.iterdir()] == ["params.yaml"]

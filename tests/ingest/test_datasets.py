@@ -423,41 +423,39 @@ def test_class_counts_have_a_bounded_length():
     )
 
 
-@pytest.mark.slow
-def test_a_validation_folder_is_the_validation_split_for_every_seed(project, edit, stage):
+def test_a_validation_folder_is_the_validation_split_for_every_seed(project, edit, quick_stage):
     write_images(project / "photos", *(f"{split}/{c}/{i}.png" for c in ("cat", "dog") for split, n
                                        in (("train", 6), ("val", 2), ("test", 3))
                                        for i in range(n)))  # fmt: skip
     edit("dataset: digits", "dataset: folder")
     edit("folder: data/folder", "folder: photos")
-    done = stage("pipeline.download", "--raw", "raw")
+    done = quick_stage("pipeline.download", "--raw", "raw")
     assert done.stdout == (
         "download: folder photos: 12 train, 4 validation, 6 test images, "
         "2 classes (cat 11, dog 11) -> raw\n"
     ), done.stderr
-    assert stage("pipeline.preprocess", *"--raw raw --arrays arrays".split()).returncode == 0
+    assert quick_stage("pipeline.preprocess", *"--raw raw --arrays arrays".split()).returncode == 0
     edit("seeds: [0]", "seeds: [0, 7]")
-    done = stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
+    done = quick_stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
     assert "12 train, 4 validation rows (from the data set)" in done.stdout
     for seed in (0, 7):
         rows = np.load(project / f"splits/{seed}.npz")["validation"]
         assert rows.tolist() == [12, 13, 14, 15]
 
 
-@pytest.mark.slow
-def test_the_held_out_test_split_depends_on_test_seed_and_not_on_seeds(project, edit, stage):
+def test_the_held_out_test_split_depends_on_test_seed_and_not_on_seeds(project, edit, quick_stage):
     write_images(project / "photos", *(f"{c}/{i}.png" for c in ("cat", "dog") for i in range(10)))
     edit("dataset: digits", "dataset: folder")
     edit("folder: data/folder", "folder: photos")
-    done = stage("pipeline.download", "--raw", "one")
+    done = quick_stage("pipeline.download", "--raw", "one")
     assert done.stdout == (
         "download: folder photos (no photos/test: 20 % of the images held out as test split, "
         "seed 0): 16 train, 4 test images, 2 classes (cat 10, dog 10) -> one\n"
     )
     edit("seeds: [0]", "seeds: [0, 7]")
-    stage("pipeline.download", "--raw", "two")
+    quick_stage("pipeline.download", "--raw", "two")
     edit("test_seed: 0", "test_seed: 7")
-    stage("pipeline.download", "--raw", "three")
+    quick_stage("pipeline.download", "--raw", "three")
     one, two, three = (
         (project / name / "test.parquet").read_bytes() for name in ("one", "two", "three")
     )
