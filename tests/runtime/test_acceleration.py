@@ -172,8 +172,13 @@ def test_lookup_returns_the_images_of_the_rows():
     assert np.array_equal(acceleration.Lookup(IMAGES)(rows), IMAGES[[3, 0, 3]])
 
 
-def test_the_dataset_yields_the_batches_of_every_epoch_without_autotuning():
+# a batch of 5 images of 48 values takes 1,005 bytes: all batches at once, two, and one
+@pytest.mark.parametrize("transfer_bytes", [2**16, 2500, 1])
+def test_the_dataset_yields_the_batches_of_every_epoch_without_autotuning(
+    transfer_bytes, monkeypatch
+):
     subset = Subset(IMAGES, LABELS, np.arange(16))
+    monkeypatch.setattr(acceleration, "TRANSFER_BYTES", transfer_bytes)
 
     def batches() -> Batches:
         return Batches(subset, 2, batch_size=5, shuffle=7, mirror=True)
