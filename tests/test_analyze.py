@@ -12,7 +12,13 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from pipeline import analyze
-from pipeline.analysis import activation_maximization, figures, gradient_flow, layer_table
+from pipeline.analysis import (
+    activation_maximization,
+    figures,
+    gallery,
+    gradient_flow,
+    layer_table,
+)
 from pipeline.analysis.grad_cam import grad_cam, last_feature_map
 from pipeline.analysis.network import unnested
 from pipeline.config.schema import Model
@@ -180,6 +186,30 @@ def test_the_batch_is_smaller_if_images_are_large():
     assert len(analyze.sample_rows(rows, (8, 8, 1))) == 256
     # 2**20 values are 6 images of 150,528
     assert len(analyze.sample_rows(rows, (224, 224, 3))) == 6
+
+
+def test_pictures_are_larger_if_the_network_downscales_images():
+    size = activation_maximization.picture_size
+    for factor, expected in ((1, (32, 32)), (4, (128, 128))):
+        images = keras.Input((224, 224, 1))
+        pooled = L.AveragePooling2D(factor)(images) if factor > 1 else images
+        response = L.Conv2D(2, 3)(pooled)
+        assert size(keras.Model(images, response), [response]) == expected
+
+
+def test_of_many_convolutions_some_have_feature_maps(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "MAX_LAYERS", 3)
+    images = x = keras.Input((8, 8, 1))
+    for number in range(5):
+        x = L.Conv2D(2, 3, padding="same", name=f"conv_{number}")(x)
+    drawn = []
+    monkeypatch.setattr(figures, "feature_maps", lambda example, maps: drawn.append(list(maps)))
+    monkeypatch.setattr(gallery, "save", lambda *args, **options: None)
+    pictures = gallery.Pictures(tmp_path, "x", UNIT)
+    table = pd.DataFrame({"actual": ["dark"], "predicted": ["dark"], "confidence": [1.0]})
+    pictures.feature_maps(keras.Model(images, x), np.zeros((1, 8, 8, 1), np.float32), table)
+    assert drawn == [["conv_0", "conv_2", "conv_4"]]
+    assert "eight feature maps of 3 of 5 convolutions" in pictures.contents[0]["alt"]
 
 
 def test_each_picture_has_a_frame():

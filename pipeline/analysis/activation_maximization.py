@@ -100,14 +100,16 @@ def _macs(model: keras.Model) -> int:
 def picture_size(model: keras.Model, tensors: list[keras.KerasTensor]) -> tuple[int, int]:
     """Return the smallest height and width, at least SIDE, for which all tensors are not empty.
 
-    It is never larger than the images of the model.
+    SIDE is that of the first convolution's input, which is smaller than the picture if the images
+    are downscaled before. The picture is never larger than the images of the model.
 
     Args:
         model: Without nested models.
         tensors: Intermediate tensors of `model`, `(None, h, w, c)`.
     """
     height, width, channels = model.input_shape[1:]
-    side = SIDE
+    first = next(node for node in nodes(model) if isinstance(node.operation, CONVOLUTIONS))
+    side = SIDE * max(1, height // first.input_tensors[0].shape[1])
     while side < max(height, width):
         size = min(side, height), min(side, width)
         picture = keras.KerasTensor((1, *size, channels))

@@ -16,6 +16,7 @@ from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting.drawing import Figure, save
 
 IMAGE_CHANNELS = (1, 3)  # numbers of channels that can be drawn
+MAX_LAYERS = 16  # convolutions with feature maps; a picture of more is too long for a page
 PREDICTION_COLUMNS = ["actual", "predicted", "confidence"]
 
 
@@ -82,6 +83,8 @@ class Pictures:
     ) -> None:
         """Draw feature maps of the most confident correct and misclassified images.
 
+        Of many convolutions, MAX_LAYERS are drawn, evenly spaced.
+
         Args:
             model: Without nested models.
             images: `(n, h, w, c)`, n >= 1, preprocessed as for the model.
@@ -91,6 +94,11 @@ class Pictures:
         calls = [node for node in nodes(model) if isinstance(node.operation, CONVOLUTIONS)]
         if not calls:
             return
+        which = "each convolution"
+        if len(calls) > MAX_LAYERS:
+            which = f"{MAX_LAYERS} of {len(calls)} convolutions"
+            chosen = np.linspace(0, len(calls) - 1, MAX_LAYERS).round().astype(int)
+            calls = [calls[number] for number in chosen]
         tensors = [node.output_tensors[0] for node in calls]
         examples = self._examples(images, predictions)
         for file, kind, is_correct in (
@@ -109,7 +117,7 @@ class Pictures:
                 file,
                 figures.feature_maps(example, maps),
                 f"Feature maps of the most confident {kind} image",
-                f"The image and eight feature maps of each convolution: {example.description}",
+                f"The image and eight feature maps of {which}: {example.description}",
             )
 
     def grad_cam(self, model: keras.Model, images: np.ndarray, predictions: pd.DataFrame) -> None:

@@ -31,6 +31,7 @@ from pipeline.tools.edit_params import dump, edited, lookup
 from pipeline.tools.survey import Survey, survey
 
 MODELS = ["small_photos", "efficientnet_lite"]  # names below `models:` in params.yaml
+PICTURES = ["layers", "feature_maps", "grad_cam"]
 SIDE = 224  # pixels; EfficientNet-Lite0's ImageNet weights were trained on 224×224
 MIN_IMAGES = 5  # of a class: three to train on, one to validate, one to test
 MAX_BAD = 0.1  # share of files that are not images; more are a mistake, not a few damaged files
@@ -155,6 +156,8 @@ def propose(top: Path, surveyed: Survey, params: Params, test_share: float) -> l
         proposals.append(Proposal("preprocess.on_bad_image", "skip", reason))
     if params.champion not in ("auto", *MODELS):
         proposals.append(Proposal("champion", "auto", "the best validation accuracy"))
+    reason = "gradients and filters of frozen layers show ImageNet, and take longest"
+    proposals.append(Proposal("analyze.pictures", PICTURES, reason))
     if not set(params.analyze.models or []) <= set(MODELS):
         proposals.append(Proposal("analyze.models", None, "the first and the last"))
     return proposals

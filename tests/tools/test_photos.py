@@ -144,6 +144,7 @@ def test_settings_for_photographs_are_proposed(project):
         "folder": str(project / "p"), "test_share": 0.2, "preprocess.normalize": "unit",
         "preprocess.image_size": [224, 224], "preprocess.resize": "crop",
         "preprocess.dtype": "uint8", "split.validation": 0.2, "train.class_weights": None,
+        "analyze.pictures": ["layers", "feature_maps", "grad_cam"],
     }  # fmt: skip
 
 
@@ -246,9 +247,10 @@ def test_only_the_changed_lines_of_params_yaml_change(project, capsys):
     assert [line for line in after if line not in before] == [
         "compare: [small_photos, efficientnet_lite]", "dataset: folder", f"folder: {project / 'p'}",
         "  image_size: [224, 224]", "  resize: crop", "  dtype: uint8",
+        "  pictures: [layers, feature_maps, grad_cam]",
     ]  # fmt: skip
     assert len(after) == len(before)
-    assert "photos: 6 settings changed -> params.yaml" in capsys.readouterr().out
+    assert "photos: 7 settings changed -> params.yaml" in capsys.readouterr().out
     photos.main([str(project / "p"), "--yes"])
     assert "params.yaml has the proposed settings already" in capsys.readouterr().out
 
