@@ -324,6 +324,15 @@ def test_a_change_reruns_only_the_stages_that_it_affects(tmp_path):
     architecture = "pipeline/architectures/plain.py"
     small = trained("small") | of_each("small", "features", "analyze")
     assert stale_after(architecture, "Conv2D(filters, 3", "Conv2D(filters, 5") == small
+    compare = ("params.yaml", "[baseline, small]")
+    assert stale_after(*compare, "[small, baseline]") == LAST
+    # small is no longer the last model, which is drawn
+    batchnorm = trained("batchnorm") | of_each("batchnorm", "features", "evaluate", "analyze")
+    added = stale_after(*compare, "[baseline, small, batchnorm]")
+    assert added == {"analyze@small"} | batchnorm | LAST
+    measured = of_each(both, "evaluate", "analyze") | LAST
+    added = stale_after("params.yaml", "seeds: [0]", "seeds: [0, 1]")
+    assert added == {"split"} | trained(both, [1]) | measured
 
     clone.edit("params.yaml", "normalize: unit", "normalize: standardize")
     per_model = of_each(both, "features", "evaluate")
