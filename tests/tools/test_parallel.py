@@ -187,14 +187,14 @@ def test_sigterm_stops_the_running_stages_and_starts_no_other(tmp_path):
 
 
 PARALLEL = "import sys; from pipeline.tools import parallel; parallel.main(sys.argv[1:])"
-ON_ONE_CORE = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); " + PARALLEL
+ON_ONE_CORE = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
 
 
 def clone_until_evaluate(folder: Path) -> Clone:
-    """Return a clone with two trainings, each with two threads."""
+    """Return a clone whose graph ends with evaluate, and has two trainings of baseline."""
     folder.mkdir()
-    clone = Clone(folder, epochs=3)
-    clone.edit("params.yaml", "threads: 1", "threads: 2")
+    clone = Clone(folder, alone=True, epochs=3)
+    clone.edit("params.yaml", "seeds: [0]", "seeds: [0, 1]")
     graph = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
     names = ("inputs", "download", "preprocess", "split", "features", "train", "evaluate")
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {n: graph[n] for n in names}}))
@@ -209,10 +209,10 @@ def test_results_depend_neither_on_jobs_nor_on_cores_nor_on_a_kill(tmp_path):
 
     # two at once on one core until the kill, and then on all cores
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    training = {"train@baseline-0", "train@batchnorm-0"}
+    training = {"train@baseline-0", "train@baseline-1"}
     lines = []
     with subprocess.Popen(
-        [sys.executable, "-c", ON_ONE_CORE, "2"], cwd=killed.folder, env=env,
+        [sys.executable, "-c", ON_ONE_CORE + PARALLEL, "2"], cwd=killed.folder, env=env,
         start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
         for line in process.stdout or ():
@@ -228,5 +228,17 @@ def test_results_depend_neither_on_jobs_nor_on_cores_nor_on_a_kill(tmp_path):
 
     outputs = "models/*/*.keras", "metrics/t*/**/*.json", "plots/**/*.csv"
     expected = single.read(*outputs)
-    assert len(expected) == 10  # model, history and metrics of 2 trainings; 2 of each evaluate
+    assert len(expected) == 8  # model, history and metrics of 2 trainings; 2 of evaluate
+    assert killed.read(*outputs) == expected
+
+    # two threads, on all cores and on one
+    for clone in (single, killed):
+        clone.edit("params.yaml", "threads: 1", "threads: 2")
+        clone.edit("params.yaml", "compare: [baseline]", "compare: [batchnorm]")
+        clone.edit("params.yaml", "seeds: [0, 1]", "seeds: [0]")
+    single.repro("train@batchnorm-0")
+    command = "os.execlp('dvc', 'dvc', 'repro', 'train@batchnorm-0')"
+    killed.run(sys.executable, "-c", ON_ONE_CORE + command)
+    expected = single.read(*outputs)
+    assert len(expected) == 3
     assert killed.read(*outputs) == expected
