@@ -36,7 +36,8 @@ SIDE = 224  # pixels; EfficientNet-Lite0's ImageNet weights were trained on 224Ã
 MIN_IMAGES = 5  # of a class: three to train on, one to validate, one to test
 MAX_BAD = 0.1  # share of files that are not images; more are a mistake, not a few damaged files
 ELONGATED = 2.0  # longer side / shorter side; the center square then holds less than half
-IMBALANCED = 5.0  # images of the largest class / of the smallest
+# images of the largest class / of the smallest: printed from the first, weighted from the second
+MENTIONED, IMBALANCED = 1.1, 5.0
 MAX_CLASSES = 20  # classes listed one by one
 NAMES = 3  # files listed of each finding
 
@@ -235,29 +236,21 @@ def findings(surveyed: Survey, top: Path) -> list[tuple[str, str]]:
         ("aspect ratio", _describe_ratios(surveyed.aspect_ratios())),
     ]
     counts, classes = surveyed.counts("train"), surveyed.classes
-    if counts.max() > counts.min():
-        ratio = counts.max() / counts.min()
-        ends = [
-            f"{classes[label]} {counts[label]:,}" for label in (counts.argmax(), counts.argmin())
-        ]
-        rows.append(("imbalance", f"{ratio:.1f} : 1 ({', '.join(ends)})"))
+    largest, smallest = counts.argmax(), counts.argmin()
+    if (ratio := counts[largest] / counts[smallest]) >= MENTIONED:
+        ends = [f"{classes[label]} {counts[label]:,}" for label in (largest, smallest)]
+        rows.append(("imbalance", f"{ratio:.1f} : 1 in train ({', '.join(ends)})"))
     duplicates = surveyed.duplicates()
-    for name, noun, names, remedy in (
-        ("bad files", "file", surveyed.bad, ""),
-        ("several frames", "file", surveyed.multi_frame(), "The first frame is used"),
-        ("in two classes", "set", duplicates["classes"], "Identical files, contradictory labels"),
-        (
-            "in two splits",
-            "set",
-            duplicates["splits"],
-            "Identical files of one class",
-        ),
-        ("duplicates", "set", duplicates["class"], "Identical files of one class"),
+    for name, noun, meaning, names in (
+        ("bad files", "file", "", surveyed.bad),
+        ("several frames", "file", "The first frame is used. ", surveyed.multi_frame()),
+        ("in two classes", "image", "Contradictory labels: keep one. ", duplicates["classes"]),
+        ("in two splits", "image", "Leaks: keep one. ", duplicates["splits"]),
+        ("duplicates", "image", "The same file twice or more. ", duplicates["class"]),
     ):
         if names:
             shown = "; ".join(names[:NAMES]) + (" â€¦" if len(names) > NAMES else "")
-            prefix = f"{remedy}. " if remedy else ""
-            rows.append((name, f"{counted(len(names), noun)}. {prefix}{shown}"))
+            rows.append((name, f"{counted(len(names), noun)}. {meaning}{shown}"))
     return rows
 
 
@@ -271,7 +264,13 @@ def confirm(yes: bool) -> None:
     Raises:
         PipelineError: The answer is no.
     """
-    if not yes and input(f"Write these settings to {PARAMS}? [y/N] ").strip().lower() != "y":
+    if yes:
+        return
+    try:
+        answer = input(f"Write these settings to {PARAMS}? [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise PipelineError(
             f"{PARAMS}: not changed. Run the command again and answer y to change it"
         )
@@ -287,7 +286,7 @@ def main(argv: list[str] | None = None) -> None:
             f"photos: no terminal to ask on before {PARAMS} is changed. Add --yes to change it"
         )
     params = load()
-    top = Path.cwd() / args.folder.expanduser()
+    top = args.folder.expanduser().resolve()
 
     found, test_share = find(top, params)
     surveyed = survey(found, top, params.preprocess.max_megapixels)

@@ -14,6 +14,7 @@ from pipeline.ingest import decoding
 from pipeline.ingest.datasets.folder import Found
 from pipeline.ingest.images import BadImage, Header, check
 
+NAMES = 3  # files listed of each group of duplicates
 CHUNK = 64  # files that a worker process opens at a time
 
 
@@ -81,7 +82,8 @@ class Survey(NamedTuple):
         kinds: dict[str, list[str]] = {"classes": [], "splits": [], "class": []}
         for group in groups.values():
             if len(group) > 1:
-                text = " = ".join(file.name for file in group)
+                more = [f"{len(group) - NAMES} more"] if len(group) > NAMES else []
+                text = " = ".join([*(file.name for file in group[:NAMES]), *more])
                 if len({file.label for file in group}) > 1:
                     kinds["classes"].append(text)
                 elif len({file.split for file in group}) > 1:

@@ -125,6 +125,16 @@ def test_identical_files_in_train_and_test_are_leaks(tmp_path):
     }  # fmt: skip
 
 
+def test_of_many_identical_files_three_are_named(tmp_path):
+    fill(tmp_path, cat=5, dog=5)
+    for number in range(4):
+        shutil.copy(tmp_path / "cat/000.png", tmp_path / f"cat/copy_{number}.png")
+    kinds = look(tmp_path).duplicates()
+    (names,) = kinds["splits"] + kinds["class"]
+    assert names.endswith(" = 2 more")
+    assert names.count(" = ") == 3
+
+
 def proposals(top: Path, **counts: int) -> dict[str, tuple[Any, str]]:
     fill(top, **counts)
     settings = params.load()
@@ -264,6 +274,15 @@ def test_nothing_changes_without_a_yes(project, monkeypatch, answer):
     with pytest.raises(PipelineError, match=r"params\.yaml: not changed\. Run the command again"):
         photos.main([str(project / "p")])
     assert (project / "params.yaml").read_text() == before
+
+
+def test_the_end_of_input_is_no_answer(monkeypatch):
+    def end(prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(builtins, "input", end)
+    with pytest.raises(PipelineError, match=r"params\.yaml: not changed"):
+        photos.confirm(yes=False)
 
 
 def test_without_a_terminal_it_refuses_before_it_opens_the_folder(project, stage):
