@@ -1,4 +1,4 @@
-"""Photos: look at a folder of photographs, and write suitable settings into params.yaml.
+"""Photos: look at a folder of photographs, and set params.yaml up for it.
 
     python -m pipeline photos ~/pictures          asks before it changes params.yaml
     python -m pipeline photos ~/pictures --yes    does not ask
