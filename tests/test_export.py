@@ -15,9 +15,10 @@ from ai_edge_litert.interpreter import Interpreter
 
 from pipeline import export
 from pipeline.architectures import pretrained
-from pipeline.config.schema import Activation
+from pipeline.config.schema import Activation, Model
 from pipeline.core.errors import PipelineError
 from pipeline.data.preprocessor import Preprocessor, store
+from pipeline.training import building
 from tests.conftest import EXPORT, write_arrays
 
 CLASSES = ["Ελλάδα", "bright, white"]
@@ -210,6 +211,13 @@ def test_every_activation_can_be_exported(activation, tmp_path):
         keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, activation=activation),
         keras.layers.Flatten(), keras.layers.Dense(2),
     ])  # fmt: skip
+    for name, row in export_network(network, tmp_path).items():
+        assert row.get("largest_difference", 1) < 1e-5, (name, row)
+
+
+def test_a_network_that_downscales_images_can_be_exported(tmp_path):
+    model = Model(architecture="baseline", build={"downscale": 4})
+    network = building.build(model, (35, 35, 3), 2, seed=0)  # 3 rows and columns are left out
     for name, row in export_network(network, tmp_path).items():
         assert row.get("largest_difference", 1) < 1e-5, (name, row)
 
