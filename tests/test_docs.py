@@ -87,6 +87,7 @@ def resolve(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", sorted(set(EXPERIMENTS)))
+@pytest.mark.slow
 def test_the_settings_of_every_documented_experiment_are_valid(command, tmp_path, monkeypatch):
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -93,7 +93,7 @@ def test_the_intensity_range_of_16_bit_images_is_in_both_files(champion):
         assert json.loads(archive.read("intensity_range.json")) == [0, 4095]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_repeated_exports_are_identical_whatever_the_training_backend(project, stage):
     images = keras.Input((2, 2, 1))
     x = images

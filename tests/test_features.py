@@ -97,6 +97,7 @@ def train_on(out: str, *options: str) -> tuple[pd.DataFrame, np.ndarray]:
     return pd.read_csv(f"{out}/history.csv"), model.predict_on_batch(task()[0])
 
 
+@pytest.mark.slow
 def test_training_on_features_gives_the_model_that_training_on_images_gives(compute, edit):
     source(Path("pretrained/mine.keras"))
     edit("precision: auto", "precision: float32")
@@ -110,6 +111,7 @@ def test_training_on_features_gives_the_model_that_training_on_images_gives(comp
     assert history["loss"][0] - history["loss"][1] > 0.01
 
 
+@pytest.mark.slow
 def test_fine_tuning_follows_a_training_on_features(compute):
     source(Path("pretrained/mine.keras"))
     compute(

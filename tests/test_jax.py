@@ -133,6 +133,7 @@ def test_two_devices_and_two_processes_train_the_same_weights_as_one(small, stag
         pd.testing.assert_frame_equal(other, history, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_process_that_dies_fails_the_others_and_the_next_run_resumes(small):
     (small / "program.py").write_text("""if True:
         import os, signal

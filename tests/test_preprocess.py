@@ -682,6 +682,7 @@ def test_reading_a_file_ten_times_as_large_takes_no_more_memory(tmp_path):
     assert peaks[3] - peaks[2] < 8
 
 
+@pytest.mark.slow
 def test_a_folder_of_photographs_in_many_formats(project, edit, quick_stage):
     """Two photographs of 427×640 pixels from scikit-learn, stored in many ways."""
     photos = Path(sklearn.datasets.__file__).parent / "images"

@@ -391,6 +391,7 @@ def test_versions_list_the_stages_that_depend_on_them(built):
     ]
 
 
+@pytest.mark.slow
 def test_the_page_is_below_2_mb_and_has_the_same_bytes_in_a_second_run(built):
     page = built / "plots/report.html"
     before = page.read_bytes()

@@ -94,7 +94,7 @@ def test_training_from_uint8_gives_the_same_bytes_as_from_float32(
         ).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_times_as_many_images_read_from_disk_need_no_more_memory(prepared, stage, edit):
     edit("epochs: 2", "epochs: 1")
     program = """if True:

@@ -490,6 +490,7 @@ def test_a_network_that_never_responds_is_an_error_within_seconds(project, edit,
     assert done.stderr.startswith("error: cifar10: www.cs.toronto.edu cannot be reached, ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "message"), [(200, "checksum"), (404, "404")])
 def test_a_wrong_download_is_an_error_in_one_line(project, edit, stage, status, message):
     """fashion_mnist is downloaded over plain HTTP, so a proxy can act as its server."""

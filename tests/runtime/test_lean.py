@@ -55,6 +55,7 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_training_and_predicting_load_no_lazy_module():
     assert run(STAGE) == ""
 

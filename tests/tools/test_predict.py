@@ -269,6 +269,7 @@ def test_markup_and_control_codes_in_names_are_printed_as_text(model, capsys):
     assert capsys.readouterr() == ("", expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGPIPE")
 def test_a_closed_pipe_ends_it_without_a_message(model):
     (model / "white.png").write_bytes(white())

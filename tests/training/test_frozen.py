@@ -158,6 +158,7 @@ def test_training_on_features_gives_the_network_that_training_on_images_gives():
     assert not np.allclose(pretrained().predict_on_batch(images), logits, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_fine_tuning_trains_the_layers_after_a_block_but_not_their_batch_normalization():
     rows, model = train(True, {"epochs": 1, "fine_tune": FINE_TUNE})
     assert [row["epoch"] for row in rows] == [1, 2, 3]
