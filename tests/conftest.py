@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import unittest.mock
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,6 +62,17 @@ def browser() -> Iterator[Browser]:
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture(autouse=True)
+def restored_environment() -> Iterator[None]:
+    """Restore the environment variables after each test.
+
+    Stages and commands that run in this process set some, such as KERAS_BACKEND, which the stages
+    that later tests start would inherit.
+    """
+    with unittest.mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture
@@ -135,11 +147,9 @@ def stage(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def quick_stage(
-    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    project: Path, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a stage as `stage` does, but in this process: its imports take seconds."""
-    for name in ("CUDA_VISIBLE_DEVICES", "KERAS_BACKEND", "TF_NUM_INTRAOP_THREADS"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))  # restores what a stage sets
 
     def run(module: str, *argv: str) -> subprocess.CompletedProcess[str]:
         handler = signal.getsignal(signal.SIGTERM)

@@ -153,12 +153,11 @@ ARGUMENTS = (
 
 
 @pytest.fixture
-def trained(project, edit, monkeypatch):
+def trained(project, edit):
     """Two trainings, and three images of the class `b`, each a row with a single bright pixel.
 
     The trainings give `b` the probabilities 0.9, 0.4, 0.4 and 0.4, 0.9, 0.4.
     """
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # which the stage sets
     edit("seeds: [0]", "seeds: [8, 2]")
     edit("precision: auto\n  # true", "precision: float32\n  # true")  # under evaluate
     images = np.eye(3, dtype=np.float32).reshape(3, 1, 3, 1)
@@ -228,9 +227,8 @@ def assert_refused(project, message: str) -> None:
 
 
 @pytest.fixture
-def arrays(project, monkeypatch):
+def arrays(project):
     """Write twenty test images, 8×8×1, of two classes."""
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # which the stage sets
     (project / "models").mkdir()
     images, labels = task(20)
     write_arrays(project / "arrays/test", images, labels)

@@ -36,9 +36,8 @@ def save_model(path: Path, dark: float = 2.0, **preprocessing: Any) -> None:
 
 
 @pytest.fixture
-def model(project, monkeypatch):
+def model(project):
     """A model whose logit of `dark` is 2."""
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # restores it after the test
     save_model(project / "model.keras")
     (project / "params.yaml").write_text("not: [valid")
     return project
@@ -103,10 +102,7 @@ def test_intensity_range_and_size_limit_are_those_of_training(model, capsys):
 
 
 @pytest.mark.parametrize(("resize", "probability"), [("crop", 0.880797), ("pad", 0.5)])
-def test_a_portrait_photo_is_resized_as_in_training(
-    project, capsys, monkeypatch, resize, probability
-):
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+def test_a_portrait_photo_is_resized_as_in_training(project, capsys, resize, probability):
     save_model(project / "model.keras", resize=resize)
     photo = np.full((8 if resize == "pad" else 16, 4), 255, np.uint8)
     if resize == "crop":
@@ -325,10 +321,7 @@ def write_photos(top: Path) -> None:
             (top / name / f"{number}.png").write_bytes(png(pixels))
 
 
-def test_predictions_equal_those_of_evaluate_after_params_have_changed(
-    project, edit, capsys, monkeypatch
-):
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+def test_predictions_equal_those_of_evaluate_after_params_have_changed(project, edit, capsys):
     write_photos(project / "photos")
     edit("dataset: digits", "dataset: folder")
     edit("folder: data/folder", "folder: photos")
