@@ -502,7 +502,7 @@ def test_no_experiment_commits_images_to_git_and_the_documented_folders_work(tmp
     assert "0.png" not in committed()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_trained_on_some_digits_is_fine_tuned_on_others(tmp_path):
     clone = Clone(tmp_path, alone=True, epochs=10)
     with (tmp_path / ".gitignore").open("a") as file:
@@ -594,8 +594,8 @@ def test_the_default_run_is_accurate_and_repeats_to_the_bit(tmp_path, hostile):
                     "data/**/*.np*")  # fmt: skip
     before = clone.read(*reproducible)
     # the stages that test_kill.py does not repeat, one by one, with another user's settings
-    of_batchnorm = ("train@batchnorm-0", "evaluate@batchnorm", "analyze@batchnorm")
-    clone.repro("-f", "-s", *of_batchnorm, env=hostile)
+    of_baseline = ("train@baseline-0", "evaluate@baseline", "analyze@baseline")
+    clone.repro("-f", "-s", *of_baseline, env=hostile)
     clone.repro("-f", "-s", "compare", "export", "plot", "report", env=hostile)
     after = clone.read(*reproducible)
     assert len(before) > 20

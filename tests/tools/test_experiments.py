@@ -204,6 +204,7 @@ def test_experiments_of_real_dvc(repository, capsys):
         experiments.main(["--all-commits", "--model", "c"])
 
 
+@pytest.mark.long
 def test_a_failed_experiment_is_named_with_the_way_to_its_log(repository, capsys):
     dvc("exp", "run", "-q", "--queue", "-n", "broken", "-S", "rate=9")
     subprocess.run([sys.executable, "-m", "dvc", "exp", "run", "--run-all"], capture_output=True)

@@ -179,11 +179,17 @@ TRAININGS = [  # together with all kinds of state
     # dropout, batch normalization's averages, Adam's moments, random augmentation
     ("plain", SMALL, {"epochs": 4, "augment": RANDOM_AUGMENTATION, "schedule": "one_cycle"}),
     # alternating flips, a frozen whitened layer, averaged weights
-    ("airnet", {"widths": [4, 4]},
-     {"epochs": 4, "optimizer": "sgd", "momentum": 0.9, "schedule": "triangular", "whiten": True,
-      "ema_momentum": 0.9, "augment": PLAIN | {"flip": "alternating"}}),
+    pytest.param(
+        "airnet", {"widths": [4, 4]},
+        {"epochs": 4, "optimizer": "sgd", "momentum": 0.9, "schedule": "triangular", "whiten": True,
+         "ema_momentum": 0.9, "augment": PLAIN | {"flip": "alternating"}},
+        marks=pytest.mark.long,
+    ),
     # early stopping: the best weights, and the epochs since then
-    ("baseline", {}, {"epochs": 12, "early_stopping": 2, "learning_rate": 0.003}),
+    pytest.param(
+        "baseline", {}, {"epochs": 12, "early_stopping": 2, "learning_rate": 0.003},
+        marks=pytest.mark.long,
+    ),
 ]  # fmt: skip
 
 
