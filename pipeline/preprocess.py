@@ -5,6 +5,8 @@ Writes  data/arrays/{train,test}/images.npy    (n, h, w, c) float32, normalized,
                                                is normalized when it is read
         data/arrays/{train,test}/labels.npy    (n,) int64
         data/arrays/{train,test}/SHA256SUMS    checksums of both files
+        data/arrays/rows/{train,test}.parquet  id string, and metadata if the data set has any: the
+                                               image in each row of the arrays
         data/arrays/info.json                  class names, shape, resizing, normalization,
                                                statistics, intensity range; numbers of images
                                                read by their high byte only or by their first
@@ -26,7 +28,7 @@ from pipeline.config.schema import Preprocess
 from pipeline.core.errors import PipelineError, first_few, run
 from pipeline.core.files import atomic_path, write_json
 from pipeline.core.text import counted
-from pipeline.data import arrays
+from pipeline.data import arrays, rows
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.ingest import decoding, parquet
 from pipeline.ingest.decoding import Decoded, Options, Task
@@ -92,11 +94,11 @@ def decode(
 
 
 def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
-    """Write the arrays of both splits, and info.json.
+    """Write the arrays of both splits, the ids of their rows, and info.json.
 
     Args:
         raw_folder: Folder with train.parquet and test.parquet.
-        folder: Folder to write: train/, test/ and info.json.
+        folder: Folder to write: train/, test/, rows/ and info.json.
         settings: Section `preprocess` of params.yaml.
 
     Returns:
@@ -142,6 +144,7 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
         for split in SPLITS:
             labels[split] = labels[split][good[split]]
             np.save(temporary / split / "labels.npy", labels[split])
+            rows.write(temporary, split, parquet.rows(sources[split]).filter(good[split]))
         train_labels = labels["train"][: len(labels["train"]) - validation]
         parquet.check_classes(source, classes, {**labels, "train": train_labels})
         groups = groups_before(num_train, tasks["train"], decoded["train"])

@@ -23,10 +23,10 @@ IMPORTS = grimp.build_graph("pipeline", include_external_packages=True)
 # only supplies the names of data sets here
 NO_EFFECT = {"annotated-types", "filelock", "psutil", "pydantic", "pyyaml", "requests", "rich",
              "tensorflow-datasets", "tqdm"}  # fmt: skip
-# packages that are imported but not used by these stages: scikit-learn in splitting.py, Pillow in
-# preprocessor.py, JAX in backend.py
+# packages that are imported but not used by these stages: scikit-learn in splitting.py, pandas in
+# rows.py, Pillow in preprocessor.py, JAX in backend.py
 UNUSED = {
-    "preprocess": {"scikit-learn"},
+    "preprocess": {"pandas", "scikit-learn"},
     "split": {"pillow"},
     "features": {"pillow"},
     "train": {"pillow"},

@@ -517,7 +517,7 @@ def test_all_bad_files_are_listed_in_one_error_and_the_previous_arrays_stay(tmp_
     good = [grey(0, 0), grey(255, 1)]
     prepare(tmp_path, good)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.parts[-3] == "arrays"}
-    assert len(before) == 6
+    assert len(before) == 8
     train, test = bad(0, "train/"), bad(1, "test/", ["zero.jpg"])
     with pytest.raises(PipelineError) as refused:
         # the first file is bad, so the shape is that of another one

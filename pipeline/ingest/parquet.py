@@ -1,15 +1,16 @@
 """Parquet: read and write raw data, one file of encoded images and labels per split.
 
-The columns are `image` (struct of `bytes` and `path`), `label` (int64) and `id` (string). Class
-names are in the metadata of Hugging Face `datasets`, so that `datasets.load_dataset`,
-`pandas.read_parquet` and DuckDB can read the files.
+The columns are `image` (struct of `bytes` and `path`), `label` (int64), `id` (string) and, if the
+source describes its images, `metadata` (struct of strings). Class names are in the metadata of
+Hugging Face `datasets`, so that `datasets.load_dataset`, `pandas.read_parquet` and DuckDB can read
+the files.
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,8 @@ class Example(NamedTuple):
     """Index into the class names"""
     id: str
     """Name of the image in its source"""
+    metadata: Mapping[str, str] = {}
+    """Value of each metadata column; missing values are empty texts"""
 
 
 class Dataset(NamedTuple):
@@ -49,6 +52,8 @@ class Dataset(NamedTuple):
     """Number of examples of each split"""
     splits: Mapping[str, Iterable[Example]]
     """train, test and, if the data set has one, validation; each is read once, in order"""
+    metadata_columns: Sequence[str] = ()
+    """Names of the columns of each example's metadata"""
 
 
 def write(folder: Path, dataset: Dataset) -> None:
@@ -61,13 +66,18 @@ def write(folder: Path, dataset: Dataset) -> None:
             not have the expected size.
     """
     check_names(dataset.source, dataset.classes)
-    features = {
+    text = {"_type": "Value", "dtype": "string"}
+    features: dict[str, Any] = {
         "image": {"_type": "Image"},
         "label": {"_type": "ClassLabel", "names": dataset.classes},
-        "id": {"_type": "Value", "dtype": "string"},
+        "id": text,
     }
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     fields = pa.schema([("image", image), ("label", pa.int64()), ("id", pa.string())])
+    if dataset.metadata_columns:
+        features["metadata"] = dict.fromkeys(dataset.metadata_columns, text)
+        values = pa.struct([(column, pa.string()) for column in dataset.metadata_columns])
+        fields = fields.append(pa.field("metadata", values))
     metadata = {
         "huggingface": json.dumps({"info": {"features": features}}),
         "source": dataset.source,
@@ -97,6 +107,11 @@ def _write_split(writer: pq.ParquetWriter, split: str, dataset: Dataset) -> None
         _check_labels(group, len(dataset.classes), split)
         images = [{"bytes": e.image, "path": e.id} for e in group]
         columns = [images, [e.label for e in group], [e.id for e in group]]
+        if dataset.metadata_columns:
+            columns.append([
+                {column: e.metadata.get(column, "") for column in dataset.metadata_columns}
+                for e in group
+            ])  # fmt: skip
         arrays = [pa.array(c, f.type) for c, f in zip(columns, writer.schema, strict=True)]
         writer.write_table(pa.Table.from_arrays(arrays, schema=writer.schema))
         num_rows += len(group)
@@ -170,6 +185,12 @@ def labels(path: Path) -> np.ndarray:
     return pq.read_table(path, columns=["label"])["label"].to_numpy()
 
 
+def rows(path: Path) -> pa.Table:
+    """Return the columns `id` and, if there is one, `metadata` of a raw Parquet file."""
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=["id", "metadata"]).replace_schema_metadata()
+
+
 def check_classes(source: str, classes: list[str], labels: Mapping[str, np.ndarray]) -> None:
     """Check that there are two or more classes, and that every split has images of each.
 
@@ -221,7 +242,7 @@ def hold_out_test(
 def read_group(path: Path, group: int) -> list[Example]:
     """Read the examples of one row group."""
     with pq.ParquetFile(path) as file:
-        table = file.read_row_group(group).to_pydict()
+        table = file.read_row_group(group, ["image", "label", "id"]).to_pydict()
     return [
         Example(image["bytes"], label, id)
         for image, label, id in zip(table["image"], table["label"], table["id"], strict=True)

@@ -2,6 +2,7 @@
 
 Folders named train, validation and test are splits; training, val, valid and testing are accepted
 too, in upper or lower case. Without a test folder, the validation split becomes the test split.
+A metadata.csv in the folder or in a split folder describes the images (see `metadata`).
 """
 
 import os
@@ -15,6 +16,7 @@ from PIL import Image
 
 from pipeline.core.errors import PipelineError, first_few
 from pipeline.core.text import counted
+from pipeline.ingest import metadata
 from pipeline.ingest.parquet import HELD_OUT, Dataset, Example, check_classes, hold_out_test
 
 # Accepted folder names of each split.
@@ -46,6 +48,8 @@ class Found(NamedTuple):
     """Files of each split, each with the index of its class"""
     held_out: bool
     """Whether the test split was held out, because the folder has none"""
+    metadata: dict[Path, dict[str, str]]
+    """Value of each column of metadata.csv, of the files that it names"""
 
 
 def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
@@ -62,20 +66,27 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
 
     Raises:
         PipelineError: A folder is missing, there is only one class, a class has no images in train
-            or test, an image is outside the class folders, or class folders look like splits.
+            or test, an image is outside the class folders, class folders look like splits, or a
+            metadata.csv is invalid.
     """
-    classes, source, files, _ = find(folder, test_share, test_seed)
+    contents = find(folder, test_share, test_seed)
     return Dataset(
-        classes=classes,
-        source=source,
-        sizes={split: len(pairs) for split, pairs in files.items()},
+        classes=contents.classes,
+        source=contents.source,
+        sizes={split: len(pairs) for split, pairs in contents.files.items()},
         splits={
             split: (
-                Example(path.read_bytes(), label, path.relative_to(folder).as_posix())
+                Example(
+                    path.read_bytes(),
+                    label,
+                    path.relative_to(folder).as_posix(),
+                    contents.metadata.get(path, {}),
+                )
                 for path, label in pairs
             )
-            for split, pairs in files.items()
+            for split, pairs in contents.files.items()
         },
+        metadata_columns=list(next(iter(contents.metadata.values()), {})),
     )
 
 
@@ -109,7 +120,11 @@ def find(folder: str, test_share: float, test_seed: int) -> Found:
     for split, folders in class_folders.items():
         files[split], count = _labelled_files(split_folders[split], folders, classes)
         left_out += count
-    _check_readable([path for pairs in files.values() for path, _ in pairs])
+    paths = [path for pairs in files.values() for path, _ in pairs]
+    _check_readable(paths)
+    described = metadata.read([top, *split_folders.values()], paths)
+    if described and (count := len(paths) - len(described)):
+        source += f" ({counted(count, 'image')} without a row in {metadata.FILE})"
     labels = {split: np.array([label for _, label in pairs], int) for split, pairs in files.items()}
     check_classes(
         source, classes, {split: labels[split] for split in labels if split != "validation"}
@@ -126,7 +141,7 @@ def find(folder: str, test_share: float, test_seed: int) -> Found:
         source += f" ({first_few([str(path) for path in ignored])} not read)"
     if left_out:
         source += f" ({left_out} hidden or system files left out)"
-    return Found(classes, source, files, held_out)
+    return Found(classes, source, files, held_out, described)
 
 
 def _split_folders(top: Path) -> tuple[dict[str, Path], list[Path]]:
