@@ -10,11 +10,13 @@ export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 READY := .venv/ready
 # --inexact keeps what other targets have installed; --system-certs is needed behind some proxies
 SYNC := .venv/bin/uv sync --locked --inexact --quiet --system-certs
+# the dependency group that GPU=1 installs, as in GROUPS of pipeline/runtime/gpu.py
+CUDA := $(if $(filter 1,$(GPU)),$(if $(shell grep -E '^backend: *jax' params.yaml),jax-cuda,cuda))
 PARALLEL := -n logical --maxprocesses 4 --dist loadgroup  # each worker loads TensorFlow: about 1 GB
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help repro photos doctor study test test-slow test-long check format schema bench report demo docs clean-checkpoints
+.PHONY: help gpu repro photos doctor study test test-slow test-long check format schema bench report demo docs clean-checkpoints
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -34,7 +36,10 @@ $(READY)-%: $(READY)  # with a dependency group of pyproject.toml
 	@$(SYNC) --group $*
 	@touch $@
 
-repro: $(READY)  ## run the stages that changed, several at once; JOBS=1: one after another
+gpu:  # before its libraries are downloaded, 3 GB
+	@nvidia-smi -L || { echo "error: GPU=1 needs an NVIDIA GPU with its driver. nvidia-smi finds none" >&2; exit 1; }
+
+repro: $(if $(CUDA),gpu $(READY)-$(CUDA)) $(READY)  ## run the stages that changed, several at once; JOBS=1: one by one; GPU=1: on GPUs
 	@python -m pipeline params check  # before any stage runs
 	@python -m pipeline doctor --repair
 	$(if $(filter 1,$(JOBS)),dvc repro,$(strip python -m pipeline parallel $(JOBS)))

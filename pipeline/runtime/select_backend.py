@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,9 +24,6 @@ NUMERIC_PREFIXES = (
 HARMLESS = ("CUDA_VISIBLE_DEVICES", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 # variables with which Keras shortens training, or uses Flax's variables
 KERAS_SETTINGS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "KERAS_NNX_ENABLED")
-
-# packages that a backend needs to use a GPU: the beginnings of their names
-GPU_PACKAGES = {"jax": "jax-cuda", "tensorflow": "nvidia-cudnn"}
 
 
 def environment() -> dict[str, str]:
@@ -99,16 +95,6 @@ def check(backend: str) -> None:
             f"params.yaml: backend: {backend} is not installed. "
             f"Run `uv sync --inexact --group {backend}`"
         )
-
-
-def supports_gpu(backend: str) -> bool:
-    """Return whether the packages are installed that a backend needs to use NVIDIA GPUs.
-
-    Args:
-        backend: tensorflow or jax.
-    """
-    names = [str(package.name).lower() for package in distributions()]
-    return any(name.startswith(GPU_PACKAGES[backend]) for name in names)
 
 
 def use(backend: str, threads: int | None = None) -> None:

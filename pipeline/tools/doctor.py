@@ -26,16 +26,13 @@ import psutil
 from pipeline import inputs
 from pipeline.config import params
 from pipeline.core.errors import PipelineError, first_few, one_line, run
-from pipeline.runtime import select_backend
-from pipeline.tools import parallel
+from pipeline.runtime import gpu, select_backend
 
 RWLOCK = Path(".dvc/tmp/rwlock")
 LOCK_FILES = (Path("dvc.lock"), Path("studies/dvc.lock"))
 # `python …/bin/dvc repro` and `python -m dvc repro`, but not `vim dvc.yaml`
 DVC = re.compile(r"(^|[/\\])dvc(\.exe|[/\\]__main__\.py)?$")
 GIB = 2**30
-GPU_FIELDS = "index,uuid,name,driver_version,memory.used,memory.total"
-GPU_BUSY = 0.25  # share of a GPU's memory; JAX reserves the other three quarters when it starts
 
 Findings = Iterator[tuple[str, str]]
 """A level, which is `fix` or `note` (for information only), and a message with the remedy"""
@@ -191,33 +188,8 @@ def check_training() -> Findings:
     """Check params.yaml, its backend and the available GPUs."""
     settings = params.load()
     params.check_folder(settings.folder)
-    select_backend.check(backend := settings.backend)
-    command = ["nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=3, check=True)
-    except FileNotFoundError:
-        yield "note", "GPU: none, so training runs on the CPU"
-        return
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        remedy = "Reboot after a driver update, or reinstall the driver"
-        yield "fix", f"nvidia-smi: {str(error.output or error).strip().rstrip('.')}. {remedy}"
-        return
-    rows = [row.split(", ") for row in done.stdout.splitlines()]
-    usable = set(parallel.usable_gpus())  # indices or UUIDs
-    gpus = [row for row in rows if usable & set(row[:2])]
-    for index, _, name, driver, used, total in gpus:
-        message = f"GPU {index}: {name}, driver {driver}, {used} of {total} MiB in use"
-        remedy = "End the processes that `nvidia-smi` lists, or set CUDA_VISIBLE_DEVICES to another"
-        # nvidia-smi prints [N/A] for a GPU that shares the CPU's memory
-        busy = used.isdigit() and total.isdigit() and int(used) > GPU_BUSY * int(total)
-        yield ("fix", f"{message}. {remedy}") if busy else ("note", message)
-    if not gpus:
-        yield "note", "GPU: hidden by CUDA_VISIBLE_DEVICES, so training runs on the CPU"
-    elif not select_backend.supports_gpu(backend):
-        problem = f"{backend} is installed without GPU support, so training runs on the CPU"
-        remedy = "Set `backend: jax` in params.yaml and run `uv pip install 'jax[cuda13]'`"
-        level = "fix" if backend == "jax" else "note"
-        yield level, f"params.yaml: backend: {problem}. {remedy}"
+    select_backend.check(settings.backend)
+    yield from gpu.findings(settings.backend)
 
 
 def _call(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ import psutil
 from pipeline.config.params import load
 from pipeline.core import cpu
 from pipeline.core.errors import PipelineError, first_few, run
-from pipeline.runtime import select_backend
+from pipeline.runtime.gpu import explain_missing_group, supports_gpu, usable_gpus
 
 DVC = ("dvc", "--wait-for-lock")
 # the first line that DVC prints about a stage
@@ -167,17 +166,6 @@ def stale_stages() -> list[str]:
     return list(json.loads(dvc("status", "--json", "dvc.yaml")))
 
 
-def usable_gpus() -> list[str]:
-    """Return the indices or UUIDs of the NVIDIA GPUs that this process may use."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [gpu for gpu in visible.split(",") if gpu and gpu != "-1"]
-    if not shutil.which("nvidia-smi"):
-        return []
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True)
-    return done.stdout.split() if done.returncode == 0 else []
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -186,7 +174,10 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     requested = parser.parse_args(argv).jobs
     params = load()
-    gpus = usable_gpus() if select_backend.supports_gpu(params.backend) else []
+    gpus = usable_gpus()
+    if gpus and not supports_gpu(params.backend):
+        print(explain_missing_group(params.backend))
+        gpus = []
     jobs = number_of_jobs(requested, len(cpu.available_cores()), params.threads, len(gpus))
     free: SimpleQueue[str | None] = SimpleQueue()
     for job in range(jobs):

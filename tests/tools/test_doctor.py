@@ -452,10 +452,9 @@ def smi(tmp_path, monkeypatch) -> Callable[[str], None]:
     return install
 
 
-TWO_GPUS = """case $* in *=index,uuid*)
-echo "0, GPU-a, NVIDIA H100 80GB HBM3, 570.1, 4, 81559"
-echo "1, GPU-b, NVIDIA H100 80GB HBM3, 570.1, 60000, 81559";;
-*) echo 0; echo 1;; esac"""
+TWO_GPUS = """echo "0, GPU-a, NVIDIA H100 80GB HBM3, 570.1, 4, 81559"
+echo "1, GPU-b, NVIDIA H100 80GB HBM3, 570.1, 60000, 81559"
+"""
 
 
 def test_a_busy_gpu_is_to_fix_unless_another_is_chosen(repository, smi, monkeypatch):
@@ -470,6 +469,20 @@ def test_a_busy_gpu_is_to_fix_unless_another_is_chosen(repository, smi, monkeypa
     assert lines("training") == [
         "note GPU: hidden by CUDA_VISIBLE_DEVICES, so training runs on the CPU"
     ]
+
+
+def test_without_gpu_support_the_group_to_install_is_named_if_the_driver_fits(repository, smi):
+    smi("echo 0, GPU-a, Tesla T4, 550.54.15, 4, 15360")
+    assert lines("training") == [
+        "note GPU 0: Tesla T4, driver 550.54.15, 4 of 15360 MiB in use",
+        "note GPU: not used, since tensorflow needs the group cuda for it (driver 525.60.13 or "
+        "later). `make repro GPU=1` or `uv sync --inexact --group cuda` installs it",
+    ]
+    smi("echo 0, GPU-a, Tesla T4, 470.256.02, 4, 15360")
+    assert lines("training")[0] == (
+        "fix GPU 0: Tesla T4, driver 470.256.02, 4 of 15360 MiB in use. The groups cuda and "
+        "jax-cuda need driver 525.60.13 or later. Update the driver"
+    )
 
 
 def test_a_driver_that_fails_or_does_not_respond_is_to_fix(repository, smi):

@@ -114,13 +114,6 @@ def test_only_the_stages_that_depend_on_a_failed_stage_do_not_run():
     assert set(ran) == {"split", "train@a", "train@b", "evaluate@b"}
 
 
-def test_usable_gpus_are_those_of_cuda_visible_devices(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
-    assert parallel.usable_gpus() == ["1", "3"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert parallel.usable_gpus() == []
-
-
 @pytest.mark.slow
 def test_dvc_records_all_stages_that_run_at_once(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
