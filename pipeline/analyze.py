@@ -28,6 +28,7 @@ from pipeline.core.batching import batch_size
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, write_json
+from pipeline.core.splitting import stratified_sample
 from pipeline.core.text import counted
 from pipeline.data import arrays, tables
 from pipeline.data.preprocessor import read as read_preprocessor
@@ -152,6 +153,8 @@ def analyze(args: argparse.Namespace) -> None:
     predictions = predictions[predictions["seed"] == seed].reset_index(drop=True)
     images, labels = arrays.load(args.arrays / "train")
     train, _ = arrays.read_split(args.split, len(labels))
+    settings = params.train_of(name)
+    train = stratified_sample(train, labels, settings.train_size, seed)
     test_images, _ = arrays.load(args.arrays / "test")
 
     select_backend.use(params.backend, params.threads)
@@ -161,7 +164,6 @@ def analyze(args: argparse.Namespace) -> None:
     from pipeline.runtime.input_pipeline import Batches, Subset
     from pipeline.training import building, optim, whitening
 
-    settings = params.train_of(name)
     shape, classes = tuple(preprocessor.image_shape), preprocessor.classes
     model = backend.load(args.model)
     flat_model = unnested(model)

@@ -13,16 +13,15 @@ import argparse
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import pydantic
 from pydantic import Field
-from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 from pipeline.config import params, yaml_reader
 from pipeline.config.schema import Model, Name, Params, PartialTrain, Section, Seeds
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import read_json, write_json
+from pipeline.core.splitting import stratified_sample
 from pipeline.data import arrays
 from pipeline.reporting.drawing import save
 from pipeline.runtime import select_backend
@@ -40,9 +39,7 @@ class Study(Section):
     """Overrides of the training settings in params.yaml"""
     seeds: Annotated[Seeds, Field(min_length=2)]
     """Seeds of the trainings of each model. A seed determines the initial weights, the order of the
-    images, augmentation, dropout, and the sample of `train_images`"""
-    train_images: Annotated[int, Field(ge=1)] | None = None
-    """Number of training images, sampled with stratification; null uses all"""
+    images, augmentation, dropout, and the sample of `train.train_size`"""
     measure: Literal["gap", "seconds_per_epoch", "gradients"] | None = None
     """Measure to report with accuracy"""
     x: Annotated[str, Field(pattern=r"^(build|train)\.\w+$")] | None = None
@@ -91,31 +88,6 @@ def line_and_x(study: Study, study_params: Params, name: str) -> tuple[str, Any]
     return name.rpartition("_")[0] or name, settings.get(key)
 
 
-def sample_rows(rows: np.ndarray, labels: np.ndarray, count: int | None, seed: int) -> np.ndarray:
-    """Return a stratified sample of rows, a different one for each seed.
-
-    Args:
-        rows: Row numbers `(m,)` of the training images.
-        labels: Labels of all images.
-        count: Size of the sample; None returns all rows.
-        seed: Seed of the sample.
-
-    Raises:
-        PipelineError: `count` is at least m, or too small to include every class.
-    """
-    if count is None:
-        return rows
-    try:
-        sampled, _ = train_test_split(
-            rows, train_size=count, stratify=labels[rows], random_state=seed
-        )
-    except ValueError as error:
-        raise PipelineError(
-            f"train_images must fit {len(rows)} training images: {error}. Got {count}"
-        ) from None
-    return sampled
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", type=Path, help="studies/STUDY.yaml")
@@ -131,7 +103,11 @@ def main(argv: list[str] | None = None) -> None:
     train, validation = arrays.read_split(args.split, len(labels))
     with yaml_reader.reading(args.study):
         train_rows = {
-            seed: sample_rows(train, labels, study.train_images, seed) for seed in study.seeds
+            (name, seed): stratified_sample(
+                train, labels, study_params.train_of(name).train_size, seed
+            )
+            for name in study.models
+            for seed in study.seeds
         }
 
     # importing Keras takes seconds, so all inputs are checked first
@@ -149,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     # loop over seeds first, so that a slowdown of the machine affects all models alike
     queue = [(seed, name) for seed in study.seeds for name in study_params.models]
     for seed, name in tqdm(queue, args.study.stem, unit="run", disable=None):
-        subsets = Subset(images, labels, train_rows[seed]), Subset(images, labels, validation)
+        subsets = Subset(images, labels, train_rows[name, seed]), Subset(images, labels, validation)
         runs[name].append(
             measure(study_params.models[name], *subsets, study_params.train_of(name), info, seed)
         )
@@ -167,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
             "seeds": study.seeds,
             "level": LEVEL,
             "margin": margin,
-            "train_images": len(train_rows[study.seeds[0]]),
+            "train_images": {name: len(train_rows[name, study.seeds[0]]) for name in study.models},
             "validation_images": len(validation),
             "made_on": backend.describe() | environment,
             "models": rows,

@@ -1,7 +1,7 @@
 """Train: fit one model of params.yaml with one seed and save it.
 
-The seed determines the initial weights, the order of the images, augmentation, dropout, and which
-images are held out for validation.
+The seed determines the initial weights, the order of the images, augmentation, dropout, which
+images are held out for validation, and the sample of `train_size`.
 
 Reads   data/arrays/train/{images,labels}.npy, data/arrays/info.json, data/split/SEED.npz
         data/features/MODEL/             the output of the model's frozen layers for each image, if
@@ -28,10 +28,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config.params import load
+from pipeline.config.params import PARAMS, load
 from pipeline.config.schema import Train
+from pipeline.config.yaml_reader import reading
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, sha256, write_json
+from pipeline.core.splitting import stratified_sample
 from pipeline.core.text import counted
 from pipeline.data import arrays, features
 from pipeline.data.preprocessor import Preprocessor, store
@@ -102,6 +104,8 @@ def main(argv: list[str] | None = None) -> None:
     # In distributed training only the main process verifies the checksums, below.
     images, labels = arrays.load(args.arrays / "train", check=not args.distributed)
     train_rows, validation_rows = arrays.read_split(args.split, len(labels))
+    with reading(PARAMS):
+        train_rows = stratified_sample(train_rows, labels, settings.train_size, args.seed)
     stored = features.load(args.features, check=not args.distributed) if args.features else None
     launch(argv or sys.argv[1:])
 

@@ -288,7 +288,8 @@ PLAIN = {
 def settings(**changes: Any) -> Train:
     """Return training settings: simple ones with these changes."""
     defaults = {
-        "epochs": 3, "batch_size": 8, "optimizer": "adam", "learning_rate": 0.01, "momentum": 0.0,
+        "train_size": None, "epochs": 3, "batch_size": 8, "optimizer": "adam",
+        "learning_rate": 0.01, "momentum": 0.0,
         "nesterov": False, "ema_momentum": None, "whiten": False,
         "weight_decay": None, "schedule": "constant", "warmup_epochs": 0, "gradient_clip": None,
         "gradient_clip_at": 1.0, "loss": "cross_entropy", "label_smoothing": 0.0,

@@ -58,20 +58,6 @@ def test_frozen_layers_have_no_gradient_norm():
     assert len(norms) == 1
 
 
-def test_a_sample_of_the_images_is_stratified():
-    labels = np.array([0, 1] * 10 + [0] * 20)
-    rows = np.arange(2, 40)  # 9 of class 1
-    samples = [study.sample_rows(rows, labels, 8, seed) for seed in (0, 0, 1)]
-    assert [labels[sample].sum() for sample in samples] == [2, 2, 2]
-    assert set(samples[0]) <= set(rows)
-    assert (samples[0] == samples[1]).all()
-    assert set(samples[0]) != set(samples[2])
-    assert study.sample_rows(rows, labels, None, 0) is rows
-    for count in (1, 38):
-        with pytest.raises(PipelineError, match=rf"train_images must fit 38 .*Got {count}"):
-            study.sample_rows(rows, labels, count, 0)
-
-
 # Accuracies 1/2 and 1/4 on twelve images, and 1 and 1
 HALF_AND_QUARTER = np.tile([[True, True, False, False], [True, False, False, False]], 3)
 ALL = np.ones((2, 12), bool)
@@ -172,10 +158,11 @@ def test_the_sentence_agrees_with_the_numbers():
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [
-    ((1, 1), "After 1 epoch, "), ((1, 20), "After 1 or 20 epochs, "),
+    ((1, 1, 1), "After 1 epoch, "), ((20, 1, 1), "After 1 or 20 epochs, "),
+    ((20, 9, 40), "After 9 to 40 epochs, "),
 ])  # fmt: skip
 def test_the_sentence_starts_with_the_numbers_of_epochs(epochs, expected):
-    rows = [row("none", 0, None, epochs=epochs[0]), row("one", 10, "better", epochs=epochs[1])]
+    rows = [row(f"model_{n}", 10, "better", epochs=n) for n in epochs]
     assert sentence(rows, None, None, 0.01).startswith(expected)
 
 
@@ -198,6 +185,28 @@ def test_the_sentence_groups_a_line_by_its_verdicts():
         "before training, the gradient in the first layer "
         "has a norm between 1e-09 (tanh_2) and 3 (tanh_6)."
     )
+
+
+# Of 1,000 images, those that are correct after training on all instead of the first 500. With d
+# images gained, the standard error is that of a share of d in 1,000, √(0.09 / 1000) for 100.
+@pytest.mark.parametrize(("more", "margin", "expected"), [
+    (range(600), 0.01, "; more images would probably help: from 50 % to 100 % of the training "
+     "images, +10.0 points [+8.1, +11.9]."),
+    (range(400), 0.01, "; more images did not help: from 50 % to 100 % of the training images, "
+     "−10.0 points [−11.9, −8.1]."),
+    (range(501), 0.01, "; more images would hardly help, within 1 point: from 50 % to 100 % of "
+     "the training images, +0.1 points [−0.2, +0.4]."),
+    (range(501), 0.001, "; this study cannot tell whether more images would help: from 50 % to "
+     "100 % of the training images, +0.1 points [−0.2, +0.4]."),
+])  # fmt: skip
+def test_the_sentence_says_whether_more_images_would_help(more, margin, expected):
+    correct = {0.1: range(100), 0.5: range(500), 1.0: more}
+    runs_of = {f"share_{x}": runs(np.tile(np.isin(np.arange(1000), list(images)), (2, 1)))
+               for x, images in correct.items()}  # fmt: skip
+    positions: dict[str, tuple] = {f"share_{x}": ("share", x) for x in (1.0, 0.1, 0.5)}
+    rows = summarize(positions, dict.fromkeys(runs_of, 20), runs_of, margin)
+    assert sentence(rows, None, "train.train_size", margin).endswith(expected)
+    assert "images" not in sentence(rows, None, "train.epochs", margin)
 
 
 def test_a_logarithmic_axis_has_plain_numbers():
@@ -279,7 +288,11 @@ WRONG = [
         "seeds:", "x: build.dropout\nseeds:",
         "models.one: build.dropout must be a number, because it is x. Got None",
     ),
-    ("seeds:", "train_images: 48\nseeds:", "train_images must fit 48 training images: "),
+    (
+        "batch_size: 8", "train_size: 49",
+        "train.train_size must be at most all 48 training images, and enough to include each of "
+        "2 classes. Got 49 (49 images)",
+    ),
     ("architecture: plain", "architecture: vgg", "models.one: no file pipeline/architectures/vgg"),
 ]  # fmt: skip
 

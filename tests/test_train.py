@@ -59,6 +59,15 @@ def test_wrong_input_is_refused_before_training(prepared, quick_stage, model, ro
     assert not (prepared / "out").exists()
 
 
+def test_a_sample_larger_than_the_training_images_is_refused_before_training(
+    prepared, quick_stage, edit
+):
+    edit("architecture: baseline\n", "architecture: baseline\n    train: {train_size: 49}\n")
+    done = quick_stage("pipeline.train", *arguments("baseline", "out"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: params.yaml: train.train_size must be at most all 48 ")
+
+
 @pytest.mark.slow
 def test_the_seed_on_the_command_line_determines_the_model(prepared, stage, edit):
     edit("epochs: 2", "epochs: 1")

@@ -54,6 +54,14 @@ ClassWeights = Annotated[
 ]
 
 
+# an int is a number of images, a float a share of them, as in scikit-learn
+TrainSize = Annotated[
+    Annotated[int, Field(ge=1), Tag("[images]")]
+    | Annotated[float, Field(gt=0, le=1), Tag("[share]")],
+    Discriminator(lambda value: "[images]" if isinstance(value, int) else "[share]"),
+]
+
+
 class Augment(Section):
     """Random changes of the training images, sampled again each time an image is shown."""
 
@@ -107,6 +115,8 @@ class FineTune(Section):
 
 
 class Train(Section):
+    train_size: TrainSize | None
+    """Number (an int) or share (a float, 1.0: all) of the training images to train on; null: all"""
     epochs: Annotated[int, Field(ge=1)]
     """Passes over the training images"""
     batch_size: Annotated[int, Field(ge=1)]

@@ -1,8 +1,9 @@
-"""Splitting: divide rows at random, stratified by class."""
+"""Splitting: divide and sample rows at random, stratified by class."""
 
 import numpy as np
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.text import counted
 
 
 def stratified_split(
@@ -37,3 +38,44 @@ def stratified_split(
             f"{len(labels)}) to hold out {100 * share:g} %. {remedy}"
         ) from error
     return np.sort(first), np.sort(second)
+
+
+def stratified_sample(
+    rows: np.ndarray, labels: np.ndarray, size: int | float | None, seed: int
+) -> np.ndarray:
+    """Sample rows with the same class proportions, up to rounding.
+
+    With one seed, a smaller sample is part of every larger one, so that a learning curve over the
+    number of images does not vary with the choice of the images.
+
+    Args:
+        rows: `(m,)` int64, row numbers of the training images.
+        labels: `(n,)` int64, of all images.
+        size: The number of rows, an int of 1 or more; their share, a float in (0, 1]; or None for
+            all rows.
+        seed: In [0, 2**32).
+
+    Returns:
+        Sorted row numbers, int64.
+
+    Raises:
+        PipelineError: There are fewer rows, or the sample would not include every class.
+    """
+    if size is None:
+        return rows
+    count = size if isinstance(size, int) else round(size * len(rows))
+    shuffled = np.random.default_rng(seed).permutation(rows)
+    shuffled_labels = labels[shuffled]
+    # Of a class with k rows, these are at 0.5/k, 1.5/k, …, so that every prefix is stratified.
+    position = np.empty(len(rows))
+    classes = np.unique(shuffled_labels)
+    for label in classes:
+        members = shuffled_labels == label
+        position[members] = (np.arange(members.sum()) + 0.5) / members.sum()
+    sample = shuffled[np.argsort(position, kind="stable")[:count]]
+    if count > len(rows) or len(np.unique(labels[sample])) < len(classes):
+        raise PipelineError(
+            f"train.train_size must be at most all {len(rows)} training images, and enough to "
+            f"include each of {len(classes)} classes. Got {size} ({counted(count, 'image')})"
+        )
+    return np.sort(sample)

@@ -62,13 +62,18 @@ def draw(question: str, rows: list[dict], measure: str | None, x: str | None) ->
     handles, labels = panels[0, -1].get_legend_handles_labels()
     if len(handles) > 1:  # outside, since lines may fill the axes
         panels[0, -1].legend(handles, labels, loc="upper left", bbox_to_anchor=(1, 1))
-    first = rows[0]
-    epochs = counted(first["epochs"], "epoch")
-    caption = f"Each dot is one of {len(first['runs'])} trainings of {epochs}, "
-    caption += "each line is their mean"
+    caption = f"Each dot is one of {len(rows[0]['runs'])} trainings of {format_epochs(rows)}, "
+    caption += "each line is their mean" + ", each band its 95 % interval" * (x is not None)
     figure.suptitle(f"{textwrap.fill(question, 90)}\n{caption}", fontsize=12)
     figure.tight_layout()
     return figure
+
+
+def format_epochs(rows: list[dict]) -> str:
+    """Return the numbers of epochs of all models: 20 epochs, 10 or 20 epochs, 10 to 40 epochs."""
+    *fewer, most = sorted({row["epochs"] for row in rows})
+    first = f"{fewer[0]} {'or' if len(fewer) == 1 else 'to'} " if fewer else ""
+    return first + counted(most, "epoch")
 
 
 def _finite_values(row: dict, key: str) -> list[float]:
@@ -100,14 +105,18 @@ def spread(center: float, width: float, count: int) -> np.ndarray:
 
 def _draw_lines(axes: Axes, rows: list[dict], key: str, x: str) -> None:
     for number, line in enumerate(dict.fromkeys(row["line"] for row in rows)):
-        xs, means = [], []
+        xs, means, lows, highs = [], [], [], []
         for row in sorted((row for row in rows if row["line"] == line), key=itemgetter("x")):
             values = _finite_values(row, key)
             axes.plot([row["x"]] * len(values), values, "o", color=f"C{number}", alpha=0.4, ms=4)
             if values:
                 xs.append(row["x"])
                 means.append(np.mean(values))
+                lows.append(row["val_accuracy_low"])
+                highs.append(row["val_accuracy_high"])
         axes.plot(xs, means, color=f"C{number}", lw=2, label=line)
+        if key == "val_accuracy":
+            axes.fill_between(xs, lows, highs, color=f"C{number}", alpha=0.15, lw=0)
     ticks = sorted({row["x"] for row in rows})
     if ticks[0] > 0 and ticks[-1] / ticks[0] > LOG_AXIS_RATIO:
         axes.set_xscale("log")

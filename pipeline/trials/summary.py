@@ -1,15 +1,16 @@
 """Summary: summarize the runs of a study as rows, one sentence and a table."""
 
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from pipeline.core.console import Column, print_table
-from pipeline.core.text import counted, decimal, signed
+from pipeline.core.text import decimal, signed
 from pipeline.stats import crossed
 from pipeline.stats.correctness import correct_table
-from pipeline.trials.figure import LABELS
+from pipeline.trials.figure import LABELS, format_epochs
 
 
 def summarize(
@@ -52,6 +53,9 @@ def summarize(
             row[key] = float(np.mean(values)) if values else None
         accuracies = [run["val_accuracy"] for run in finished[name]]
         row["val_accuracy_sd"] = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None
+        if accuracies:
+            interval = crossed.mean_interval(correct_table(finished[name]))
+            row["val_accuracy_low"], row["val_accuracy_high"] = map(float, interval[1:3])
         by_layer = zip(*(run["gradients"] for run in runs[name]), strict=True)
         row["gradients"] = [None if None in norms else float(np.mean(norms)) for norms in by_layer]
         if name in against:
@@ -123,9 +127,37 @@ def sentence(rows: list[dict], measure: str | None, x: str | None, margin: float
                 for value, name in (ranked[0], ranked[-1])
             )
             clauses.append(f"{RANGE_CLAUSES[measure]} {low} and {high}")
-    *others, last = dict.fromkeys(row["epochs"] for row in rows)
-    epochs = " or ".join([*map(str, others), counted(last, "epoch")])
-    return f"After {epochs}, {seeds} trainings each: {'; '.join(clauses)}."
+    if x == "train.train_size":
+        clauses += _learning_curve_clauses(rows, margin)
+    return f"After {format_epochs(rows)}, {seeds} trainings each: {'; '.join(clauses)}."
+
+
+def _learning_curve_clauses(rows: list[dict], margin: float) -> list[str]:
+    """Return for each line whether its largest number of images is better than the one before."""
+    clauses = []
+    lines = list(dict.fromkeys(row["line"] for row in rows))
+    for line in lines:
+        curve = sorted((row for row in rows if row["line"] == line), key=itemgetter("x"))
+        if len(curve) < 2 or any(row["diverged"] for row in curve[-2:]):
+            continue
+        tables = {row["model"]: correct_table(row["runs"]) for row in curve[-2:]}
+        fewer, more = tables
+        result = crossed.compare_all(tables, {more: fewer}, margin, "validation")[more]
+        sizes = " to ".join(_format_size(row["x"]) for row in curve[-2:])
+        clause = {
+            "better": "more images would probably help",
+            "worse": "more images did not help",
+            "as good as": f"more images would hardly help, within {crossed.points(margin)}",
+            "cannot tell": "this study cannot tell whether more images would help",
+        }[result["verdict"]]
+        subject = f" {line}" if len(lines) > 1 else ""
+        clauses.append(f"{clause}{subject}: from {sizes} of the training images, {_change(result)}")
+    return clauses
+
+
+def _format_size(size: int | float) -> str:
+    """Return a value of train.train_size: a number of images, or a share of them."""
+    return f"{size:,}" if isinstance(size, int) else f"{100 * size:g} %"
 
 
 def _comparison_clauses(rows: list[dict], x: str | None, margin: float) -> list[str]:
