@@ -29,7 +29,8 @@ UNUSED = {
     "preprocess": {"pandas", "scikit-learn"},
     "split": {"pillow"},
     "features": {"pillow"},
-    "train": {"pillow"},
+    "train": {"pillow", "scikit-learn"},
+    "analyze": {"scikit-learn"},
     "evaluate": {"pillow"},
     "export": {"pillow", "jax"},
 }
