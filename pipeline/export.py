@@ -7,13 +7,13 @@ Writes  models/export/champion.onnx      for ONNX Runtime
                                          from Keras, the share of images with the same predicted
                                          class, and the file size; or why no file was written
 
-Both models take `images`, (n, h, w, c) uint8, and return `probabilities`, (n, k) float32. The class
-names are included: in ONNX as the metadata `classes`, a JSON list; in the .tflite file, which is
-also a ZIP archive, as labels.txt. How images of another size were resized for training, as
-`preprocess.resize` describes, is included as `resize` and resize.json. If the training images were
-grayscale with more than 8 bits, their range [low, high] is included too, as `intensity_range` and
-intensity_range.json. As in training, such an image becomes uint8 by
-round(255 (clip(x, low, high) - low) / (high - low)).
+Both models take `images`, (n, h, w, c) uint8, and return `probabilities`, (n, k) float32, at the
+temperature that train fitted. The class names are included: in ONNX as the metadata `classes`, a
+JSON list; in the .tflite file, which is also a ZIP archive, as labels.txt. How images of another
+size were resized for training, as `preprocess.resize` describes, is included as `resize` and
+resize.json. If the training images were grayscale with more than 8 bits, their range [low, high] is
+included too, as `intensity_range` and intensity_range.json. As in training, such an image becomes
+uint8 by round(255 (clip(x, low, high) - low) / (high - low)).
 
 If a format does not support a network, only that file is missing; the stage does not fail.
 """
@@ -31,7 +31,7 @@ from pipeline.config.params import load
 from pipeline.core.errors import PipelineError, one_line, run
 from pipeline.core.files import atomic_path, read_json, write_json
 from pipeline.core.text import counted
-from pipeline.data import arrays
+from pipeline.data import arrays, calibration
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.data.preprocessor import read as read_preprocessor
 from pipeline.runtime import select_backend
@@ -51,12 +51,15 @@ MAX_REASON = 300  # characters; converters can print pages
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def serving_model(model: "keras.Model", preprocessor: Preprocessor) -> "keras.Model":
+def serving_model(
+    model: "keras.Model", preprocessor: Preprocessor, temperature: float
+) -> "keras.Model":
     """Build a model from uint8 images to probabilities, which includes the normalization.
 
     Args:
         model: Model from normalized images `(n, h, w, c)` to logits `(n, k)`.
         preprocessor: Preprocessing of the training images.
+        temperature: Divides the logits.
     """
     import keras
 
@@ -64,7 +67,7 @@ def serving_model(model: "keras.Model", preprocessor: Preprocessor) -> "keras.Mo
     images = keras.Input(preprocessor.image_shape, dtype="uint8", name="images")
     factor, offset = 1 / (255 * scale), -shift / scale
     logits = model(keras.layers.Rescaling(factor.tolist(), offset.tolist())(images))
-    probabilities = keras.layers.Softmax()(logits)
+    probabilities = keras.layers.Softmax()(logits / temperature)
     serving = keras.Model(images, {"probabilities": probabilities}, name="champion")
     # Keras requires that a model was called before it is exported
     serving(np.zeros((1, *preprocessor.image_shape), np.uint8))
@@ -188,6 +191,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{args.model}: must have the preprocessing of {args.arrays}. Got a model trained with "
             "another one. Run `dvc repro`"
         )
+    calibrated = calibration.read(args.model)
     images, _ = arrays.load(args.arrays / "test")
     normalized = images[np.unique(np.linspace(0, len(images) - 1, NUM_IMAGES).astype(int))]
     pixels = preprocessor.pixels(normalized)
@@ -200,12 +204,10 @@ def main(argv: list[str] | None = None) -> None:
     from pipeline.runtime import backend
 
     with native_log.silenced():  # converters and runtimes write to stderr too
-        import keras
-
         model = backend.load(args.model)
         logits = model.predict(normalized, batch_size=BATCH_SIZE, verbose=0)
-        expected = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
-        serving = serving_model(model, preprocessor)
+        expected = calibrated.probabilities(logits)
+        serving = serving_model(model, preprocessor, calibrated.temperature)
         with atomic_path(args.out) as folder:
             folder.mkdir()
             rows = {

@@ -7,9 +7,10 @@ Reads   data/arrays/train/{images,labels}.npy, data/arrays/info.json, data/split
         data/features/MODEL/             the output of the model's frozen layers for each image, if
                                          it has any; the other layers are trained on it
 Writes  models/MODEL/SEED.keras          stock Keras layers, from images to logits, with the
-                                         preprocessing of the images
+                                         preprocessing of the images, and the temperature of
+                                         the logits, fitted on the validation images
         plots/history/MODEL/SEED.csv     loss and accuracy of each epoch
-        metrics/train/MODEL/SEED.json    parameters, epochs, final and best epoch
+        metrics/train/MODEL/SEED.json    parameters, epochs, final and best epoch, temperature
         metrics/run/MODEL/SEED.json      seconds, versions, device, environment variables:
                                          varies, and nothing depends on it
 Keeps   .checkpoints/MODEL-SEED/         the state after each epoch, to resume an interrupted
@@ -35,7 +36,7 @@ from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, sha256, write_json
 from pipeline.core.splitting import stratified_sample
 from pipeline.core.text import counted
-from pipeline.data import arrays, features
+from pipeline.data import arrays, calibration, features
 from pipeline.data.preprocessor import Preprocessor, store
 from pipeline.runtime import select_backend
 
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     select_backend.use(params.backend, params.threads)
     from pipeline.runtime import acceleration, backend, distributed
     from pipeline.runtime.input_pipeline import Subset
-    from pipeline.training import building, frozen, loop
+    from pipeline.training import building, frozen, loop, temperature
     from pipeline.training.checkpoints import Checkpoints
 
     model_config, classes = params.models[args.model], info["classes"]
@@ -150,13 +151,18 @@ def main(argv: list[str] | None = None) -> None:
             stack.enter_context(checkpoints.locked())
         train = Subset(images, labels, train_rows)
         validation = Subset(images, labels, validation_rows)
+        frozen_features = stored.values if stored else None
         history = loop.fit(
             model, train, validation, settings, classes, args.seed, checkpoints=checkpoints,
-            features=stored.values if stored else None,
-            preprocessor=preprocessor,
+            features=frozen_features, preprocessor=preprocessor,
         )  # fmt: skip
         if distributed.is_main_process():
-            write(args, model, preprocessor, history, settings, len(train_rows), environment_record)
+            logits = loop.predict(model, validation, settings, frozen_features)
+            calibrated = temperature.calibrate(logits, labels[validation_rows])
+            write(
+                args, model, preprocessor, calibrated, history, settings, len(train_rows),
+                environment_record,
+            )  # fmt: skip
             checkpoints.finish(args.out)
 
 
@@ -171,6 +177,7 @@ def write(
     args: argparse.Namespace,
     model: "keras.Model",
     preprocessor: Preprocessor,
+    calibrated: calibration.Calibration,
     history: "History",
     settings: Train,
     num_images: int,
@@ -183,6 +190,7 @@ def write(
     with atomic_path(args.out) as path:
         backend.save(model, path)
         store(path, preprocessor)
+        calibration.store(path, calibrated)
     with atomic_path(args.history) as path, path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, rows[0], lineterminator="\n")
         table.writeheader()
@@ -194,6 +202,7 @@ def write(
     metrics = {
         **parameters,
         **summarize(rows, settings.early_stopping is not None, history.first_phase),
+        "temperature": calibrated.temperature,
     }
     write_json(args.metrics, metrics)
     rate = round(num_images * len(rows) / seconds, 1)

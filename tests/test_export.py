@@ -17,6 +17,8 @@ from pipeline import export
 from pipeline.architectures import pretrained
 from pipeline.config.schema import Activation, Model
 from pipeline.core.errors import PipelineError
+from pipeline.data import calibration
+from pipeline.data.calibration import Calibration
 from pipeline.data.preprocessor import Preprocessor, store
 from pipeline.training import building
 from tests.conftest import EXPORT, write_arrays
@@ -89,6 +91,19 @@ def test_the_intensity_range_of_16_bit_images_is_in_both_files(champion):
     assert json.loads(metadata["classes"]) == CLASSES
     with zipfile.ZipFile(champion / "export/champion.tflite") as archive:
         assert json.loads(archive.read("intensity_range.json")) == [0, 4095]
+
+
+def test_both_formats_give_the_probabilities_of_the_temperature(champion):
+    calibration.store(champion / "champion.keras", Calibration(temperature=4.0))
+    export.main(EXPORT)
+    metrics = json.loads((champion / "export.json").read_text())
+    images = np.stack([BLACK, WHITE])
+    for name, file in (("onnx", "champion.onnx"), ("litert", "champion.tflite")):
+        probabilities = export.FORMATS[name].load(champion / "export" / file)(images)
+        # 1 / (1 + e^(10 / 4)) and 1 / (1 + e^(6 / 4))
+        assert probabilities[0, 1] == pytest.approx(0.0758582, abs=1e-6)
+        assert probabilities[1, 0] == pytest.approx(0.1824255, abs=1e-6)
+        assert metrics[name]["agreement"] == 1
 
 
 @pytest.mark.long
@@ -194,7 +209,7 @@ def export_network(network: keras.Model, folder: Path) -> dict[str, dict]:
     kernel, bias = network.layers[-1].get_weights()
     scale = logits.std(axis=0).mean()
     network.layers[-1].set_weights([kernel / scale, (bias - logits.mean(axis=0)) / scale])
-    serving = export.serving_model(network, preprocessor)
+    serving = export.serving_model(network, preprocessor, temperature=2.0)
     expected = serving.predict(pixels, verbose=0)["probabilities"]
     assert expected.std(axis=0).min() > 0.05
     return {

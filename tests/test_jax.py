@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.data import calibration
 from tests.conftest import REPOSITORY, arguments, task, write_arrays
 
 pytestmark = pytest.mark.slow  # each starts processes that import JAX
@@ -125,6 +126,11 @@ def test_two_devices_and_two_processes_train_the_same_weights_as_one(small, stag
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert [stderr for _, stderr in outputs] == ["", ""]
     assert ["epoch 2/2" in stdout for stdout, _ in outputs] == [True, False]
+    temperatures = [
+        calibration.read(small / out / "model.keras").temperature
+        for out in ("one", "devices", "processes")
+    ]
+    assert temperatures == pytest.approx([temperatures[0]] * 3, rel=1e-3)
     one, history = weights(small / "one/model.keras"), pd.read_csv(small / "one/history.csv")
     for out in ("devices", "processes"):
         for a, b in zip(one, weights(small / out / "model.keras"), strict=True):

@@ -3,14 +3,20 @@
 import json
 import re
 
+import keras
 import numpy as np
 import pytest
 
 from pipeline import train
+from pipeline.config.schema import Model
+from pipeline.data import calibration
+from pipeline.data.calibration import Calibration
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.ingest import parquet
 from pipeline.ingest.parquet import Example
-from tests.conftest import arguments, png, write_arrays
+from pipeline.runtime import backend
+from pipeline.training import building, temperature
+from tests.conftest import arguments, png, task, write_arrays
 
 
 def test_the_summary_contains_the_final_and_the_best_epoch():
@@ -31,6 +37,17 @@ def test_the_summary_contains_the_final_and_the_best_epoch():
     assert train.summarize(history, early_stopping=True, first_phase=2)["best_epoch"] == 3
 
 
+def test_a_model_that_starts_from_another_does_not_inherit_its_temperature(tmp_path):
+    source = tmp_path / "source.keras"
+    baseline = building.build(Model(architecture="baseline"), (8, 8, 1), 2, seed=0)
+    backend.save(baseline, source)
+    calibration.store(source, Calibration(temperature=50.0))
+    config = Model(architecture="transfer", from_model=str(source))
+    backend.save(building.build(config, (8, 8, 1), 3, seed=0), tmp_path / "mine.keras")
+    assert calibration.read(source).temperature == 50
+    assert calibration.read(tmp_path / "mine.keras").temperature == 1
+
+
 @pytest.mark.slow
 def test_training_with_batch_normalization_repeats_to_the_bit(prepared, stage):
     for out in ("one", "two"):
@@ -42,6 +59,13 @@ def test_training_with_batch_normalization_repeats_to_the_bit(prepared, stage):
     metrics = json.loads((prepared / "one/train.json").read_text())
     assert metrics["parameters"] - metrics["trainable_parameters"] == 1_792
     assert metrics["epochs"] == 2
+    images, labels = task()
+    logits = keras.saving.load_model(prepared / "one/model.keras").predict(images[48:], verbose=0)
+    calibrated = calibration.read(prepared / "one/model.keras")
+    assert calibrated.temperature == metrics["temperature"]
+    assert calibrated.temperature == pytest.approx(temperature.fit(logits, labels[48:]), rel=0.01)
+    correct = (logits.argmax(axis=1) == labels[48:]).sum()
+    assert (calibrated.thresholds[-1].images, calibrated.thresholds[-1].correct) == (16, correct)
     run = json.loads((prepared / "one/run.json").read_text())
     assert run["train_seconds"] > 0
     assert run["images_per_second"] == pytest.approx(2 * 48 / run["train_seconds"], rel=0.05)
@@ -109,6 +133,7 @@ def test_ten_times_as_many_images_read_from_disk_need_no_more_memory(prepared, s
     program = """if True:
         import resource, sys
         from pipeline import train
+from pipeline.config.schema import Model
         from pipeline.runtime import acceleration
         acceleration.MAX_MEMORY_SHARE = 0.0  # as if memory were short
         train.main(sys.argv[1:])

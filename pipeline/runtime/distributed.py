@@ -94,6 +94,25 @@ def is_main_process() -> bool:
     return distribution is None or distribution.data_shard_id == 0
 
 
+@contextmanager
+def local_copy(model: keras.Model) -> Iterator[keras.Model]:
+    """Provide a copy of a model on one device of this process, which computes without the others.
+
+    Without a distribution, it is the model itself.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        yield model
+        return
+    keras.distribution.set_distribution(None)
+    try:
+        copy = keras.models.clone_model(model)
+        copy.set_weights(model.get_weights())
+        yield copy
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
 def broadcast(value: Any) -> Any:
     """Return the main process's value, JSON-serializable, in all processes."""
     distribution = keras.distribution.distribution()

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from scipy.special import softmax
 
 from pipeline.core.errors import PipelineError, one_line, run
 from pipeline.core.files import read_json
 from pipeline.core.text import counted
-from pipeline.data import arrays
+from pipeline.data import arrays, calibration
+from pipeline.data.calibration import Calibration
 from pipeline.data.preprocessor import Preprocessor, to_size
 from pipeline.data.preprocessor import read as read_preprocessor
 from pipeline.ingest.images import BadImage, open_for
@@ -73,8 +73,8 @@ def find_models(folder: Path) -> dict[str, Path]:
     return {"-".join(path.relative_to(folder).with_suffix("").parts): path for path in files}
 
 
-def load(path: Path) -> tuple["keras.Model", Preprocessor]:
-    """Return a model without nested models, and its preprocessing; cached until the file changes.
+def load(path: Path) -> tuple["keras.Model", Preprocessor, Calibration]:
+    """Return a model without nested models, and what its file holds; cached until that changes.
 
     Raises:
         PipelineError: The file no longer exists or is damaged.
@@ -83,12 +83,12 @@ def load(path: Path) -> tuple["keras.Model", Preprocessor]:
 
 
 @lru_cache(maxsize=4)
-def _load(path: Path, modified: int) -> tuple["keras.Model", Preprocessor]:
+def _load(path: Path, modified: int) -> tuple["keras.Model", Preprocessor, Calibration]:
     from pipeline.analysis.network import unnested
     from pipeline.runtime import backend
 
     preprocessor = read_preprocessor(path)
-    return unnested(backend.load(path)), preprocessor
+    return unnested(backend.load(path)), preprocessor, calibration.read(path)
 
 
 def predict(path: Path, encoded: bytes) -> dict[str, float]:
@@ -102,9 +102,9 @@ def predict(path: Path, encoded: bytes) -> dict[str, float]:
         BadImage: The image cannot be read.
         PipelineError: The model cannot be read.
     """
-    model, preprocessor = load(path)
+    model, preprocessor, calibrated = load(path)
     logits = model.predict_on_batch(preprocessor.apply(open_for(encoded, preprocessor))[None])
-    return dict(top_classes(softmax(logits[0]), preprocessor.classes, TOP))
+    return dict(top_classes(calibrated.probabilities(logits)[0], preprocessor.classes, TOP))
 
 
 def draw_grad_cam(path: Path, encoded: bytes, class_name: str) -> Image.Image | None:
@@ -117,7 +117,7 @@ def draw_grad_cam(path: Path, encoded: bytes, class_name: str) -> Image.Image | 
     """
     from pipeline.analysis.grad_cam import grad_cam
 
-    model, preprocessor = load(path)
+    model, preprocessor, _ = load(path)
     classes = preprocessor.classes
     if class_name not in classes:  # selected before the model was changed
         return None
@@ -134,7 +134,7 @@ def draw_input(path: Path, encoded: bytes) -> Image.Image:
 
     Raises: As `predict`.
     """
-    _, preprocessor = load(path)
+    _, preprocessor, _ = load(path)
     return to_picture(preprocessor.apply(open_for(encoded, preprocessor)), preprocessor)
 
 

@@ -7,6 +7,9 @@
     python -m pipeline predict --seen DIR IMAGE…    also write each image as the model sees it (PNG)
     python -m pipeline predict --ensemble IMAGE…    mean probabilities over all trainings of the
                                                     champion
+    python -m pipeline predict --accuracy 0.95 IMAGE…
+                                                classify only the images for which the validation
+                                                images say that 95 % are classified correctly
 
 Not a stage. The model file holds its preprocessing; params.yaml is not read. A file that is not an
 image is reported as an error; the other files are still classified, and the exit status is 1.
@@ -17,23 +20,27 @@ Reads   models/champion.keras, or the model given by --model; with --ensemble me
 
 import argparse
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import softmax
 
 from pipeline.core.batching import batch_size
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, one_line, run
 from pipeline.core.files import read_json, require_file, sha256
+from pipeline.core.text import counted
+from pipeline.data import calibration
+from pipeline.data.calibration import Calibration, Threshold
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.data.preprocessor import read as read_preprocessor
 from pipeline.ingest.images import BadImage, open_for
 from pipeline.runtime import select_backend
+from pipeline.stats.confidence import accuracy_bounds, choose_threshold
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,6 +79,30 @@ def ensemble_files(repository: Path) -> list[Path]:
             raise PipelineError(f"{file}: not the file that was evaluated. Run `dvc repro`")
         files.append(file)
     return files
+
+
+def confidence_threshold(model: Path, calibrated: Calibration, accuracy: float) -> Threshold:
+    """Return the lowest confidence above which a model is known to reach an accuracy.
+
+    Raises:
+        PipelineError: The validation images show it of no confidence.
+    """
+    images, correct = ([getattr(row, name) for row in calibrated.thresholds]
+                       for name in ("images", "correct"))  # fmt: skip
+    if not images:  # a file of an older version
+        raise PipelineError(
+            f"{model}: --accuracy needs a model whose file holds its results on the validation "
+            "images. Got one without. Train it again: `dvc repro -f`"
+        )
+    index = choose_threshold(images, correct, accuracy)
+    if index is None:
+        highest = math.floor(1000 * accuracy_bounds(images, correct).max()) / 1000
+        raise PipelineError(
+            f"{model}: --accuracy must be at most {highest:g}, the highest that its "
+            f"{counted(calibrated.images, 'validation image')} can show. Got {accuracy:g}. Lower "
+            "it, or train with more validation images"
+        )
+    return calibrated.thresholds[index]
 
 
 def expand_folders(names: list[str]) -> list[str]:
@@ -124,8 +155,8 @@ def predict_files(
     Args:
         files: Paths, or - for standard input.
         preprocessor: The preprocessing of the networks.
-        networks: Each maps images `(b, h, w, c)` float32 to logits `(b, k)`. The probabilities
-            are means over the networks.
+        networks: Each maps images `(b, h, w, c)` float32 to probabilities `(b, k)`, over which
+            the mean is taken.
     """
     size = batch_size(preprocessor.image_shape)
     for start in range(0, len(files), size):
@@ -138,8 +169,8 @@ def predict_files(
         probabilities = {}
         if images:
             batch = np.stack(list(images.values()))
-            outputs = [softmax(network(batch), axis=1) for network in networks]
-            probabilities = dict(zip(images, np.mean(outputs, axis=0), strict=True))
+            mean = np.mean([network(batch) for network in networks], axis=0)
+            probabilities = dict(zip(images, mean, strict=True))
         for row, file in enumerate(files[start : start + size]):
             yield Prediction(file, probabilities.get(row), errors.get(row, ""), images.get(row))
 
@@ -165,23 +196,38 @@ def write_picture(
         picture.save(folder / f"{number:04d}-{stem[:100]}.png")
 
 
+def is_unsure(probabilities: np.ndarray, threshold: Threshold | None) -> bool:
+    """Return whether the predicted class has a probability below the threshold, if any."""
+    return threshold is not None and bool(probabilities.max() < threshold.confidence)
+
+
 def top_classes(probabilities: np.ndarray, classes: list[str], top: int) -> list[tuple[str, float]]:
     """Return the most likely classes with their probabilities; ties keep the order of classes."""
     order = np.argsort(-probabilities, kind="stable")[:top]
     return [(classes[i], round(float(probabilities[i]), 6)) for i in order]
 
 
-def as_json(prediction: Prediction, classes: list[str], top: int) -> str:
-    """Return a prediction, or its error, as one line of JSON."""
+def as_json(
+    prediction: Prediction, classes: list[str], top: int, threshold: Threshold | None
+) -> str:
+    """Return a prediction, or its error, as one line of JSON; with a threshold, whether unsure."""
     if prediction.probabilities is None:
         return json.dumps({"file": prediction.file, "error": prediction.error})
     ranked = top_classes(prediction.probabilities, classes, top)
     predictions = [{"class": name, "probability": probability} for name, probability in ranked]
-    return json.dumps({"file": prediction.file, "predictions": predictions})
+    row: dict[str, Any] = {"file": prediction.file, "predictions": predictions}
+    if threshold:
+        row["unsure"] = is_unsure(prediction.probabilities, threshold)
+    return json.dumps(row)
 
 
-def show(predictions: list[Prediction], classes: list[str], top: int) -> None:
-    """Print a table of the predictions, without the files that could not be read."""
+def show(
+    predictions: list[Prediction], classes: list[str], top: int, threshold: Threshold | None
+) -> None:
+    """Print a table of the predictions, without the files that could not be read.
+
+    The class of an image below the threshold is `unsure`, and all its likely classes follow.
+    """
     columns = [Column("file"), Column("class"), Column("probability", numeric=True)]
     if top > 1:
         columns.append(Column("then", drop=1))
@@ -189,13 +235,44 @@ def show(predictions: list[Prediction], classes: list[str], top: int) -> None:
     for prediction in predictions:
         if prediction.probabilities is None:
             continue
-        (first, confidence), *others = top_classes(prediction.probabilities, classes, top)
+        ranked = top_classes(prediction.probabilities, classes, top)
+        (first, confidence), *others = ranked
+        if is_unsure(prediction.probabilities, threshold):
+            first, others = "unsure", ranked
         row = [prediction.file, first, f"{confidence:.4f}"]
         if top > 1:
             row.append(", ".join(f"{name} {probability:.4f}" for name, probability in others))
         rows.append(row)
     if rows:
         print_table(columns, rows)
+
+
+def show_coverage(
+    predictions: list[Prediction], threshold: Threshold, calibrated: Calibration, accuracy: float
+) -> None:
+    """Print how many images were classified, and what the validation images say of them."""
+    unsure = [
+        is_unsure(prediction.probabilities, threshold)
+        for prediction in predictions
+        if prediction.probabilities is not None
+    ]
+    print(
+        f"predict: {len(unsure) - sum(unsure):,} of {counted(len(unsure), 'image')} classified, "
+        f"{sum(unsure):,} unsure (probability below {threshold.confidence:g})\n"
+        f"predict: {threshold.images:,} of {counted(calibrated.images, 'validation image')} reach "
+        f"it, and {threshold.correct:,} of those are correct: with 95 % confidence, at least "
+        f"{100 * accuracy:.4g} % of new images like them will be"
+    )
+
+
+def share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be in (0, 1), such as 0.95. Got {text}")
+    return value
 
 
 def positive_integer(text: str) -> int:
@@ -217,6 +294,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--top", type=positive_integer, default=3, help="number of classes to print"
     )
+    parser.add_argument(
+        "--accuracy",
+        type=share,
+        metavar="SHARE",
+        help="classify only images of a confidence with this accuracy; the others are unsure",
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON per image")
     parser.add_argument(
         "--seen",
@@ -226,19 +309,30 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
+    if args.accuracy and args.ensemble:
+        parser.error("argument --accuracy: not allowed with argument --ensemble, whose trainings "
+                     "have different validation images")  # fmt: skip
     paths = ensemble_files(REPOSITORY) if args.ensemble else [args.model]
     preprocessor, *others = [read_preprocessor(path) for path in paths]
     if any(other != preprocessor for other in others):
         raise PipelineError(
             f"{paths[0].parent}: all trainings must have the same preprocessing. Run `dvc repro`"
         )
+    calibrated = [calibration.read(path) for path in paths]
+    threshold = None
+    if args.accuracy:
+        threshold = confidence_threshold(args.model, calibrated[0], args.accuracy)
     files = expand_folders(args.images)
     if args.seen:
         args.seen.mkdir(parents=True, exist_ok=True)
     select_backend.use_default()
     from pipeline.runtime import backend
 
-    networks = [backend.load(path).predict_on_batch for path in paths]
+    def network(path: Path, stored: Calibration) -> Callable[[np.ndarray], np.ndarray]:
+        model = backend.load(path)
+        return lambda images: stored.probabilities(model.predict_on_batch(images))
+
+    networks = list(map(network, paths, calibrated))
     classes = preprocessor.classes
     top, predictions, failed = min(args.top, len(classes)), [], False
     results = predict_files(files, preprocessor, networks)
@@ -249,10 +343,12 @@ def main(argv: list[str] | None = None) -> None:
             failed = True
             print(f"error: {one_line(f'{prediction.file}: {prediction.error}')}", file=sys.stderr)
         if args.json:
-            print(as_json(prediction, classes, top))
+            print(as_json(prediction, classes, top, threshold))
         else:
             predictions.append(prediction._replace(image=None))  # keep no images in memory
-    show(predictions, classes, top)
+    show(predictions, classes, top, threshold)
+    if threshold and not args.json:
+        show_coverage(predictions, threshold, calibrated[0], args.accuracy)
     if failed:
         sys.exit(1)
 

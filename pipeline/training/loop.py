@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from pipeline.config.schema import Augment, Train
+from pipeline.core.batching import batch_size
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.runtime import acceleration, backend, distributed
 from pipeline.runtime.input_pipeline import Batches, Subset
@@ -77,6 +79,26 @@ def fit(
         second = checkpoints and checkpoints.second_phase()
         history.append(_fit(model, train, validation, later, *arguments, second))
     return history
+
+
+def predict(
+    model: keras.Model, subset: Subset, settings: Train, features: Any | None = None
+) -> np.ndarray:
+    """Return the logits of a trained model, `(m, k)` float32, in one process without the others.
+
+    Args:
+        model: From images to logits.
+        subset: Its images.
+        settings: Of its training.
+        features: As in `fit`. They are not used after fine-tuning, which has changed the layers
+            before them.
+    """
+    if features is not None and not settings.fine_tune and (parts := frozen.split(model)):
+        model, subset = parts.head, subset._replace(images=features)
+    with distributed.local_copy(model) as network:
+        size = batch_size(subset.images.shape[1:])
+        batches = Batches(subset, network.output_shape[-1], size)
+        return network.predict(acceleration.as_dataset(batches), verbose=0)
 
 
 def _fit(

@@ -21,6 +21,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from pipeline.core.errors import PipelineError
+from pipeline.data import calibration
+from pipeline.data.calibration import Calibration
 from pipeline.data.preprocessor import Preprocessor, store
 from pipeline.tools import demo
 from tests.conftest import CHROMIUM, REPOSITORY, in_browser, png, write_arrays
@@ -79,6 +81,12 @@ WHITE, BLACK = pytest.approx(0.880797, abs=1e-6), pytest.approx(0.119203, abs=1e
 def test_the_most_likely_class_comes_first(model):
     assert list(demo.predict(model, png(HALF)).items()) == [(LEFT, WHITE), ("right", BLACK)]
     assert list(demo.predict(model, png(HALF[:, ::-1])).items())[0] == ("right", WHITE)
+
+
+def test_the_probabilities_are_those_of_the_temperature_in_the_file(model):
+    calibration.store(model, Calibration(temperature=2.0))
+    # e^(2/2) / (e^(2/2) + 1)
+    assert demo.predict(model, png(HALF))[LEFT] == pytest.approx(0.731059, abs=1e-6)
 
 
 def test_the_heat_map_is_bright_only_where_the_model_looks(model):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from PIL import Image
 from pipeline import download, evaluate, preprocess
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256
+from pipeline.data import calibration
+from pipeline.data.calibration import Calibration, Threshold
 from pipeline.data.preprocessor import Preprocessor, store
 from pipeline.tools import predict
 from tests.conftest import REPOSITORY, png
@@ -112,6 +115,75 @@ def test_a_portrait_photo_is_resized_as_in_training(project, capsys, resize, pro
     (row,) = as_json(capsys, "photo.png")
     bright = {p["class"]: p["probability"] for p in row["predictions"]}["bright"]
     assert bright == pytest.approx(probability, abs=1e-6)
+
+
+def test_probabilities_are_those_of_the_temperature_in_the_file(model, capsys):
+    (model / "white.png").write_bytes(white())
+    calibration.store(model / "model.keras", Calibration(temperature=4.0))
+    # e^(4/4) / (e^(4/4) + e^(2/4))
+    (row,) = as_json(capsys, "white.png")
+    assert row["predictions"][0] == {
+        "class": "bright", "probability": pytest.approx(0.622459, abs=1e-6)
+    }  # fmt: skip
+
+
+@pytest.fixture
+def validated(model):
+    """The model with results on 1,000 validation images; white is bright with 0.88, half is 0.5."""
+    (model / "white.png").write_bytes(white())
+    (model / "half.png").write_bytes(png(np.array([[0, 0], [255, 255]], np.uint8)))
+    (model / "notes.txt").write_text("no image")
+    rows = [Threshold(0.8, 500, 499), Threshold(0.5, 1000, 900)]
+    calibration.store(model / "model.keras", Calibration(1.0, 1000, rows))
+    return model
+
+
+def predict_with(accuracy: str, *argv: str) -> None:
+    predict.main(["--model", "model.keras", "--accuracy", accuracy, *argv])
+
+
+def test_images_below_the_confidence_that_an_accuracy_needs_are_unsure(validated, capsys):
+    # 499 of 500 show 98.6 %, at an error of 2.5 %
+    predict_with("0.98", "white.png", "half.png")
+    out, err = capsys.readouterr()
+    assert "│ white.png │ bright │      0.8808 │ dark 0.1192                │" in out
+    assert "│ half.png  │ unsure │      0.5000 │ dark 0.5000, bright 0.5000 │" in out
+    assert out.endswith(
+        "predict: 1 of 2 images classified, 1 unsure (probability below 0.8)\n"
+        "predict: 500 of 1,000 validation images reach it, and 499 of those are correct: with 95 % "
+        "confidence, at least 98 % of new images like them will be\n"
+    )
+    # 900 of 1,000 show 87.9 %, so no image is unsure
+    predict_with("0.87", "white.png", "half.png")
+    assert "predict: 2 of 2 images classified, 0 unsure" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="1"):
+        predict_with("0.98", "--json", "white.png", "half.png", "notes.txt")
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row.get("unsure") for row in rows] == [False, True, None]
+    assert rows[0]["predictions"] == [WHITE, DARK]
+
+
+def test_an_accuracy_that_the_validation_images_cannot_show_is_refused(validated):
+    with pytest.raises(
+        PipelineError,
+        match=r"model\.keras: --accuracy must be at most 0\.988, the "
+        r"highest that its 1,000 validation images can show\. Got 0\.99\. Lower",
+    ):
+        predict_with("0.99", "white.png")  # fmt: skip
+    save_model(validated / "model.keras")
+    with pytest.raises(PipelineError, match=r"model\.keras: --accuracy needs a model whose file"):
+        predict_with("0.5", "white.png")
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    ("--accuracy 99", r"--accuracy: must be in \(0, 1\), such as 0.95. Got 99"),
+    ("--accuracy high", r"--accuracy: must be in \(0, 1\), such as 0.95. Got high"),
+    ("--accuracy 0.9 --ensemble", "--accuracy: not allowed with argument --ensemble"),
+])  # fmt: skip
+def test_an_invalid_accuracy_is_refused(capsys, argv, message):
+    with pytest.raises(SystemExit):
+        predict.main([*argv.split(), "white.png"])
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.fixture

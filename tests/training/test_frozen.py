@@ -122,6 +122,12 @@ def pretrained() -> keras.Model:
     )
 
 
+def parts_of(model: keras.Model) -> frozen.Split:
+    parts = frozen.split(model)
+    assert parts
+    return parts
+
+
 def train(
     on_features: bool, overrides: dict[str, Any], **arguments: Any
 ) -> tuple[list[dict], keras.Model]:
@@ -129,9 +135,7 @@ def train(
     images, labels = task()
     features = None
     if on_features:
-        parts = frozen.split(pretrained())
-        assert parts
-        features = parts.body.predict_on_batch(images)
+        features = parts_of(pretrained()).body.predict_on_batch(images)
     model, rows = pretrained(), np.arange(64)
     history = loop.fit(
         model, Subset(images, labels, rows[:48]), Subset(images, labels, rows[48:]),
@@ -154,6 +158,10 @@ def test_training_on_features_gives_the_network_that_training_on_images_gives():
     images = task(16)[0]
     logits = expected.predict_on_batch(images)
     assert np.ptp(logits) > 0.5
+    first = Subset(*task(), np.arange(16))
+    for features in (None, parts_of(model).body.predict_on_batch(task()[0])):
+        predicted = loop.predict(model, first, settings(**OVERRIDES), features)
+        assert np.allclose(predicted, logits, atol=1e-4)
     assert np.allclose(model.predict_on_batch(images), logits, atol=1e-4)
     assert not np.allclose(pretrained().predict_on_batch(images), logits, atol=1e-2)
 
