@@ -12,6 +12,7 @@ import unittest.mock
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,29 @@ def quick_stage(
         return subprocess.CompletedProcess([module, *argv], status, out, err + message)
 
     return run
+
+
+@pytest.fixture
+def pretend_gpus(monkeypatch) -> Callable[[list], None]:
+    """Let TensorFlow report GPUs of these compute capabilities; it still computes on the CPU."""
+    import tensorflow as tf  # takes seconds, and most tests do not need it
+
+    def pretend(capabilities: list) -> None:
+        def details(gpu):
+            capability = capabilities[int(gpu.name)]
+            return {"device_name": "Tesla T4"} | (
+                {"compute_capability": capability} if capability else {}
+            )
+
+        gpus = [SimpleNamespace(name=str(number)) for number in range(len(capabilities))]
+        devices = tf.config.list_physical_devices
+        monkeypatch.setattr(
+            tf.config, "list_physical_devices",
+            lambda kind=None: gpus if kind == "GPU" else devices(kind),
+        )  # fmt: skip
+        monkeypatch.setattr(tf.config.experimental, "get_device_details", details)
+
+    return pretend
 
 
 @pytest.fixture

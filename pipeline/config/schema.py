@@ -19,7 +19,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Section(BaseModel):
@@ -146,7 +146,7 @@ class Train(Section):
     class_weights: ClassWeights | None
     """balanced, or one weight per class name; null: all images weigh the same"""
     precision: Precision
-    """Numeric precision; auto: bfloat16 if the GPU or processor supports it in hardware"""
+    """Numeric precision; auto: bfloat16, float16 or float32, the first that the device supports"""
     ema_momentum: Annotated[float, Field(gt=0, lt=1)] | None
     """Momentum of the moving average of the weights; null: no average"""
     whiten: bool
@@ -315,7 +315,7 @@ class Evaluate(Section):
     mirror: bool
     """Average the logits of each image and its horizontal mirror image"""
     precision: Precision
-    """Numeric precision; auto: bfloat16 if the GPU or processor supports it in hardware"""
+    """Numeric precision; auto: bfloat16, float16 or float32, the first that the device supports"""
 
 
 class Analyze(Section):

@@ -15,6 +15,7 @@ import psutil
 
 from pipeline.core import native_log
 from pipeline.core.errors import PipelineError
+from pipeline.runtime import backend
 
 # Batches per call into the backend. Callbacks, such as the progress bar, run once per call.
 STEPS_PER_EXECUTION = 32
@@ -25,36 +26,58 @@ MAX_MEMORY_SHARE = 0.25  # of the free memory, that images may take
 
 
 def resolve_precision(precision: str) -> str:
-    """Return the precision to compute in: float32 or bfloat16.
+    """Return the precision to compute in: float32, bfloat16 or float16.
 
     Weights and sums are always float32.
 
     Args:
-        precision: auto, float32 or bfloat16; auto is bfloat16 on GPUs and on processors with
-            instructions for it (Intel from Sapphire Rapids, AMD from Zen 4).
+        precision: auto, float32, bfloat16 or float16; auto is the first of these that the device
+            computes in hardware: bfloat16 (GPUs from compute capability 8.0, Intel from Sapphire
+            Rapids, AMD from Zen 4), float16 (GPUs from 7.0), float32.
 
     Raises:
-        PipelineError: bfloat16 is requested on a processor that would only emulate it.
+        PipelineError: The device would only emulate it, slowly.
     """
-    if precision == "float32" or _has_fast_bfloat16():
-        return "float32" if precision == "float32" else "bfloat16"
-    # oneDNN would only emulate it, slowly; JAX supports it on every processor
-    if precision == "bfloat16" and keras.backend.backend() == "tensorflow":
+    supported = _supported_precisions()
+    if precision == "auto":
+        return supported[0]
+    if precision not in supported:
         raise PipelineError(
-            "params.yaml: precision: bfloat16 needs a GPU or a processor with avx512_bf16 or "
-            "amx_bf16. Got neither. Set it to auto"
+            f"params.yaml: precision must be auto or one that {backend.device()} computes in "
+            f"hardware: {', '.join(supported)}. Got {precision}. Set it to auto"
         )
-    return precision.replace("auto", "float32")
+    return precision
 
 
-def _has_fast_bfloat16() -> bool:
-    if _has_gpu():
-        return True
-    # On processors, JAX's convolutions are no faster in bfloat16.
+def _supported_precisions() -> list[str]:
+    """Return the precisions that the device computes in hardware, the preferred one first."""
+    if (capability := _compute_capability()) is not None:
+        if capability >= (8, 0):
+            return ["bfloat16", "float16", "float32"]
+        return ["float16", "float32"] if capability >= (7, 0) else ["float32"]
+    if keras.backend.backend() == "jax":
+        # it supports bfloat16 on every processor, but its convolutions are no faster in it
+        return ["float32", "bfloat16"]
     cpuinfo = Path("/proc/cpuinfo")
-    if keras.backend.backend() != "tensorflow" or not cpuinfo.exists():
-        return False
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpuinfo.read_text().split())
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    fast = not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+    return ["bfloat16", "float32"] if fast else ["float32"]
+
+
+def _compute_capability() -> tuple[int, ...] | None:
+    """Return the lowest compute capability of the GPUs, such as (7, 5); None: there is no GPU."""
+    if not _has_gpu():
+        return None
+    if keras.backend.backend() == "jax":
+        import jax
+
+        # "7.5"; other makers' have letters, and count as the lowest
+        versions = [device.compute_capability.split(".") for device in jax.devices()]
+        return min(tuple(int(part) for part in parts if part.isdigit()) for parts in versions)
+    import tensorflow as tf
+
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return min(gpu.get("compute_capability", (0, 0)) for gpu in details)
 
 
 def _has_gpu() -> bool:
@@ -74,11 +97,11 @@ def accelerate(model: keras.Model, precision: str) -> keras.Model:
     Keras computes batch normalization from generic sums, which TensorFlow splits over threads
     differently in each run, even with op determinism. TensorFlow's fused kernel is deterministic
     and faster. On processors, oneDNN chooses the operations to run in bfloat16; elsewhere Keras's
-    mixed_bfloat16 policy is used for all layers but the last.
+    mixed_bfloat16 or mixed_float16 policy is used for all layers but the last.
 
     Args:
         model: Built and uncompiled, with any stock layers.
-        precision: float32 or bfloat16.
+        precision: float32, bfloat16 or float16.
 
     Returns:
         The accelerated copy, or `model` itself if there is nothing to replace.
@@ -92,7 +115,7 @@ def accelerate(model: keras.Model, precision: str) -> keras.Model:
         tf.config.optimizer.set_experimental_options(option)
     stock = keras.layers.BatchNormalization
     fused = _fused_batch_normalization() if tensorflow else stock
-    mixed = precision == "bfloat16" and not by_onednn
+    mixed = precision != "float32" and not by_onednn
     if not mixed and not any(type(layer) is stock for layer in model._flatten_layers()):
         return model
     last = {id(output._keras_history.operation) for output in model.outputs}
@@ -100,7 +123,7 @@ def accelerate(model: keras.Model, precision: str) -> keras.Model:
     def replace(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()
         if mixed and id(layer) not in last and not isinstance(layer, keras.layers.InputLayer):
-            config["dtype"] = "mixed_bfloat16"
+            config["dtype"] = f"mixed_{precision}"
         return (fused if type(layer) is stock else type(layer)).from_config(config)
 
     clone = keras.models.clone_model(model, clone_function=replace, recursive=True)

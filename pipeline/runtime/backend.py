@@ -95,13 +95,14 @@ def describe() -> dict[str, str]:
         "keras": keras.__version__,
         "backend": f"{backend} {version(backend)}",
         "numpy": version("numpy"),
-        "device": _device(),
+        "device": device(),
         # sums are split over threads, so another number of threads rounds differently
         "threads": os.environ.get("TF_NUM_INTRAOP_THREADS") or str(len(cpu.available_cores())),
     }
 
 
-def _device() -> str:
+def device() -> str:
+    """Return the names of the GPUs, or of the processor if there are none."""
     if gpus := _gpus():
         return ", ".join(gpus)
     cpuinfo = Path("/proc/cpuinfo")

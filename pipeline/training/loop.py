@@ -118,7 +118,8 @@ def _fit(
     weights = optim.class_weights(settings, train.labels[train.rows], classes)
     if settings.whiten:
         whitening.whiten(model, train)
-    accelerated = acceleration.accelerate(model, acceleration.resolve_precision(settings.precision))
+    precision = acceleration.resolve_precision(settings.precision)
+    accelerated = acceleration.accelerate(model, precision)
     network = accelerated
     if features is not None and (parts := frozen.split(accelerated)):
         network = parts.head
@@ -139,6 +140,8 @@ def _fit(
     validation_batches = Batches(validation, **batch_settings)
     verbose = verbose and distributed.is_main_process()
     optimizer = optim.optimizer(settings, len(batches))
+    if precision == "float16":  # small gradients would be 0 in float16
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     # if all variables exist, TensorFlow traces the first step only once
     optimizer.build(training_model.trainable_variables)
     average = None if settings.ema_momentum is None else SwapAveragedWeights()

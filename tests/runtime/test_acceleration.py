@@ -119,8 +119,39 @@ def test_auto_is_bfloat16_on_processors_that_support_it():
 @pytest.mark.skipif(HAS_BFLOAT16, reason="needs a processor without bfloat16")
 def test_bfloat16_is_refused_on_processors_that_would_emulate_it():
     assert acceleration.resolve_precision("auto") == "float32"
-    with pytest.raises(PipelineError, match=r"precision: bfloat16 needs .* Got neither"):
+    with pytest.raises(PipelineError, match=r"hardware: float32\. Got bfloat16\. Set it to auto"):
         acceleration.resolve_precision("bfloat16")
+
+
+# The capabilities of V100 and T4, A100, H100, and of GTX 10, which has no fast float16.
+@pytest.mark.parametrize(
+    ("capabilities", "supported"),
+    [
+        ([(7, 0)], ["float16", "float32"]),
+        ([(7, 5)], ["float16", "float32"]),
+        ([(8, 0)], ["bfloat16", "float16", "float32"]),
+        ([(9, 0), (7, 5)], ["float16", "float32"]),  # several GPUs: what all of them support
+        ([(6, 1)], ["float32"]),
+        ([None], ["float32"]),
+    ],
+)
+def test_the_precisions_of_a_gpu_follow_from_its_compute_capability(
+    capabilities, supported, pretend_gpus
+):
+    pretend_gpus(capabilities)
+    assert acceleration.resolve_precision("auto") == supported[0]
+    for precision in ("bfloat16", "float16", "float32"):
+        if precision in supported:
+            assert acceleration.resolve_precision(precision) == precision
+        else:
+            message = rf"one that Tesla T4.* computes in hardware: .*\. Got {precision}\. Set it"
+            with pytest.raises(PipelineError, match=message):
+                acceleration.resolve_precision(precision)
+
+
+def test_float16_is_refused_on_processors():
+    with pytest.raises(PipelineError, match=r"hardware: .*float32\. Got float16\. Set it to auto"):
+        acceleration.resolve_precision("float16")
 
 
 def train_batchnorm(precision: str, **overrides: Any) -> tuple[keras.Model, list[dict]]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,42 @@ def test_a_training_killed_in_any_epoch_ends_with_the_weights_of_an_uninterrupte
         assert seconds > latest.metadata["seconds"]
     if overrides.get("early_stopping"):
         assert len(rows) < overrides["epochs"]
+
+
+class RecordLossScale(keras.callbacks.Callback):
+    """Record the loss scale and the number of steps since its last change, after each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.scales: list[tuple[float, int]] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        optimizer = self.model.optimizer
+        self.scales.append((float(optimizer.dynamic_scale), int(optimizer.step_counter)))
+
+
+@pytest.mark.slow
+def test_float16_trains_with_a_scaled_loss_and_resumes_exactly(
+    checkpoints, pretend_gpus, monkeypatch
+):
+    pretend_gpus([(7, 5)])
+    # at this scale the first gradients are infinite in float16, so it is halved until they are not
+    scaled = partial(keras.optimizers.LossScaleOptimizer, initial_scale=2.0**24)
+    monkeypatch.setattr(keras.optimizers, "LossScaleOptimizer", scaled)
+    overrides = {"epochs": 4, "precision": "auto", "learning_rate": 0.03}
+    record, resumed = RecordLossScale(), RecordLossScale()
+    rows, weights, _ = train_model("logistic_bn", {}, overrides, watch=[record])
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert record.scales[1][0] < 2**24
+    assert {weight.dtype for weight in weights} == {np.dtype("float32")}
+    with pytest.raises(KeyboardInterrupt):
+        train_model("logistic_bn", {}, overrides, checkpoints=checkpoints, watch=[InterruptIn(3)])
+    resumed_rows, resumed_weights, _ = train_model(
+        "logistic_bn", {}, overrides, checkpoints=checkpoints, watch=[resumed]
+    )
+    assert resumed_rows == rows
+    assert resumed.scales == record.scales[2:]
+    assert all(np.array_equal(a, b) for a, b in zip(weights, resumed_weights, strict=True))
 
 
 def test_a_loss_that_is_not_finite_names_the_batch_and_keeps_earlier_checkpoints(checkpoints):
