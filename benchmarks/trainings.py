@@ -51,8 +51,8 @@ TRAIN = (
     "--out models/{model}/{seed}.keras --history history.csv --metrics train.json --run run.json"
 )
 EVALUATE = (
-    "pipeline.evaluate {model} --models models/{model} --arrays data/arrays --metrics test.json "
-    "--predictions predictions.csv"
+    "pipeline.evaluate {model} --models models/{model} --arrays data/arrays --split data/split "
+    "--metrics test.json --predictions predictions --confusion confusion.csv"
 )
 # trainings that agree in these can be compared
 MACHINE = ("device", "precision", "threads")

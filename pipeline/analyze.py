@@ -2,7 +2,8 @@
 
 The model is that of the first seed.
 
-Reads   models/MODEL/SEED.keras, data/arrays/…, data/split/SEED.npz, plots/predictions/MODEL.csv,
+Reads   models/MODEL/SEED.keras, data/arrays/…, data/split/SEED.npz,
+        data/predictions/MODEL/SEED.parquet,
         data/inputs/pictures/MODEL.json    which pictures to draw; if none, only layers.csv is
                                            written
 Writes  plots/analysis/MODEL/   layers.csv, flow.csv, pictures, and analysis.json, which lists the
@@ -30,7 +31,8 @@ from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, write_json
 from pipeline.core.splitting import stratified_sample
 from pipeline.core.text import counted
-from pipeline.data import arrays, tables
+from pipeline.data import arrays
+from pipeline.data.predictions import read as read_predictions
 from pipeline.data.preprocessor import read as read_preprocessor
 from pipeline.runtime import select_backend
 
@@ -149,8 +151,7 @@ def analyze(args: argparse.Namespace) -> None:
         )
     seed = params.seeds[0]
     chosen = read_json(args.pictures)
-    predictions = tables.read(args.predictions)
-    predictions = predictions[predictions["seed"] == seed].reset_index(drop=True)
+    predictions = read_predictions(args.predictions).of("test").table()
     images, labels = arrays.load(args.arrays / "train")
     train, _ = arrays.read_split(args.split, len(labels))
     settings = params.train_of(name)

@@ -1,11 +1,13 @@
-"""Evaluate: measure all trainings of one model on the test images.
+"""Evaluate: predict validation and test images with all trainings of one model, and measure them.
 
-Reads   models/MODEL/SEED.keras, data/arrays/test/{images,labels}.npy, data/arrays/info.json
+Reads   models/MODEL/SEED.keras, data/arrays/…, data/split/SEED.npz
 Writes  metrics/test/MODEL.json        mean accuracy over the trainings with its interval, other
                                        mean metrics, and the accuracy of the ensemble; the metrics
                                        of each training, and which images it classified correctly
-        plots/predictions/MODEL.csv    seed, actual, predicted, confidence: a row for each training
-                                       and test image
+        data/predictions/MODEL/SEED.parquet
+                                       split, id, label, logits: a row for each validation and test
+                                       image (see pipeline/data/predictions.py)
+        plots/predictions/MODEL.csv    actual, predicted: a row for each training and test image
 Params  evaluate, backend, seeds, threads
 """
 
@@ -16,23 +18,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy.special import log_softmax, softmax
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    cohen_kappa_score,
+    precision_recall_fscore_support,
+)
 
 from pipeline.config.params import load
 from pipeline.core.batching import batch_size
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
 from pipeline.core.text import counted
-from pipeline.data import arrays
+from pipeline.data import arrays, predictions, rows
+from pipeline.data.predictions import SPLITS, Predictions
 from pipeline.runtime import select_backend
 from pipeline.stats import correctness, crossed
 
 if TYPE_CHECKING:
     import keras
 
+    from pipeline.runtime.input_pipeline import Subset
+
 CALIBRATION_BINS = 15  # as Guo et al.
+MORE_METRICS = ("balanced_accuracy", "precision", "kappa", "brier_score")
+CLASS_METRICS = ("precision", "recall", "f1", "average_precision")
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
@@ -54,51 +65,57 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def measure(logits: np.ndarray, labels: np.ndarray, classes: list[str]) -> tuple[dict, dict]:
+def measure(logits: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict:
     """Compute the metrics of one training from its logits.
 
     Args:
         logits: `(n, k)`.
         labels: `(n,)` int64, in [0, k).
         classes: k names.
-
-    Returns:
-        The metrics, and the columns actual, predicted and confidence, each `(n,)`.
     """
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)  # (n, k)
-    predicted = log_probabilities.argmax(axis=1)
-    confidence = np.exp(log_probabilities.max(axis=1))
+    probabilities = np.exp(log_probabilities)
+    predicted = logits.argmax(axis=1)
     correct = predicted == labels
     label_log_probability = np.take_along_axis(log_probabilities, labels[:, None], axis=1)  # (n, 1)
     rank = (log_probabilities > label_log_probability).sum(axis=1)
     all_labels = np.arange(len(classes))
-    scores = precision_recall_fscore_support(labels, predicted, labels=all_labels, zero_division=0)
-    precision, recall, f1 = (float(score.mean()) for score in scores[:3])
-    names = np.array(classes)
-    metrics = {
+    precision, recall, f1, images = precision_recall_fscore_support(
+        labels, predicted, labels=all_labels, zero_division=0
+    )
+    return {
         "accuracy": float(correct.mean()),
         "loss": float(-label_log_probability.mean()),
-        "precision": precision,
-        "recall": recall,
-        "f1": f1,
+        "precision": float(precision.mean()),
+        "balanced_accuracy": float(recall.mean()),
+        "f1": float(f1.mean()),
         "top3_accuracy": float((rank < 3).mean()),
-        "calibration_error": calibration_error(confidence, correct),
+        "calibration_error": calibration_error(probabilities.max(axis=1), correct),
+        "kappa": float(cohen_kappa_score(labels, predicted, labels=all_labels)),
+        "brier_score": float(brier_score_loss(labels, probabilities, labels=all_labels)),
         "classes": [
             {
                 "class": name,
-                "precision": float(p),
-                "recall": float(r),
-                "f1": float(f),
-                "images": int(n),
+                "precision": float(precision[label]),
+                "recall": float(recall[label]),
+                "f1": float(f1[label]),
+                "average_precision": average_precision(labels == label, probabilities[:, label]),
+                "images": int(images[label]),
             }
-            for name, p, r, f, n in zip(classes, *scores, strict=True)
+            for label, name in enumerate(classes)
         ],
-        "correct": correctness.pack(correct, names[labels]),
+        "correct": correctness.pack(correct, np.array(classes)[labels]),
     }
-    columns = {
-        "actual": names[labels], "predicted": names[predicted], "confidence": confidence.round(6)
-    }  # fmt: skip
-    return metrics, columns
+
+
+def average_precision(is_class: np.ndarray, probability: np.ndarray) -> float:
+    """Return the average precision of one class; 0 if it has no images, as for other scores.
+
+    Args:
+        is_class: `(n,)` bool, whether an image is of the class.
+        probability: `(n,)` of the class, in [0, 1].
+    """
+    return float(average_precision_score(is_class, probability)) if is_class.any() else 0.0
 
 
 def summarize(trainings: list[dict], ensemble_accuracy: float) -> dict:
@@ -110,8 +127,9 @@ def summarize(trainings: list[dict], ensemble_accuracy: float) -> dict:
 
     Returns:
         The mean accuracy, its standard deviation over the trainings (unless there is only one) and
-        its interval, and means of other metrics. Also two lists, which `dvc metrics show` leaves
-        out: `classes`, the mean scores of each class, and `seeds`, the metrics of each training.
+        its interval, and means of other metrics. Also lists, which `dvc metrics show` leaves out:
+        `more`, means of further metrics; `classes`, the mean scores of each class; `seeds`, the
+        metrics of each training.
     """
     accuracy = crossed.mean_interval(correctness.correct_table(trainings))
     summary = {"accuracy": float(accuracy.mean)}
@@ -128,12 +146,11 @@ def summarize(trainings: list[dict], ensemble_accuracy: float) -> dict:
     by_class = zip(*(training["classes"] for training in trainings), strict=True)
     return {
         **summary,
+        "more": [{name: mean(trainings, name) for name in MORE_METRICS}],
         "classes": [
             {
                 "class": rows[0]["class"],
-                "precision": mean(rows, "precision"),
-                "recall": mean(rows, "recall"),
-                "f1": mean(rows, "f1"),
+                **{name: mean(rows, name) for name in CLASS_METRICS},
                 "images": rows[0]["images"],
             }
             for rows in by_class
@@ -151,7 +168,7 @@ def mean(rows: Sequence[dict], name: str) -> float:
 
 
 def load_model(
-    path: Path, image_shape: tuple[int, ...], num_classes: int, precision: str, mirror: bool
+    path: Path, image_shape: tuple[int, ...], num_classes: int, precision: str
 ) -> "keras.Model":
     """Load a model to predict with.
 
@@ -167,8 +184,7 @@ def load_model(
             f"{path}: must take {expected[0]} images of {expected[1]} classes. "
             f"Got {received[0]} and {received[1]}. Run `dvc repro`"
         )
-    accelerated = acceleration.accelerate(model, precision)
-    return average_over_mirror(accelerated) if mirror else accelerated
+    return acceleration.accelerate(model, precision)
 
 
 def average_over_mirror(model: "keras.Model") -> "keras.Model":
@@ -180,44 +196,68 @@ def average_over_mirror(model: "keras.Model") -> "keras.Model":
     return keras.Model(images, keras.layers.average(logits))
 
 
+def predict(model: "keras.Model", subset: "Subset", num_classes: int) -> np.ndarray:
+    """Return the logits `(m, k)` of the images in a subset."""
+    from pipeline.runtime import acceleration
+    from pipeline.runtime.input_pipeline import Batches
+
+    batches = Batches(subset, num_classes, batch_size(subset.images.shape[1:]))
+    return model.predict(acceleration.as_dataset(batches), verbose=int(sys.stdout.isatty()))
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a name in `compare` of params.yaml")
-    parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--arrays", type=Path, required=True)
-    parser.add_argument("--metrics", type=Path, required=True)
-    parser.add_argument("--predictions", type=Path, required=True)
+    for name in ("models", "arrays", "split", "metrics", "predictions", "confusion"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args(argv)
     params = load()
 
     files = {seed: require_file(args.models / f"{seed}.keras") for seed in params.seeds}
     classes = read_json(args.arrays / "info.json")["classes"]
+    train_images, train_labels = arrays.load(args.arrays / "train")
     images, labels = arrays.load(args.arrays / "test")
+    train_ids, ids = (np.array(rows.ids(args.arrays, s), object) for s in ("train", "test"))
+    held_out = {
+        seed: arrays.read_split(args.split / f"{seed}.npz", len(train_labels))[1]
+        for seed in params.seeds
+    }
 
     select_backend.use(params.backend, params.threads)
     from pipeline.runtime import acceleration
-    from pipeline.runtime.input_pipeline import Batches, Subset
+    from pipeline.runtime.input_pipeline import Subset
 
-    subset = Subset(images, labels, np.arange(len(labels)))
-    batches = Batches(subset, len(classes), batch_size(images.shape[1:]))
-    dataset = acceleration.as_dataset(batches)
+    test = Subset(images, labels, np.arange(len(labels)))
     precision = acceleration.resolve_precision(params.evaluate.precision)
-    trainings, tables = [], []
+    trainings = []
     total = np.zeros((len(labels), len(classes)))  # sum of the probabilities
-    for seed, path in files.items():
-        model = load_model(path, images.shape[1:], len(classes), precision, params.evaluate.mirror)
-        logits = model.predict(dataset, verbose=int(sys.stdout.isatty()))
-        metrics, columns = measure(logits, labels, classes)
-        # compare checks the champion's file against it
-        trainings.append({"seed": seed, "sha256": sha256(path), **metrics})
-        tables.append(pd.DataFrame({"seed": seed, **columns}))
-        total += softmax(logits.astype(np.float64), axis=1)
+    with atomic_path(args.predictions) as folder:
+        for seed, path in files.items():
+            model = load_model(path, images.shape[1:], len(classes), precision)
+            test_model = average_over_mirror(model) if params.evaluate.mirror else model
+            logits = predict(test_model, test, len(classes))
+            validation = Subset(train_images, train_labels, held_out[seed])
+            predictions.write(
+                folder / f"{seed}.parquet",
+                Predictions(
+                    classes=classes,
+                    splits=np.repeat(SPLITS, [len(validation.rows), len(labels)]),
+                    ids=np.concatenate([train_ids[validation.rows], ids]),
+                    labels=np.concatenate([train_labels[validation.rows], labels]),
+                    logits=np.concatenate([predict(model, validation, len(classes)), logits]),
+                ),
+            )
+            # compare checks the champion's file against the hash
+            metrics = measure(logits, labels, classes)
+            trainings.append({"seed": seed, "sha256": sha256(path), **metrics})
+            total += softmax(logits.astype(np.float64), axis=1)
     ensemble_accuracy = float((total.argmax(axis=1) == labels).mean())
     metrics = summarize(trainings, ensemble_accuracy)
     metrics["computed"] = [{"precision": precision, "mirror": params.evaluate.mirror}]
     write_json(args.metrics, metrics)
-    with atomic_path(args.predictions) as path:
-        pd.concat(tables).to_csv(path, index=False)
+    table = predictions.read_table(args.predictions, params.seeds)
+    with atomic_path(args.confusion) as path:
+        table[["actual", "predicted"]].to_csv(path, index=False)
     count = len(trainings)
     trained = "one training" if count == 1 else f"mean of {count} trainings"
     print(

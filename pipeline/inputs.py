@@ -44,7 +44,8 @@ TRAINING_OUTPUTS = (
     "metrics/run/{}/{}.json",
 )  # fmt: skip
 MODEL_OUTPUTS = (
-    "data/features/{}", "metrics/test/{}.json", "plots/predictions/{}.csv", "plots/analysis/{}",
+    "data/features/{}", "data/predictions/{}", "metrics/test/{}.json", "plots/predictions/{}.csv",
+    "plots/analysis/{}",
 )  # fmt: skip
 
 # Packages that each stage imports, and those that write or compute for them: h5py writes the
@@ -56,8 +57,8 @@ PACKAGES = {
     "split": ("numpy", "scikit-learn"),
     "features": ("h5py", "keras", "ml-dtypes", "numpy"),
     "train": ("h5py", "keras", "ml-dtypes", "numpy"),
-    "evaluate": ("keras", "numpy", "pandas", "scikit-learn", "scipy"),
-    "analyze": ("h5py", "keras", "matplotlib", "ml-dtypes", "numpy", "pandas", "pillow"),
+    "evaluate": ("keras", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy"),
+    "analyze": ("h5py", "keras", "matplotlib", "ml-dtypes", "numpy", "pandas", "pillow", "pyarrow"),
     "compare": ("numpy", "scipy"),
     "export": (
         "ai-edge-litert",
@@ -68,8 +69,8 @@ PACKAGES = {
         "tensorflow",
         "tf2onnx",
     ),
-    "plot": ("matplotlib", "numpy", "pandas", "pillow"),
-    "report": ("altair", "jinja2", "numpy", "pandas", "pillow", "vl-convert-python"),
+    "plot": ("matplotlib", "numpy", "pandas", "pillow", "pyarrow"),
+    "report": ("altair", "jinja2", "numpy", "pandas", "pillow", "pyarrow", "vl-convert-python"),
 }
 # Additional packages of the stages that use Keras with the backend of params.yaml.
 BACKENDS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}

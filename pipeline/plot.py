@@ -1,7 +1,8 @@
 """Plot: draw samples, learning curves, confusion matrices and examples as PNG files.
 
 Reads   data/arrays/{train,test}/…, data/arrays/info.json; for each model
-        plots/history/MODEL/SEED.csv, plots/predictions/MODEL.csv and metrics/test/MODEL.json
+        plots/history/MODEL/SEED.csv, data/predictions/MODEL/SEED.parquet and
+        metrics/test/MODEL.json
 Writes  plots/samples.png            training images with class names
         plots/learning_curves.csv    model, seed, split, epoch, accuracy, loss of all trainings
         plots/learning_curves.png    training and validation accuracy and loss of all models
@@ -24,6 +25,7 @@ from pipeline.core.errors import run
 from pipeline.core.files import atomic_path, read_json
 from pipeline.core.text import counted
 from pipeline.data import arrays, tables
+from pipeline.data.predictions import read_table
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting import chart_style
 from pipeline.reporting.drawing import (
@@ -277,7 +279,7 @@ def main(argv: list[str] | None = None) -> None:
     preprocessor = Preprocessor.of(read_json(args.arrays / "info.json"))
     names = params.compare
     histories = read_histories(args.history, names, params.seeds)
-    predictions = {name: tables.read(args.predictions / f"{name}.csv") for name in names}
+    predictions = {name: read_table(args.predictions / name, params.seeds) for name in names}
     test = {name: read_json(args.test / f"{name}.json") for name in names}
     images, labels = arrays.load(args.arrays / "train")
     with atomic_path(args.curves) as path:

@@ -1,7 +1,7 @@
 """Report: write the results of a run as one self-contained HTML page.
 
 Reads   metrics/{comparison,champion,export,split}.json; for each model
-        metrics/test/MODEL.json, plots/predictions/MODEL.csv and plots/analysis/MODEL/…;
+        metrics/test/MODEL.json, data/predictions/MODEL/SEED.parquet and plots/analysis/MODEL/…;
         plots/learning_curves.csv, plots/samples.png, data/arrays/test/…, data/arrays/info.json,
         data/inputs/versions/…, pipeline/reporting/report.html.jinja
 Writes  plots/report.html    with pictures, data and scripts inlined
@@ -25,6 +25,7 @@ from pipeline.core.errors import run
 from pipeline.core.files import atomic_path, read_json
 from pipeline.core.text import counted, signed
 from pipeline.data import arrays, tables
+from pipeline.data.predictions import read_table
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting import chart_style, charts, parts
 
@@ -88,7 +89,7 @@ def chart_data(
         classes: k names.
         test: Of each model, metrics/test/MODEL.json.
         histories: model, seed, split, epoch, accuracy and loss.
-        predictions: Of each model, seed, actual and predicted class and confidence.
+        predictions: Of each model, the table of `predictions.read_table`.
     """
     names = list(predictions)
     shares = chart_style.class_accuracy(predictions, classes)
@@ -142,7 +143,10 @@ def read_page(args: argparse.Namespace) -> dict[str, Any]:
     preprocessor = Preprocessor.of(read_json(args.arrays / "info.json"))
     histories = tables.read(args.curves)
     test = {name: read_json(args.test / f"{name}.json") for name in names}
-    predictions = {name: tables.read(args.predictions / f"{name}.csv") for name in names}
+    predictions = {
+        name: read_table(args.predictions / name, [row["seed"] for row in metrics["seeds"]])
+        for name, metrics in test.items()
+    }
     images, _ = arrays.load(args.arrays / "test")
     max_mistakes = parts.mistakes_per_model(len(names))
     mistakes = [

@@ -16,13 +16,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from pipeline.config.schema import Train
 from pipeline.core import errors
-from pipeline.data import arrays
+from pipeline.data import arrays, predictions, rows
+from pipeline.data.predictions import Predictions
 from pipeline.ingest.parquet import Example
 
 REPOSITORY = Path(__file__).parents[1]
@@ -252,6 +255,32 @@ def write_arrays(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     np.save(folder / "images.npy", images)
     np.save(folder / "labels.npy", labels)
     arrays.seal(folder)
+    ids = [f"{folder.name}/{row}.png" for row in range(len(labels))]
+    rows.write(folder.parent, folder.name, pa.table({"id": ids}))
+
+
+def write_predictions(folder: Path, table: pd.DataFrame, classes: list[str]) -> None:
+    """Write the predictions of a model for test images, as evaluate does.
+
+    Args:
+        folder: data/predictions/MODEL.
+        table: seed, actual, predicted and confidence; the images of each seed in order.
+        classes: k names.
+    """
+    k = len(classes)
+    for seed, part in table.groupby("seed"):
+        confidence = part["confidence"].clip(1 / k + 0.01, 1 - 1e-6).to_numpy()
+        probabilities = np.repeat((1 - confidence)[:, None] / (k - 1), k, axis=1)
+        predicted = [classes.index(name) for name in part["predicted"]]
+        probabilities[np.arange(len(part)), predicted] = confidence
+        test = Predictions(
+            classes=classes,
+            splits=np.full(len(part), "test"),
+            ids=np.array([f"test/{row}.png" for row in range(len(part))]),
+            labels=np.array([classes.index(name) for name in part["actual"]]),
+            logits=np.log(probabilities).astype(np.float32),
+        )
+        predictions.write(folder / f"{seed}.parquet", test)
 
 
 @pytest.fixture
@@ -263,7 +292,9 @@ def prepared(project, edit):
         '{"classes": ["dark", "bright"], "image_shape": [8, 8, 1], "normalize": "unit", '
         '"mean": [0.5], "std": [0.5]}'
     )
-    np.savez(project / "split.npz", train=np.arange(48), validation=np.arange(48, 64))
+    (project / "splits").mkdir()
+    for name in ("split.npz", "splits/0.npz"):  # of train, and of evaluate
+        np.savez(project / name, train=np.arange(48), validation=np.arange(48, 64))
     edit("epochs: 20", "epochs: 2")
     return project
 

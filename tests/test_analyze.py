@@ -26,7 +26,7 @@ from pipeline.data import preprocessor
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.runtime import backend
 from pipeline.training import building
-from tests.conftest import write_arrays
+from tests.conftest import write_arrays, write_predictions
 
 UNIT = Preprocessor(["dark", "bright"], [8, 8, 1], "unit", [0.5], [0.5])
 
@@ -355,9 +355,7 @@ def trained(project, edit):
     table = pd.DataFrame(
         {"actual": names[labels], "predicted": "dark", "confidence": np.linspace(0.5, 1, 40)}
     )
-    # the examples are those of the first seed, whatever the other trainings predict
-    other = table.assign(actual="other", seed=1)
-    pd.concat([table.assign(seed=0), other]).to_csv(project / "predictions.csv", index=False)
+    write_predictions(project / "predictions", table.assign(seed=0), UNIT.classes)
     (project / "pictures.json").write_text(json.dumps(PICTURES))
     edit("  baseline:\n    architecture: baseline", "  baseline:\n    architecture: plain")
     edit("dropout: 0.0", "dropout: 0.5\n      depth: 2")
@@ -373,7 +371,7 @@ def trained(project, edit):
 
 ARGUMENTS = (
     "models/baseline/0.keras --name baseline --arrays arrays --split split.npz "
-    "--predictions predictions.csv --pictures pictures.json --out out/baseline"
+    "--predictions predictions/0.parquet --pictures pictures.json --out out/baseline"
 ).split()
 
 
@@ -454,7 +452,7 @@ def test_a_missing_file_is_one_error_line(trained, quick_stage):
     done = quick_stage("pipeline.analyze", "models/baseline/7.keras", "--table")
     expected = "error: models/baseline/7.keras: no such file. Models: models/baseline/0.keras\n"
     assert done.stderr == expected
-    (trained / "predictions.csv").unlink()
+    (trained / "predictions/0.parquet").unlink()
     done = quick_stage("pipeline.analyze", *ARGUMENTS)
-    assert done.stderr == "error: predictions.csv: no such file. Run `dvc repro`\n"
+    assert done.stderr == "error: predictions/0.parquet: no such file. Run `dvc repro`\n"
     assert not (trained / "out").exists()

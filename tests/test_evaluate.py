@@ -3,14 +3,18 @@
 import json
 import math
 from hashlib import sha256
+from itertools import pairwise
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics
 
 from pipeline import evaluate
 from pipeline.core.errors import PipelineError
+from pipeline.data import predictions
+from pipeline.data.arrays import write_split
 from pipeline.stats.correctness import pack, same_images, unpack
 from tests.conftest import task, write_arrays
 
@@ -28,31 +32,38 @@ def measured():
 
 
 def test_accuracy_and_loss_are_means_over_the_images(measured):
-    metrics, _ = measured
-    assert metrics["accuracy"] == 0.75
-    assert metrics["loss"] == pytest.approx(-np.log([0.7, 0.7, 0.5, 0.3]).mean())
+    assert measured["accuracy"] == 0.75
+    assert measured["loss"] == pytest.approx(-np.log([0.7, 0.7, 0.5, 0.3]).mean())
 
 
 def test_scores_are_averaged_over_classes_that_may_be_absent(measured):
     # a: precision 1/1, recall 1/2, f1 2/3; b: precision 2/3, recall 2/2, f1 4/5; c, d: 0
-    metrics, _ = measured
-    assert metrics["precision"] == pytest.approx((1 + 2 / 3) / 4)
-    assert metrics["recall"] == pytest.approx((1 / 2 + 1) / 4)
-    assert metrics["f1"] == pytest.approx((2 / 3 + 4 / 5) / 4)
-    assert metrics["classes"][1] == {
-        "class": "b", "precision": pytest.approx(2 / 3), "recall": 1.0,
-        "f1": pytest.approx(0.8), "images": 2,
+    assert measured["precision"] == pytest.approx((1 + 2 / 3) / 4)
+    assert measured["balanced_accuracy"] == pytest.approx((1 / 2 + 1) / 4)
+    assert measured["f1"] == pytest.approx((2 / 3 + 4 / 5) / 4)
+    # average precision of b, images by their probability of b: 0.7, 0.6 (an a), 0.5, 0.1
+    assert measured["classes"][1] == {
+        "class": "b", "precision": pytest.approx(2 / 3), "recall": 1.0, "f1": pytest.approx(0.8),
+        "average_precision": pytest.approx((1 + 2 / 3) / 2), "images": 2,
     }  # fmt: skip
+    assert measured["classes"][3]["average_precision"] == 0
+
+
+def test_kappa_is_agreement_beyond_chance_and_the_brier_score_a_sum_of_squares(measured):
+    # a is predicted once and true twice of 4, b three times and twice: chance 1/4 * 1/2 + 3/4 * 1/2
+    assert measured["kappa"] == pytest.approx((0.75 - 0.5) / (1 - 0.5))
+    errors = PROBABILITIES - np.eye(4)[LABELS]
+    assert measured["brier_score"] == pytest.approx((errors**2).sum() / 4)
 
 
 def test_top_three_accuracy_counts_classes_up_to_the_third():
     logits = np.array([[4.0, 3, 2, 1], [4, 3, 2, 1]])
-    metrics, _ = evaluate.measure(logits, np.array([2, 3]), CLASSES)
+    metrics = evaluate.measure(logits, np.array([2, 3]), CLASSES)
     assert metrics["top3_accuracy"] == 0.5
 
 
 def test_two_classes_are_always_among_the_top_three():
-    metrics, _ = evaluate.measure(np.array([[1.0, 0.0]]), np.array([1]), ["a", "b"])
+    metrics = evaluate.measure(np.array([[1.0, 0.0]]), np.array([1]), ["a", "b"])
     assert (metrics["accuracy"], metrics["top3_accuracy"]) == (0.0, 1.0)
 
 
@@ -69,21 +80,12 @@ def test_certain_and_correct_predictions_have_no_calibration_error():
 
 
 def test_metrics_contain_the_correct_images(measured):
-    metrics, _ = measured
-    assert unpack(metrics["correct"]).tolist() == [True, True, True, False]
-    assert same_images(metrics["correct"], pack(np.full(4, True), np.array(["a", "b", "b", "a"])))
-
-
-def test_predictions_have_class_names(measured):
-    _, columns = measured
-    assert list(columns) == ["actual", "predicted", "confidence"]
-    assert columns["actual"].tolist() == ["a", "b", "b", "a"]
-    assert columns["predicted"].tolist() == ["a", "b", "b", "b"]
-    assert columns["confidence"].tolist() == [0.7, 0.7, 0.5, 0.6]
+    assert unpack(measured["correct"]).tolist() == [True, True, True, False]
+    assert same_images(measured["correct"], pack(np.full(4, True), np.array(["a", "b", "b", "a"])))
 
 
 def training(seed: int, logits: np.ndarray) -> dict:
-    return {"seed": seed, **evaluate.measure(logits, LABELS, CLASSES)[0]}
+    return {"seed": seed, **evaluate.measure(logits, LABELS, CLASSES)}
 
 
 def test_metrics_are_means_over_the_trainings():
@@ -107,8 +109,11 @@ def test_metrics_are_means_over_the_trainings():
     assert summary["top3_accuracy"] == 1.0
     assert summary["classes"][0] == {
         "class": "a", "precision": pytest.approx((1 + 1 / 2) / 2),
-        "recall": pytest.approx((1 / 2 + 1) / 2), "f1": pytest.approx(2 / 3), "images": 2,
+        "recall": pytest.approx((1 / 2 + 1) / 2), "f1": pytest.approx(2 / 3),
+        # a first: 0.7, 0.4 (a b), 0.3; then always 0.49
+        "average_precision": pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2), "images": 2,
     }  # fmt: skip
+    assert summary["more"][0]["kappa"] == pytest.approx((0.5 + 0) / 2)
     assert [each["seed"] for each in summary["seeds"]] == [7, 3]
     assert [each["accuracy"] for each in summary["seeds"]] == [0.75, 0.5]
     assert "classes" not in summary["seeds"][0]
@@ -148,7 +153,8 @@ def test_logits_are_averaged_over_the_mirror_image():
 
 
 ARGUMENTS = (
-    "baseline --models models --arrays arrays --metrics test.json --predictions predictions.csv"
+    "baseline --models models --arrays arrays --split split --metrics test.json "
+    "--predictions predictions --confusion confusion.csv"
 ).split()
 
 
@@ -156,12 +162,16 @@ ARGUMENTS = (
 def trained(project, edit):
     """Two trainings, and three images of the class `b`, each a row with a single bright pixel.
 
-    The trainings give `b` the probabilities 0.9, 0.4, 0.4 and 0.4, 0.9, 0.4.
+    The trainings give `b` the probabilities 0.9, 0.4, 0.4 and 0.4, 0.9, 0.4. The training images
+    are the same, and the last one or two are for validation.
     """
     edit("seeds: [0]", "seeds: [8, 2]")
     edit("precision: auto\n  # true", "precision: float32\n  # true")  # under evaluate
     images = np.eye(3, dtype=np.float32).reshape(3, 1, 3, 1)
-    write_arrays(project / "arrays/test", images, np.array([1, 1, 1]))
+    for split in ("train", "test"):
+        write_arrays(project / "arrays" / split, images, np.array([1, 1, 1]))
+    for seed, first in {8: 2, 2: 1}.items():
+        write_split(project / f"split/{seed}.npz", np.arange(first), np.arange(first, 3))
     (project / "arrays/info.json").write_text(json.dumps({"classes": ["a", "b"]}))
     (project / "models").mkdir()
     for seed, probabilities in {8: [0.9, 0.4, 0.4], 2: [0.4, 0.9, 0.4]}.items():
@@ -193,12 +203,95 @@ def test_all_trainings_and_their_ensemble_are_evaluated(trained, capsys):
 
 def test_the_table_has_the_predictions_of_one_training_after_the_other(trained):
     evaluate.main(ARGUMENTS)
-    table = pd.read_csv(trained / "predictions.csv")
-    assert table.columns.tolist() == ["seed", "actual", "predicted", "confidence"]
-    assert table["seed"].tolist() == [8, 8, 8, 2, 2, 2]
+    table = pd.read_csv(trained / "confusion.csv")
+    assert table.columns.tolist() == ["actual", "predicted"]
     assert set(table["actual"]) == {"b"}
     assert table["predicted"].tolist() == ["b", "a", "a", "a", "b", "a"]
-    assert table["confidence"].tolist() == pytest.approx([0.9, 0.6, 0.6, 0.6, 0.9, 0.6], abs=1e-6)
+
+
+def test_predictions_are_those_of_the_validation_images_of_a_seed_and_of_the_test_images(
+    trained, edit
+):
+    evaluate.main(ARGUMENTS)
+    one, two = (predictions.read(trained / f"predictions/{seed}.parquet") for seed in (8, 2))
+    assert one.splits.tolist() == ["validation", "test", "test", "test"]
+    assert one.ids.tolist() == ["train/2.png", "test/0.png", "test/1.png", "test/2.png"]
+    assert one.probabilities[:, 1] == pytest.approx([0.4, 0.9, 0.4, 0.4], abs=1e-6)
+    assert two.ids.tolist()[:3] == ["train/1.png", "train/2.png", "test/0.png"]
+    assert two.probabilities[:, 1] == pytest.approx([0.9, 0.4, 0.4, 0.9, 0.4], abs=1e-6)
+    # of test images alone, averaged over the mirror image, whose bright pixel is the other one
+    edit("mirror: false", "mirror: true")
+    evaluate.main(ARGUMENTS)
+    mirrored = predictions.read(trained / "predictions/8.parquet")
+    assert mirrored.of("validation").logits.tolist() == one.of("validation").logits.tolist()
+    expected = (one.of("test").logits + one.of("test").logits[::-1]) / 2
+    assert np.allclose(mirrored.of("test").logits, expected)
+
+
+def test_every_metric_can_be_computed_from_the_predictions(project, edit):
+    """With formulas, or functions of scikit-learn, that evaluate does not use."""
+    edit("seeds: [0]", "seeds: [0, 1, 2]")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 150)):
+        images = rng.random((count, 2, 2, 1)).astype(np.float32)
+        write_arrays(project / "arrays" / split, images, np.arange(count) % 4)
+    (project / "arrays/info.json").write_text(json.dumps({"classes": CLASSES}))
+    (project / "models").mkdir()
+    for seed in range(3):
+        write_split(project / f"split/{seed}.npz", np.arange(12), np.arange(12, 20))
+        keras.utils.set_random_seed(seed)
+        pixels = keras.Input((2, 2, 1))
+        logits = keras.layers.Dense(4)(keras.layers.Flatten()(pixels))
+        keras.Model(pixels, logits).save(project / f"models/{seed}.keras")
+    evaluate.main(ARGUMENTS)
+    metrics = json.loads((project / "test.json").read_text())
+
+    tables = [predictions.read(project / f"predictions/{seed}.parquet").of("test")
+              for seed in range(3)]  # fmt: skip
+    for row, table in zip(metrics["seeds"], tables, strict=True):
+        labels, predicted = table.labels, table.logits.argmax(axis=1)
+        exponentials = np.exp(table.logits.astype(float))
+        p = exponentials / exponentials.sum(axis=1, keepdims=True)
+        # (n, k): agreement by chance is the sum over classes of the products of shares
+        chance = (np.bincount(labels) * np.bincount(predicted, minlength=4)).sum() / 150**2
+        agreement = (labels == predicted).mean()
+        edges = np.arange(16) / 15
+        gaps = [
+            abs((p.max(axis=1)[inside] - (labels == predicted)[inside]).sum())
+            for low, high in pairwise(edges)
+            for inside in [(p.max(axis=1) > low) & (p.max(axis=1) <= high)]
+        ]
+        assert unpack(row["correct"]).tolist() == (labels == predicted).tolist()
+        assert row["accuracy"] == agreement
+        assert {key: row[key] for key in (
+            "loss", "precision", "balanced_accuracy", "f1", "top3_accuracy", "calibration_error",
+            "kappa", "brier_score",
+        )} == pytest.approx({
+            "loss": sklearn.metrics.log_loss(labels, p),
+            "precision": sklearn.metrics.precision_score(
+                labels, predicted, average="macro", zero_division=0
+            ),
+            "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(labels, predicted),
+            "f1": sklearn.metrics.f1_score(labels, predicted, average="macro"),
+            "top3_accuracy": sklearn.metrics.top_k_accuracy_score(labels, p, k=3),
+            "calibration_error": sum(gaps) / 150,
+            "kappa": (agreement - chance) / (1 - chance),
+            "brier_score": ((p - np.eye(4)[labels]) ** 2).sum(axis=1).mean(),
+        }, rel=1e-12)  # fmt: skip
+    accuracies = [table.correct.mean() for table in tables]
+    mean_probabilities = np.mean([table.probabilities for table in tables], axis=0)
+    assert metrics["accuracy"] == pytest.approx(np.mean(accuracies), rel=1e-12)
+    assert metrics["accuracy_sd"] == pytest.approx(np.std(accuracies, ddof=1), rel=1e-12)
+    assert metrics["ensemble_accuracy"] == (mean_probabilities.argmax(axis=1) == labels).mean()
+    for name in ("balanced_accuracy", "kappa", "brier_score", "precision"):
+        assert metrics["more"][0][name] == np.mean([row[name] for row in metrics["seeds"]])
+    for label, row in enumerate(metrics["classes"]):
+        by_rank = [table.labels[np.argsort(-table.probabilities[:, label])] == label
+                   for table in tables]  # fmt: skip
+        precision = [np.mean(((np.cumsum(hits)) / np.arange(1, 151))[hits]) for hits in by_rank]
+        assert row["average_precision"] == pytest.approx(np.mean(precision), rel=1e-12)
+        recalls = [(table.predicted[table.labels == label] == label).mean() for table in tables]
+        assert row["recall"] == pytest.approx(np.mean(recalls), rel=1e-12)
 
 
 def test_an_ensemble_of_one_is_as_accurate_as_its_training(trained, edit):
@@ -217,11 +310,13 @@ def test_a_missing_training_is_refused(trained):
 
 def assert_refused(project, message: str) -> None:
     """Evaluate models/0.keras, which must be refused, and keep the outputs of the last run."""
-    for name in ("test.json", "predictions.csv"):
+    outputs = ("test.json", "confusion.csv", "predictions/0.parquet")
+    (project / "predictions").mkdir(exist_ok=True)
+    for name in outputs:
         (project / name).write_text("last run")
     with pytest.raises(PipelineError, match=message):
         evaluate.main(ARGUMENTS)
-    for name in ("test.json", "predictions.csv"):
+    for name in outputs:
         assert (project / name).read_text() == "last run"
     assert not list(project.glob(".*"))
 
@@ -230,8 +325,9 @@ def assert_refused(project, message: str) -> None:
 def arrays(project):
     """Write twenty test images, 8×8×1, of two classes."""
     (project / "models").mkdir()
-    images, labels = task(20)
-    write_arrays(project / "arrays/test", images, labels)
+    for split in ("train", "test"):
+        write_arrays(project / "arrays" / split, *task(20))
+    write_split(project / "split/0.npz", np.arange(15), np.arange(15, 20))
     (project / "arrays/info.json").write_text(json.dumps({"classes": ["dark", "bright"]}))
     return project
 

@@ -240,6 +240,7 @@ def write_outputs(*trainings: str) -> None:
             f"metrics/train/{training}.json", f"metrics/run/{training}.json",
             f"metrics/test/{model}.json", f"plots/predictions/{model}.csv",
             f"plots/analysis/{model}/layers.csv", f"data/features/{model}/features.json",
+            f"data/predictions/{model}/0.parquet",
         ):  # fmt: skip
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             Path(name).touch()
@@ -258,8 +259,8 @@ def test_outputs_of_removed_models_and_seeds_are_removed(record, edit, capsys):
     record()
     assert files() == expected
     assert not Path("models/tutorial").exists()
-    # four of each training, four of tutorial
-    assert capsys.readouterr().out.endswith("; 16 outputs of other models and seeds removed\n")
+    # four of each training, five of tutorial
+    assert capsys.readouterr().out.endswith("; 17 outputs of other models and seeds removed\n")
 
 
 def test_the_trainings_are_recorded_in_a_file_that_changes_with_models_and_seeds(record, edit):

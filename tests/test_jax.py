@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.data import calibration
+from pipeline.data import calibration, predictions
 from tests.conftest import REPOSITORY, arguments, task, write_arrays
 
 pytestmark = pytest.mark.slow  # each starts processes that import JAX
@@ -48,15 +48,18 @@ def test_tensorflow_loads_a_model_trained_with_jax(small, stage, edit):
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((small / "out/run.json").read_text())["backend"].startswith("jax 0.")
     (small / "out/model.keras").rename(small / "out/0.keras")
-    argv = "--models out --arrays arrays --metrics test.json --predictions predictions.csv".split()
-    done = stage("pipeline.evaluate", "baseline", *argv)
+    argv = (
+        "baseline --models out --arrays arrays --split splits --metrics test.json "
+        "--predictions predictions --confusion confusion.csv"
+    ).split()
+    done = stage("pipeline.evaluate", *argv)
     assert (done.returncode, done.stderr) == (0, "")
 
     assert keras.backend.backend() == "tensorflow"
     logits = keras.saving.load_model(small / "out/0.keras").predict(images, verbose=0)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    table = pd.read_csv(small / "predictions.csv")
-    assert np.allclose(table["confidence"], probabilities.max(axis=1), atol=1e-5)
+    test = predictions.read(small / "predictions/0.parquet").of("test")
+    assert np.allclose(test.probabilities, probabilities, atol=1e-5)
     (computed,) = json.loads((small / "test.json").read_text())["computed"]
     assert computed["precision"] == "float32"
 

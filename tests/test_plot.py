@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection
 
 from pipeline import plot
 from pipeline.data.preprocessor import Preprocessor
-from tests.conftest import png, write_arrays
+from tests.conftest import png, write_arrays, write_predictions
 
 
 def test_samples_alternate_between_classes():
@@ -208,9 +208,10 @@ ARGUMENTS = (
 ).split()
 
 
-def write_results(folder: Path, actual: list[str], predicted: list[str]) -> None:
+def write_results(
+    folder: Path, classes: list[str], actual: list[str], predicted: list[str]
+) -> None:
     """Write histories, predictions and metrics of three trainings of two models."""
-    (folder / "predictions").mkdir()
     (folder / "test").mkdir()
     for name in ("baseline", "batchnorm"):
         (folder / "history" / name).mkdir(parents=True)
@@ -219,8 +220,9 @@ def write_results(folder: Path, actual: list[str], predicted: list[str]) -> None
         tables = []
         for seed in range(3):
             history.to_csv(folder / f"history/{name}/{seed}.csv", index=False)
-            tables.append(pd.DataFrame({"seed": seed, "actual": actual, "predicted": predicted}))
-        pd.concat(tables).to_csv(folder / f"predictions/{name}.csv", index=False)
+            table = {"seed": seed, "actual": actual, "predicted": predicted, "confidence": 0.75}
+            tables.append(pd.DataFrame(table))
+        write_predictions(folder / "predictions" / name, pd.concat(tables), classes)
         metrics = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
         seeds = [{"seed": seed, "accuracy": 0.5} for seed in range(3)]
         (folder / f"test/{name}.json").write_text(json.dumps({**metrics, "seeds": seeds}))
@@ -234,7 +236,7 @@ def test_the_stage_writes_the_same_bytes_twice(project, stage):
         write_arrays(project / "arrays" / split, black, np.array([0, 1, 1]))
     info = Preprocessor(classes, [4, 4, 3], "unit", [0] * 3, [1] * 3)
     (project / "arrays/info.json").write_text(json.dumps(vars(info)))
-    write_results(project, [classes[0], "NA", "NA"], ["NA"] * 3)
+    write_results(project, classes, [classes[0], "NA", "NA"], ["NA"] * 3)
     pictures = []
     for _ in range(2):
         done = stage("pipeline.plot", *ARGUMENTS)
@@ -271,6 +273,6 @@ def test_class_names_may_contain_spaces_and_letters_of_any_script(project, edit,
     assert {row["class"] for row in table} == set(classes)
     assert {(row["train"] + row["validation"], row["test"]) for row in table} == {(8, 2)}
 
-    write_results(project, sorted(classes) * 2, classes * 2)
+    write_results(project, classes, sorted(classes) * 2, classes * 2)
     done = stage("pipeline.plot", *ARGUMENTS)
     assert (done.stdout, done.stderr) == ("plot: 8 pictures -> o\n", "")

@@ -31,7 +31,14 @@ from playwright.sync_api import (
 from pipeline.core.errors import PipelineError
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting import chart_style, charts, parts
-from tests.conftest import REPOSITORY, in_browser, png, write_arrays, write_params
+from tests.conftest import (
+    REPOSITORY,
+    in_browser,
+    png,
+    write_arrays,
+    write_params,
+    write_predictions,
+)
 
 pytestmark = pytest.mark.xdist_group("report")  # all tests share one page and one browser
 
@@ -130,11 +137,12 @@ def metrics_of(row: dict, classes: list[dict]) -> dict:
     return {**row, "classes": classes, "seeds": seeds}
 
 
-def write_tables(top: Path, histories: list[pd.DataFrame], tables: dict[str, pd.DataFrame]) -> None:
+def write_tables(
+    top: Path, histories: list[pd.DataFrame], tables: dict[str, pd.DataFrame], classes: list[str]
+) -> None:
     pd.concat(histories).to_csv(top / "curves.csv", index=False)
-    (top / "predictions").mkdir()
     for name, table in tables.items():
-        table.to_csv(top / f"predictions/{name}.csv", index=False)
+        write_predictions(top / "predictions" / name, table, classes)
 
 
 def write_outputs(top: Path) -> None:
@@ -173,7 +181,7 @@ def write_outputs(top: Path) -> None:
         write_analysis(top / "analysis" / row["model"])
     losses = np.array([1.0, 0.5])
     histories = [curves(name, seed, losses) for name in PREDICTED for seed in range(3)]
-    write_tables(top, histories, {name: predictions(name) for name in PREDICTED})
+    write_tables(top, histories, {name: predictions(name) for name in PREDICTED}, CLASSES)
     for path, content in files.items():
         (top / path).parent.mkdir(exist_ok=True)
         (top / path).write_text(json.dumps(content))
@@ -233,7 +241,7 @@ def write_many(
         ]
         files[f"test/{name}.json"] = metrics_of(row, by_class)
         write_analysis(top / "analysis" / name)
-    write_tables(top, histories, tables)
+    write_tables(top, histories, tables, preprocessor.classes)
     zeros = dict.fromkeys(("train", "validation", "test"), 0)
     files |= {
         "arrays/info.json": vars(preprocessor),

@@ -15,8 +15,8 @@ from pipeline.runtime import select_backend
 from tests.conftest import REPOSITORY, arguments, task, write_arrays
 
 EVALUATE = (
-    "baseline --models out --arrays arrays --metrics out/test/baseline.json "
-    "--predictions out/predictions/baseline.csv"
+    "baseline --models out --arrays arrays --split splits --metrics out/test/baseline.json "
+    "--predictions out/predictions/baseline --confusion out/baseline.csv"
 ).split()
 PLOT = (
     "--arrays arrays --history out --predictions out/predictions --test out/test "
@@ -55,7 +55,7 @@ def test_settings_of_keras_matplotlib_and_python_change_no_byte(prepared, edit, 
         # matplotlib reads this one before any other
         (prepared / "matplotlibrc").write_text("axes.facecolor: black\n")
     default, changed = runs
-    assert len(default) == 12
+    assert len(default) == 13
     assert [name for name in default if default[name] != changed.get(name)] == []
 
 

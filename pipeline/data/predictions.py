@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import softmax
 
 from pipeline.core.files import atomic_path, require_file
+from pipeline.data.calibration import Calibration
 
 SPLITS = ("validation", "test")
 
@@ -42,7 +42,7 @@ class Predictions:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """`(n, k)` float64, the softmax of logits / temperature."""
-        return softmax(self.logits.astype(np.float64) / self.temperature, axis=1)
+        return Calibration(self.temperature).probabilities(self.logits)
 
     @property
     def predicted(self) -> np.ndarray:
@@ -58,6 +58,18 @@ class Predictions:
     def confidence(self) -> np.ndarray:
         """`(n,)` float64, the probability of the predicted class."""
         return self.probabilities.max(axis=1)
+
+    def table(self) -> pd.DataFrame:
+        """Return the columns id, actual and predicted (class names) and confidence."""
+        names = np.array(self.classes, object)
+        return pd.DataFrame(
+            {
+                "id": self.ids,
+                "actual": names[self.labels],
+                "predicted": names[self.predicted],
+                "confidence": self.confidence,
+            }
+        )
 
     def of(self, split: str) -> "Predictions":
         """Return the predictions of one split."""
@@ -142,19 +154,5 @@ def read_table(folder: Path, seeds: Sequence[int]) -> pd.DataFrame:
     Raises:
         PipelineError: A file does not exist.
     """
-    tables = []
-    for seed in seeds:
-        test = read(folder / f"{seed}.parquet").of("test")
-        names = np.array(test.classes, object)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "seed": seed,
-                    "id": test.ids,
-                    "actual": names[test.labels],
-                    "predicted": names[test.predicted],
-                    "confidence": test.confidence,
-                }
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
+    tables = {seed: read(folder / f"{seed}.parquet").of("test").table() for seed in seeds}
+    return pd.concat(tables, names=["seed"]).reset_index("seed").reset_index(drop=True)

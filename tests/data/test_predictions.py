@@ -1,6 +1,7 @@
 """Predictions: the Parquet files of logits, read by this pipeline and by other libraries."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -54,9 +55,10 @@ def test_probabilities_are_those_of_the_logits_divided_by_the_temperature(writte
 
 
 def test_test_images_of_all_trainings_become_one_table(written):
-    table = predictions.read_table(written.parent, [7, 7])
+    shutil.copy(written, written.with_name("3.parquet"))
+    table = predictions.read_table(written.parent, [7, 3])
     assert table.drop(columns="confidence").to_dict("list") == {
-        "seed": [7] * 4, "id": ["b", "c"] * 2,
+        "seed": [7, 7, 3, 3], "id": ["b", "c"] * 2,
         "actual": ["NA", "7"] * 2, "predicted": ["NA", "é"] * 2,
     }  # fmt: skip
 

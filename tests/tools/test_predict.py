@@ -12,7 +12,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -21,6 +20,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256
 from pipeline.data import calibration
 from pipeline.data.calibration import Calibration, Threshold
+from pipeline.data.predictions import read_table
 from pipeline.data.preprocessor import Preprocessor, store
 from pipeline.tools import predict
 from tests.conftest import REPOSITORY, png
@@ -410,9 +410,12 @@ def test_predictions_equal_those_of_evaluate_after_params_have_changed(project, 
     network.save(project / "models/0.keras")
     info = json.loads((project / "arrays/info.json").read_text())
     store(project / "models/0.keras", Preprocessor.of(info))
+    (project / "split").mkdir()
+    count = len(np.load(project / "arrays/train/labels.npy"))
+    np.savez(project / "split/0.npz", train=np.arange(1), validation=np.arange(1, count))
     evaluate.main([
-        "baseline", "--models", "models", "--arrays", "arrays", "--metrics", "test.json",
-        "--predictions", "predictions.csv",
+        "baseline", "--models", "models", "--arrays", "arrays", "--split", "split",
+        "--metrics", "test.json", "--predictions", "predictions", "--confusion", "confusion.csv",
     ])  # fmt: skip
     (project / "models/0.keras").rename("model.keras")
 
@@ -421,7 +424,7 @@ def test_predictions_equal_those_of_evaluate_after_params_have_changed(project, 
     edit("resize: crop", "resize: pad")
     capsys.readouterr()
     rows = as_json(capsys, "photos/test")
-    table = pd.read_csv(project / "predictions.csv")
+    table = read_table(project / "predictions", [0])
     assert set(table["predicted"]) == {"blue", "red"}
     assert [Path(row["file"]).parent.name for row in rows] == table["actual"].tolist()
     top = [row["predictions"][0] for row in rows]
