@@ -1,12 +1,15 @@
 """Preprocess: decode all images into arrays, and normalize them.
 
-Reads   data/raw/{train,test}.parquet
+Reads   data/raw/{train,test}.parquet, corrections/…
 Writes  data/arrays/{train,test}/images.npy    (n, h, w, c) float32, normalized, or uint8, which
                                                is normalized when it is read
         data/arrays/{train,test}/labels.npy    (n,) int64
         data/arrays/{train,test}/SHA256SUMS    checksums of both files
         data/arrays/rows/{train,test}.parquet  id string, and metadata if the data set has any: the
                                                image in each row of the arrays
+        data/arrays/corrections.json           numbers of images that were excluded, and of labels
+                                               that were corrected. Apart, so that models are not
+                                               trained again after a test label is corrected
         data/arrays/info.json                  class names, shape, resizing, normalization,
                                                statistics, intensity range; numbers of images
                                                read by their high byte only or by their first
@@ -26,11 +29,11 @@ from PIL import Image
 from pipeline.config.params import load
 from pipeline.config.schema import Preprocess
 from pipeline.core.errors import PipelineError, first_few, run
-from pipeline.core.files import atomic_path, write_json
+from pipeline.core.files import atomic_path, read_json, write_json
 from pipeline.core.text import counted
 from pipeline.data import arrays, rows
 from pipeline.data.preprocessor import Preprocessor
-from pipeline.ingest import decoding, parquet
+from pipeline.ingest import corrections, decoding, parquet
 from pipeline.ingest.decoding import Decoded, Options, Task
 from pipeline.ingest.images import ColorAmongGrayscale
 
@@ -94,11 +97,11 @@ def decode(
 
 
 def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
-    """Write the arrays of both splits, the ids of their rows, and info.json.
+    """Write the arrays of both splits, the ids of their rows, corrections.json and info.json.
 
     Args:
         raw_folder: Folder with train.parquet and test.parquet.
-        folder: Folder to write: train/, test/, rows/ and info.json.
+        folder: Folder to write: train/, test/, rows/, corrections.json and info.json.
         settings: Section `preprocess` of params.yaml.
 
     Returns:
@@ -106,14 +109,23 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
         without the validation images at the end of train.
 
     Raises:
-        PipelineError: A class has no images, or images cannot be decoded or differ in size.
+        PipelineError: A class has no images, images cannot be decoded or differ in size, or a file
+            of corrections is invalid.
     """
     sources = {split: raw_folder / f"{split}.parquet" for split in SPLITS}
     source, classes = parquet.describe(sources["train"])
-    labels = {split: parquet.labels(path) for split, path in sources.items()}
+    ids = {split: parquet.rows(path)["id"].to_pylist() for split, path in sources.items()}
+    all_ids = chain.from_iterable(ids.values())
+    corrected = corrections.read(settings.exclude, settings.relabel, all_ids, classes)
+    given = {split: parquet.labels(path) for split, path in sources.items()}
+    labels = {split: corrected.correct(ids[split], given[split]) for split in SPLITS}
+    changes = {
+        "excluded": {split: sum(id in corrected.excluded for id in ids[split]) for split in SPLITS},
+        "relabeled": {split: int((labels[split] != given[split]).sum()) for split in SPLITS},
+    }
     num_train = len(labels["train"]) - parquet.num_validation(sources["train"])
     parquet.check_classes(source, classes, {**labels, "train": labels["train"][:num_train]})
-    first = decoding.first_image(sources.values(), settings.max_megapixels)
+    first = decoding.first_image(sources.values(), settings.max_megapixels, corrected.excluded)
     # if no image can be opened, decoding lists them all, whatever the shape
     first = first or Image.new("L", (1, 1))
     height, width = settings.image_size or (first.height, first.width)
@@ -123,6 +135,7 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
         dtype=settings.dtype,
         intensity_range=settings.intensity_range,
         max_megapixels=settings.max_megapixels,
+        excluded=corrected.excluded,
     )
     with atomic_path(folder) as temporary:
         tasks, decoded = decode(sources, temporary, options, num_train)
@@ -171,6 +184,7 @@ def preprocess(raw_folder: Path, folder: Path, settings: Preprocess) -> dict:
                 list(parallel_map(standardize_group, all_tasks, repeat(Preprocessor.of(info))))
         for split in SPLITS:
             arrays.seal(temporary / split)
+        write_json(temporary / "corrections.json", changes)
         write_json(temporary / "info.json", info)
     return info
 
@@ -193,6 +207,11 @@ def main(argv: list[str] | None = None) -> None:
         notes += f", first frame of {counted(multi_frame, 'animated or multi-page file')}"
     if skipped := sum(info["skipped"].values()):
         notes += f", {counted(skipped, 'bad image')} skipped"
+    changes = read_json(args.arrays / "corrections.json")
+    if excluded := sum(changes["excluded"].values()):
+        notes += f", {counted(excluded, 'image')} excluded"
+    if relabeled := sum(changes["relabeled"].values()):
+        notes += f", {counted(relabeled, 'label')} corrected"
     print(f"preprocess: {shape} images, {info['normalize']}{notes} -> {args.arrays}")
 
 

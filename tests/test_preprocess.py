@@ -49,6 +49,7 @@ def settings(**options) -> Preprocess:
     defaults = {
         "normalize": "unit", "image_size": None, "resize": "stretch", "dtype": "float32",
         "on_bad_image": "error", "intensity_range": None, "max_megapixels": 250,
+        "exclude": None, "relabel": None,
     }  # fmt: skip
     return Preprocess.model_validate({**defaults, **options})
 

@@ -24,6 +24,7 @@ from pipeline.core.errors import CONTROL, PipelineError
 PARAMS = Path("params.yaml")
 DATASETS = Path(__file__).parents[1] / "ingest/datasets"
 PRETRAINED = "pretrained"
+CORRECTIONS = "corrections"
 # `champion: auto`, and the names in models/ that are not those of models
 RESERVED = {"auto", "champion", "export"}
 
@@ -46,6 +47,11 @@ def _load(path: Path) -> Params:
     checks: list[Callable[[], None]] = [
         partial(_check_dataset, params.dataset),
         partial(_check_path, ("folder",), params.folder),
+        *(
+            partial(_check_in_folder, ("preprocess", setting), path, CORRECTIONS)
+            for setting in ("exclude", "relabel")
+            if (path := getattr(params.preprocess, setting))
+        ),
         partial(_check_names, params),
         *(partial(check_model, params, name) for name in params.models),
         *(partial(_check_normalization, params, name) for name in params.compare),
@@ -106,9 +112,7 @@ def check_model(params: Params, name: str) -> None:
         expected = "must be null for a model without frozen layers (build.freeze)"
         raise invalid((*at, "train", "fine_tune"), expected, fine_tune.model_dump())
     if model.from_model is not None:
-        _check_path((*at, "from_model"), model.from_model)
-        if Path(model.from_model).parts[:-1] != (PRETRAINED,):
-            raise invalid((*at, "from_model"), f"must be a file in {PRETRAINED}/", model.from_model)
+        _check_in_folder((*at, "from_model"), model.from_model, PRETRAINED)
     parameter = build_arguments(model.architecture, at).get("from_model")
     if model.from_model and not parameter:
         raise PipelineError(
@@ -145,6 +149,13 @@ def _check_path(at: tuple[str, ...], path: str) -> None:
     if path.startswith("~"):
         # DVC reads the path too, and does not expand ~.
         raise invalid(at, "must be an absolute path: `~` is not expanded", path)
+
+
+def _check_in_folder(at: tuple[str, ...], path: str, folder: str) -> None:
+    """Check that a path is that of a file in a folder of the repository."""
+    _check_path(at, path)
+    if Path(path).parts[:-1] != (folder,):
+        raise invalid(at, f"must be a file in {folder}/", path)
 
 
 def check_folder(path: str) -> None:

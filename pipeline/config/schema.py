@@ -277,6 +277,9 @@ def _reject_one_number(size: Any) -> Any:
     return size
 
 
+FileName = Annotated[str, Field(min_length=1)]
+
+
 class Preprocess(Section):
     normalize: Literal["unit", "standardize"]
     """unit: pixels / 255; standardize: per channel, with statistics of the training images"""
@@ -297,6 +300,10 @@ class Preprocess(Section):
     the lowest and highest pixel value of the training images"""
     max_megapixels: Positive
     """Larger images count as bad"""
+    exclude: FileName | None
+    """File in corrections/ with the ids of images to leave out"""
+    relabel: FileName | None
+    """CSV file in corrections/ with the correct label (a class name) of images, by id"""
 
     @pydantic.field_validator("intensity_range")
     @classmethod

@@ -53,6 +53,8 @@ class Options(NamedTuple):
     """Values of grayscale images of more than 8 bits that become 0 and 255; None: not known yet"""
     max_megapixels: float
     """Larger images are refused"""
+    excluded: frozenset[str]
+    """Ids of images to leave out"""
 
 
 class Task(NamedTuple):
@@ -76,9 +78,9 @@ class Decoded(NamedTuple):
     histogram: np.ndarray
     """Pixel counts `(c, 256)` int64"""
     good: np.ndarray
-    """Which images of the group are valid, `(n,)` bool"""
+    """Which images of the group are written, `(n,)` bool"""
     bad: list[str]
-    """Names of the other images, each with the reason"""
+    """Names of the images that cannot be decoded, each with the reason"""
     extremes: list[tuple[float, float]]
     """Lowest and highest pixel of each image of more than 8 bits, if the range is not known yet"""
     high_byte: int
@@ -94,7 +96,7 @@ def decode_group(task: Task) -> Decoded:
     bad = []
     pixel_ranges = []
     high_byte = multi_frame = 0
-    shape, resize, dtype, intensity_range, max_megapixels = task.options
+    shape, resize, dtype, intensity_range, max_megapixels, excluded = task.options
     target = None if resize is None else shape[:2]
     histogram = np.zeros((shape[2], 256), np.int64)
     start = task.start
@@ -102,6 +104,9 @@ def decode_group(task: Task) -> Decoded:
     for first in range(0, len(examples), chunk):
         images = []
         for row, example in enumerate(examples[first : first + chunk], first):
+            if example.id in excluded:
+                good[row] = False
+                continue
             try:
                 image = open_image(example.image, max_megapixels, target)
                 if intensity_range is None and (pixel_range := extremes(image)):
@@ -227,12 +232,12 @@ def decode_all(
 
 
 def close_gaps(tasks: list[Task], decoded: list[Decoded]) -> list[Task]:
-    """Rewrite an array without the unused rows of bad images, if there are any.
+    """Rewrite an array without the unused rows of bad and excluded images, if there are any.
 
     Returns:
         The tasks with valid images, with the new rows of these images.
     """
-    if not any(group.bad for group in decoded):
+    if all(group.good.all() for group in decoded):
         return tasks
     target = tasks[0].target
     options = tasks[0].options
@@ -249,11 +254,14 @@ def close_gaps(tasks: list[Task], decoded: list[Decoded]) -> list[Task]:
     return moved
 
 
-def first_image(sources: Iterable[Path], max_megapixels: float) -> Image.Image | None:
-    """Return the first image that can be opened, or None."""
+def first_image(
+    sources: Iterable[Path], max_megapixels: float, excluded: frozenset[str]
+) -> Image.Image | None:
+    """Return the first image that can be opened and is not excluded, or None."""
     for source in sources:
         for group in range(pq.read_metadata(source).num_row_groups):
             for example in parquet.read_group(source, group):
-                with suppress(BadImage):
-                    return open_image(example.image, max_megapixels)
+                if example.id not in excluded:
+                    with suppress(BadImage):
+                        return open_image(example.image, max_megapixels)
     return None

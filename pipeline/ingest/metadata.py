@@ -4,14 +4,14 @@ The format is that of Hugging Face's ImageFolder: the column `file_name` contain
 the folder of metadata.csv, and the other columns may have any names.
 """
 
-import csv
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.core.errors import PipelineError, first_few
 from pipeline.core.text import counted
+from pipeline.ingest import csv_file
 
 FILE = "metadata.csv"
 FILE_NAME = "file_name"
@@ -37,7 +37,7 @@ def read(folders: Iterable[Path], images: Iterable[Path]) -> dict[Path, dict[str
     for folder in dict.fromkeys(folders):
         if not (folder / FILE).is_file():
             continue
-        for row in _rows(folder / FILE):
+        for _, row in csv_file.read(folder / FILE, FILE_NAME):
             path = folder / row.pop(FILE_NAME)
             name = _normalized(path)
             if name in names:
@@ -57,29 +57,6 @@ def read(folders: Iterable[Path], images: Iterable[Path]) -> dict[Path, dict[str
         )
     columns = dict.fromkeys(column for row in rows.values() for column in row)
     return {path: {column: row.get(column, "") for column in columns} for path, row in rows.items()}
-
-
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # Excel writes a BOM
-            reader = csv.reader(file, strict=True)
-            columns = next(reader, [])
-            if FILE_NAME not in columns or len(set(columns)) < len(columns) or "" in columns:
-                raise PipelineError(
-                    f"{path}: the first line must name {FILE_NAME} and other columns, each once, "
-                    f"separated by commas. Got {', '.join(columns) or 'no line'}. Correct it"
-                )
-            for cells in filter(None, reader):
-                if len(cells) != len(columns):
-                    raise PipelineError(
-                        f"{path}: line {reader.line_num}: must have {len(columns)} values. "
-                        f"Got {len(cells)}. Correct it"
-                    )
-                yield dict(zip(columns, cells, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PipelineError(
-            f"{path}: must be a CSV file in UTF-8. Got {error}. Save it again as CSV UTF-8"
-        ) from None
 
 
 def _normalized(path: Path) -> str:

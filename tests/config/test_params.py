@@ -105,6 +105,8 @@ INVALID = [
     ("weight_decay:", "weight_decay: -1", r"weight_decay must be greater than or equal to 0"),
     ("class_weights:", "class_weights: even", r"class_weights must be 'balanced'"),
     ("class_weights:", "class_weights: {cat: -1}", r"weights\.cat must be greater than 0\."),
+    ("exclude:", "exclude: ids.txt", r"exclude must be a file in corrections/\. Got 'ids\.txt'"),
+    ("relabel:", "relabel: ../corrections/x.csv", r"relabel must be inside the repository or an"),
     ("train_size:", "train_size: 1.5", r"train\.train_size must be less than or equal to 1"),
     ("train_size:", "train_size: 0", r"train\.train_size must be greater than or equal to 1"),
     ("train_size:", "train_size: half", r"train\.train_size must be a valid number\. Got 'half'"),

@@ -40,6 +40,7 @@ def test_each_image_keeps_its_metadata_from_the_folder_to_its_row_of_the_arrays(
     settings = Preprocess.model_validate({
         "normalize": "unit", "image_size": None, "resize": "stretch", "dtype": "uint8",
         "on_bad_image": "skip", "intensity_range": None, "max_megapixels": 250,
+        "exclude": None, "relabel": None,
     })  # fmt: skip
     preprocess.preprocess(tmp_path / "raw", tmp_path / "arrays", settings)
     assert rows.ids(tmp_path / "arrays", "train") == [
