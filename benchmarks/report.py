@@ -1,53 +1,71 @@
-"""Report: show the results as a table, in the terminal and the documentation, and as a picture."""
+"""Report: show the results of each machine as a table, in the terminal and the documentation."""
 
 import json
 import re
+import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.harness import OURS
+from benchmarks.harness import OURS, Sample
 from pipeline.core.console import Column, print_table
-from pipeline.reporting.drawing import Figure, NullFormatter, NullLocator, plt
 
-COLUMNS = ("", OURS, "compared with", "", "ratio", "min to max", "n")
+COLUMNS = ("", OURS, "compared with", "", "ratio", "min to max", "n", "load")
+MAX_LOAD = 0.1  # cores that other processes may use during a sample
+MORE_IS_BETTER = ("images/s",)
 NOTE = (
-    f"Medians of n runs. If the ratio is above 1, {OURS} is faster or needs less memory. Min to "
-    "max: the ratios of single runs."
+    f"Medians of n runs. A ratio above 1 means that {OURS} is faster: it is the median of the "
+    "ratios of single runs, in which both were measured one after the other; min to max are the "
+    "smallest and the largest of them. Load: cores that other programs used in the most disturbed "
+    f"sample; above {MAX_LOAD:g}, measure again."
 )
 MARKERS = "<!-- benchmarks: written by python -m benchmarks -->\n", "<!-- /benchmarks -->\n"
-TICKS = (0.1, 0.2, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50)
 
 
-def read(folder: Path) -> list[dict]:
-    """Read the results of all benchmarks in a folder, sorted by name."""
-    files = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
-    return [file for file in files if "comparisons" in file]  # false_alarms.json has none
+def read(path: Path) -> list[dict]:
+    """Read the results of a machine."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def read_all(folder: Path) -> list[list[dict]]:
+    """Read the results of all machines, sorted by their names."""
+    return [read(path) for path in sorted(folder.glob("*.jsonl"))]
+
+
+def ratios(result: dict, other: str) -> list[float]:
+    """Return for each run how many times faster cnn-pipeline was than another variant."""
+    unit = result["unit"]
+    pairs = zip(result["samples"][OURS], result["samples"][other], strict=True)
+    power = 1 if unit in MORE_IS_BETTER else -1
+    return [(ours[unit] / theirs[unit]) ** power for ours, theirs in pairs]
+
+
+def row(result: dict, other: str) -> tuple[str, ...]:
+    """Return the cells of COLUMNS for one comparison."""
+    values = ratios(result, other)
+    samples = result["samples"][OURS] + result["samples"][other]
+    return (
+        result["title"],
+        median(result, OURS),
+        other,
+        median(result, other),
+        times(statistics.median(values)),
+        f"{times(min(values))} to {times(max(values))}",
+        str(len(values)),
+        f"{max_load(samples):.2f}",
+    )
 
 
 def rows(results: list[dict]) -> list[tuple[str, ...]]:
-    """Return the cells of COLUMNS for each comparison, and for each variant without comparison."""
-    cells: list[tuple[str, ...]] = []
-    for comparison in (comparison for result in results for comparison in result["comparisons"]):
-        title, n, (ours, *others) = comparison["title"], str(comparison["n"]), comparison["ways"]
-        medians = {
-            name: median(variant, comparison["unit"])
-            for name, variant in comparison["ways"].items()
-        }
-        for other in others:
-            ratio = comparison["against"][other]
-            spread = f"{times(ratio['min'])} to {times(ratio['max'])}"
-            cells.append(
-                (title, medians[ours], other, medians[other], times(ratio["ratio"]), spread, n)
-            )
-        if not others:
-            cells.append((title, medians[ours], "", "", "", "", n))
-    return cells
+    """Return the rows of the table of a machine."""
+    return [row(result, other) for result in results for other in list(result["samples"])[1:]]
 
 
-def median(variant: dict, unit: str) -> str:
-    """Return the median of a variant as text, with its unit and precision."""
-    value = variant["median"]
+def median(result: dict, variant: str) -> str:
+    """Return the median of a variant as text, with its unit, precision and mode."""
+    unit, facts = result["unit"], result["facts"][variant]
+    value = statistics.median(sample[unit] for sample in result["samples"][variant])
     text = f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
-    return f"{text}, {variant['precision']}" if "precision" in variant else text
+    return ", ".join([text, *(facts[key] for key in ("precision", "mode") if key in facts)])
 
 
 def times(ratio: float) -> str:
@@ -55,36 +73,58 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f}×" if ratio < 9.995 else f"{ratio:.0f}×"
 
 
-def describe_machines(results: list[dict]) -> list[str]:
-    """Return a line for each machine and set of versions, with the benchmarks measured there."""
+def max_load(samples: Iterable[Sample]) -> float:
+    """Return the load during the most disturbed sample."""
+    return max(sample["load"] for sample in samples)
+
+
+def warn(when: str, samples: Iterable[Sample]) -> str:
+    """Return a warning if other programs used more than MAX_LOAD, otherwise an empty text."""
+    if (load := max_load(samples)) <= MAX_LOAD:
+        return ""
+    return (
+        f"warning: {when}: other programs used up to {load:.2f} cores, more than {MAX_LOAD:g}. "
+        "End them and measure again"
+    )
+
+
+def machine(results: list[dict]) -> str:
+    """Return the description of a machine."""
+    return "{device}, {cores} cores, {memory_gib} GiB, `precision: auto` is {precision}".format_map(
+        results[-1]["machine"]
+    )
+
+
+def versions(results: list[dict]) -> list[str]:
+    """Return a line for each day and set of versions, with the tasks that were measured then."""
     lines: dict[str, list[str]] = {}
     for result in results:
-        machine, versions = result["machine"], result["versions"]
-        text = f"{machine['device']}, {machine['cores']} cores, {machine['memory_gib']} GiB; "
-        text += ", ".join(
+        packages = ", ".join(
             version if name == "backend" else f"{name} {version}"
-            for name, version in versions.items()
+            for name, version in result["versions"].items()
         )
-        text += f"; {result['date'][:10]}" + ("; quick: fewer images" if result["quick"] else "")
-        lines.setdefault(text, []).append(result["benchmark"])
-    return [f"{', '.join(dict.fromkeys(names))}: {text}" for text, names in lines.items()]
+        lines.setdefault(f"{result['date'][:10]}, {packages}", []).append(result["case"])
+    return [f"{', '.join(cases)}: {text}" for text, cases in lines.items()]
 
 
-def show(results: list[dict]) -> None:
-    """Print the table and the notes."""
-    drop = {"n": 1, "min to max": 2}
-    print_table([Column(heading, drop=drop.get(heading, 0)) for heading in COLUMNS], rows(results))
-    print("\n".join([NOTE, *describe_machines(results)]))
+def show(machines: list[list[dict]]) -> None:
+    """Print the tables and the notes."""
+    drop = {"load": 1, "n": 2, "min to max": 3}
+    columns = [Column(heading, drop=drop.get(heading, 0)) for heading in COLUMNS]
+    for results in machines:
+        print_table(columns, rows(results), machine(results))
+        print("\n".join(versions(results)))
+    print(NOTE)
 
 
-def markdown(results: list[dict]) -> str:
-    """Return the text between the markers of the page, empty without results."""
-    if not results:
-        return ""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows(results)]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    notes = "\n\n".join([NOTE, *(f"{line}." for line in describe_machines(results))])
-    return f"\n![ratios](../benchmarks/results/benchmarks.png)\n\n{table}\n{notes}\n\n"
+def markdown(machines: list[list[dict]]) -> str:
+    """Return the text between the markers of the page."""
+    parts = []
+    for results in machines:
+        lines = [COLUMNS, ["---"] * len(COLUMNS), *rows(results)]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts += [f"### {machine(results)}", table, *(f"{line}." for line in versions(results))]
+    return "".join(f"\n{part}\n" for part in ([*parts, NOTE] if parts else ["Not measured yet."]))
 
 
 def split_page(page: str) -> tuple[str, str, str]:
@@ -93,48 +133,7 @@ def split_page(page: str) -> tuple[str, str, str]:
     return before, between, after
 
 
-def write_page(path: Path, results: list[dict]) -> None:
+def write_page(path: Path, machines: list[list[dict]]) -> None:
     """Replace the text between the markers of a page."""
     before, _, after = split_page(path.read_text("utf-8"))
-    path.write_text(before + markdown(results).join(MARKERS) + after, "utf-8")
-
-
-def draw(results: list[dict]) -> Figure:
-    """Draw the ratio of cnn-pipeline to each other variant, with the range of single runs."""
-    pairs = [
-        (comparison["title"], other, ratio)
-        for result in results
-        for comparison in result["comparisons"]
-        for other, ratio in comparison["against"].items()
-    ]
-    colors = {other: f"C{i}" for i, other in enumerate(dict.fromkeys(pair[1] for pair in pairs))}
-    low = min([0.7, *(ratio["min"] for *_, ratio in pairs)]) / 1.1
-    high = max([2.0, *(ratio["max"] for *_, ratio in pairs)]) * 1.3
-    figure, axes = plt.subplots(figsize=(10, 2 + 0.4 * len(pairs)))
-    axes.axvspan(1, high, color="green", alpha=0.06)
-    axes.axvline(1, color="black", lw=1)
-    for place, (_, other, ratio) in enumerate(pairs):
-        spread = [ratio["min"], ratio["max"]]
-        axes.plot(spread, [place, place], color=colors[other], lw=4, alpha=0.35)
-        axes.plot(ratio["ratio"], place, "o", color=colors[other], ms=8)
-        at = ratio["ratio"], place
-        axes.annotate(
-            times(ratio["ratio"]), at, (0, 7), textcoords="offset points", ha="center", fontsize=9
-        )
-    axes.set_yticks(range(len(pairs)), [f"{title}  |  {other}" for title, other, _ in pairs])
-    axes.set_xscale("log")
-    axes.set(xlim=(low, high), ylim=(len(pairs) - 0.5, -0.5))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    ticks = [tick for tick in TICKS if low <= tick <= high]
-    axes.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel(f"right of 1×: {OURS} is faster or needs less memory")
-    axes.set_title(f"{OURS} compared with other implementations\n"
-                   "dot: ratio of the medians; bar: range of the ratios of single runs",
-                   fontsize=11)  # fmt: skip
-    figure.text(
-        0.01, -0.01, "\n".join(describe_machines(results)), fontsize=7, va="top", color="0.35"
-    )
-    figure.tight_layout()
-    return figure
+    path.write_text(f"{before}{MARKERS[0]}{markdown(machines)}\n{MARKERS[1]}{after}", "utf-8")

@@ -1,14 +1,12 @@
 """Startup: measure the time from the start of a process to the end of the first training step.
 
 Compares the stage `train@baseline-0` on the handwritten digits with a plain script that imports
-Keras and builds the same network, and with one that also trains the first step. All are whole
-processes.
+Keras, builds the same network and trains it. Both are whole processes.
 """
 
 import shutil
-from functools import partial
 
-from benchmarks.harness import OURS, REPOSITORY, Plan, alternate, process, python, summarize
+from benchmarks.harness import OURS, REPOSITORY, Command, Plan, Variant, process, python
 
 # exits at once, since the time that a process takes to end does not count
 EXIT = """
@@ -18,16 +16,14 @@ class Exit(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         os._exit(0)
 """
-BUILD = """
+PLAIN = f"""
 import keras
 import numpy as np
 from pipeline.architectures import baseline
-
+{EXIT}
 images = np.load("data/arrays/train/images.npy")
 labels = np.load("data/arrays/train/labels.npy")
 model = baseline.build(images.shape[1:], 10)
-"""
-FIT = """
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 model.compile("adam", loss, metrics=["accuracy"])
 model.fit(images, labels, batch_size=32, callbacks=[Exit()], verbose=0)
@@ -51,11 +47,6 @@ train.main(
     "--metrics metrics.json --run run.json".split()
 )
 """
-VARIANTS = {
-    OURS: STAGE + EXIT + STEP,
-    "import keras, build": BUILD + "import os; os._exit(0)",
-    "import keras, build, first step": BUILD + EXIT + FIT,
-}
 DATA = (
     "pipeline.download --raw data/raw",
     "pipeline.preprocess --raw data/raw --arrays data/arrays",
@@ -63,14 +54,12 @@ DATA = (
 )
 
 
-def measure(plan: Plan) -> list[dict]:
-    """Prepare the digits and measure each variant."""
+def variants(plan: Plan) -> dict[str, Variant]:
+    """Prepare the digits, and return both ways to begin a training."""
     folder = plan.folder / "digits"
     folder.mkdir()
     shutil.copy(REPOSITORY / "params.yaml", folder)
     for stage in DATA:
         process(python("-m", *stage.split()), folder)
-    runs = {name: partial(process, python("-c", code), folder) for name, code in VARIANTS.items()}
-    for run in runs.values():  # writes bytecode and fills the file cache
-        run()
-    return [summarize("start to first training step", "s", alternate(runs, plan.runs))]
+    codes = {OURS: STAGE + EXIT + STEP, "plain Keras": PLAIN}
+    return {name: Command(folder, python("-c", code)) for name, code in codes.items()}

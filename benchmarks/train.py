@@ -1,11 +1,13 @@
-"""Train: measure the throughput of training after compilation, without validation.
+"""Train: measure the throughput of training, with the validation after each epoch.
 
-cnn-pipeline is the train stage's `loop.fit` with the settings of params.yaml; plain Keras is `fit`
-of the same network on arrays, in float32; PyTorch is the same network in float32 or bfloat16,
-whichever is faster on this machine. Each uses all cores, whatever `threads` is.
+cnn-pipeline is the train stage's `loop.fit` with the settings of params.yaml. Plain Keras is `fit`
+on arrays, as in its tutorials, also in mixed precision. PyTorch is a usual loop in the same
+precision as cnn-pipeline (see `pytorch`). A sample is one epoch after a first one, from its
+beginning to the end of its validation, on all cores, whatever `threads` is.
 """
 
 import importlib
+import subprocess
 import time
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -15,177 +17,220 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import data
-from benchmarks.harness import OURS, Plan, Sample, compare, serve
+from benchmarks.harness import OURS, Plan, Sample, Variant, Worker, python, serve
 from pipeline.config.params import load
-from pipeline.core import native_log
+from pipeline.core import cpu, native_log
 from pipeline.core.files import read_json
 from pipeline.data import arrays
 from pipeline.runtime import select_backend
 
+EPOCHS = 10**6  # more than are measured
+QUICK_DIVISOR = 10  # --quick trains on a tenth of the images
 
-class Case(NamedTuple):
+
+class Setting(NamedTuple):
+    """What to train."""
+
     model: str
     batch_size: int
     images: int
-    """In an epoch: a few seconds on two cores, short enough to miss most disturbances"""
+    """In an epoch; a quarter as many are validated, as with `split.validation: 0.2`"""
+
+    def of(self, plan: Plan) -> "Setting":
+        """Return the setting with fewer images if the plan is quick."""
+        return self._replace(images=self.images // (QUICK_DIVISOR if plan.quick else 1))
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the row numbers of the training and of the validation images.
+
+        Large epochs contain images several times, as if the data set were larger.
+        """
+        rows = np.random.default_rng(0).permutation(data.SPLITS["train"])
+        held_out = len(rows) // 5
+        return (
+            np.resize(rows[held_out:], self.images),
+            np.resize(rows[:held_out], self.images // 4),
+        )
 
 
-CASES = (Case("batchnorm", 128, 512), Case("baseline", 128, 10_240), Case("baseline", 32, 5_120))
-QUICK_CASES = Case("batchnorm", 128, 256), Case("baseline", 128, 2_560)
-VALIDATION = 128  # a few images, since validation is not timed
-EPOCHS = 10**6  # more than are measured
-
-
-def measure(plan: Plan) -> list[dict]:
-    """Measure each case with each framework that is installed."""
-    images = data.prepare(plan.folder, plan.quick)
-    variants = {OURS: ours, "plain Keras": plain}
+def against_others(setting: Setting, plan: Plan) -> dict[str, Variant]:
+    """Return each framework that is installed."""
+    data.prepare(plan.folder, plan.quick)
+    args = plan.folder / "data/arrays", setting.of(plan)
+    variants: dict[str, Variant] = {
+        OURS: Worker(ours, *args),
+        "plain Keras": Worker(plain, *args, "float32"),
+    }
+    if plan.precision != "float32":
+        variants["plain Keras, mixed precision"] = Worker(plain, *args, f"mixed_{plan.precision}")
     if find_spec("torch"):
-        variants["PyTorch"] = pytorch
+        variants["PyTorch"] = Worker(pytorch, *args, plan.precision)
     else:
         print("  PyTorch skipped: `uv sync --inexact --group torch` installs it")
-    return [_measure(case, variants, plan, images) for case in cases(plan)]
+    return variants
 
 
-def cases(plan: Plan) -> tuple[Case, ...]:
-    """Return what to train."""
-    return QUICK_CASES if plan.quick else CASES
+def side_by_side(setting: Setting, plan: Plan) -> dict[str, Variant]:
+    """Return two trainings at once, each on half of the cores, and one on all cores."""
+    data.prepare(plan.folder, plan.quick)
+    args = plan.folder / "data/arrays", setting.of(plan)
+    half = max(1, len(cpu.available_cores()) // 2)
+    return {
+        OURS: Worker(ours, *args, copies=2, threads=half),
+        "one after the other, on all cores": Worker(ours, *args),
+    }
 
 
-def _measure(case: Case, variants: dict, plan: Plan, images: str) -> dict:
-    title = f"train {case.model}, batch {case.batch_size}"
-    print(f"  {title}: {case.images:,} images per epoch, {images}", flush=True)
-    return compare(title, "images/s", variants, (plan.folder / "data/arrays", case), plan.runs)
+def determinism(setting: Setting, plan: Plan) -> dict[str, Variant]:
+    """Return training with TensorFlow's op determinism and without.
+
+    Both use fused batch normalization, which repeatable training needs too.
+    """
+    data.prepare(plan.folder, plan.quick)
+    args = plan.folder / "data/arrays", setting.of(plan)
+    return {
+        OURS: Worker(ours, *args),
+        "without op determinism": Worker(ours, *args, deterministic=False),
+    }
 
 
-def sample_rows(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row numbers of the training and of the validation images."""
-    rows = np.random.default_rng(0).permutation(data.SPLITS["train"])
-    return rows[: case.images], rows[-VALIDATION:]
+def gpu(setting: Setting, plan: Plan) -> dict[str, Variant]:
+    """Return training with JAX in the precision of params.yaml and in float32, if it has a GPU."""
+    find = python("-c", "import jax; print(jax.default_backend())")
+    done = find_spec("jax") and subprocess.run(find, capture_output=True, text=True)
+    if not done or done.stdout.strip() != "gpu":
+        print('  skipped: JAX finds no GPU. `uv pip install "jax[cuda13]"` on a machine with one')
+        return {}
+    data.prepare(plan.folder)
+    args = plan.folder / "data/arrays", setting.of(plan)
+    return {
+        OURS: Worker(ours, *args, backend="jax"),
+        "itself in float32": Worker(ours, *args, backend="jax", precision="float32"),
+    }
 
 
-def respond(pipe: Connection, images: int, about: dict[str, str]) -> Any:
+def respond(pipe: Connection, images: int, facts: dict[str, str]) -> Any:
     """Return a callback that responds to the requests of a `harness.Worker` during `fit`.
 
-    It trains two epochs per request and times the second: the first refills the caches of a process
-    that waited. The first request is the warm-up.
+    Each request is an epoch; the first is the warm-up.
     """
     import keras
 
     class Respond(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-            if epoch % 2 == 0:
-                pipe.recv()
+            pipe.recv()
             self.start = time.perf_counter()
 
-        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-            self.seconds = time.perf_counter() - self.start
-
         def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-            sample = {"images/s": images / self.seconds, "loss": logs["loss"]}
-            if epoch % 2:
-                pipe.send(sample if epoch > 1 else about)
+            seconds = time.perf_counter() - self.start
+            pipe.send(throughput(images, seconds, logs) if epoch else facts)
 
     return Respond()
 
 
+def throughput(images: int, seconds: float, logs: dict[str, float]) -> Sample:
+    """Return the training images per second, and both losses, as a check of the training."""
+    return {"images/s": images / seconds, "loss": logs["loss"], "val_loss": logs["val_loss"]}
+
+
 def ours(
-    pipe: Connection, folder: Path, case: Case, backend: str = "", precision: str = ""
+    pipe: Connection,
+    folder: Path,
+    setting: Setting,
+    *,
+    threads: int | None = None,
+    deterministic: bool = True,
+    **changes: str,
 ) -> None:
     """Train as the train stage does.
 
     Args:
         pipe: To the `harness.Worker`.
         folder: The arrays.
-        case: What to train.
-        backend: Instead of that of params.yaml, unless empty.
-        precision: Instead of that of params.yaml, unless empty.
+        setting: What to train.
+        threads: As in params.yaml; None: one for each core.
+        deterministic: Whether to use op determinism, as the stage does.
+        changes: Instead of `backend` and `train.precision` of params.yaml.
     """
     params = load()
-    select_backend.use(backend or params.backend)
+    select_backend.use(changes.get("backend", params.backend), threads)
     with native_log.silenced():
-        from pipeline.runtime import acceleration
+        from pipeline.runtime import acceleration, backend
         from pipeline.runtime.input_pipeline import Subset
         from pipeline.training import building, loop
 
+    if not deterministic:
+        backend._enable_determinism = lambda: None
     info = read_json(folder / "info.json")
     shape, classes = info["image_shape"], info["classes"]
     images, labels = arrays.load(folder / "train")
-    rows, held_out = sample_rows(case)
-    changes: dict[str, Any] = {
-        "batch_size": case.batch_size,
-        "epochs": EPOCHS,
-        "early_stopping": None,
-        "fine_tune": None,
-    }
-    if precision:
-        changes["precision"] = precision
-    settings = params.train_of(case.model).model_copy(update=changes)
+    settings = params.train_of(setting.model)
+    settings = settings.model_copy(
+        update={
+            "batch_size": setting.batch_size,
+            "epochs": EPOCHS,
+            "early_stopping": None,
+            "fine_tune": None,
+            "precision": changes.get("precision", settings.precision),
+        }
+    )
     seed = params.seeds[0]
-    model = building.build(params.models[case.model], shape, len(classes), seed)
-    about = _about(acceleration.resolve_precision(settings.precision), model.count_params())
-    subsets = Subset(images, labels, rows), Subset(images, labels, held_out)
-    watch = [respond(pipe, case.images, about)]
-    loop.fit(model, *subsets, settings, classes, seed, verbose=False, watch=watch)
+    model = building.build(params.models[setting.model], shape, len(classes), seed)
+    facts = describe(acceleration.resolve_precision(settings.precision), model.count_params())
+    train, validation = (Subset(images, labels, rows) for rows in setting.rows())
+    watch = [respond(pipe, setting.images, facts)]
+    loop.fit(model, train, validation, settings, classes, seed, verbose=False, watch=watch)
 
 
-def plain(pipe: Connection, folder: Path, case: Case) -> None:
-    """Train with plain Keras."""
+def plain(pipe: Connection, folder: Path, setting: Setting, policy: str) -> None:
+    """Train with plain Keras in a dtype policy."""
     with native_log.silenced():
         import keras
 
+    keras.config.set_dtype_policy(policy)
     images, labels = arrays.load(folder / "train")
-    rows, held_out = sample_rows(case)
-    architecture = importlib.import_module(f"pipeline.architectures.{case.model}")
+    rows, held_out = setting.rows()
+    architecture = importlib.import_module(f"pipeline.architectures.{setting.model}")
     keras.utils.set_random_seed(0)
     model = architecture.build(images.shape[1:], data.CLASSES)
     model.compile(
-        keras.optimizers.Adam(),
+        "adam",
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+    precision = policy.removeprefix("mixed_")
     model.fit(
         images[rows],
         labels[rows],
-        batch_size=case.batch_size,
+        batch_size=setting.batch_size,
         epochs=EPOCHS,
         validation_data=(images[held_out], labels[held_out]),
-        callbacks=[respond(pipe, case.images, _about("float32", model.count_params()))],
+        callbacks=[respond(pipe, setting.images, describe(precision, model.count_params()))],
         verbose=0,
     )
 
 
-def pytorch(pipe: Connection, folder: Path, case: Case) -> None:
-    """Train with PyTorch in the faster precision."""
+def pytorch(pipe: Connection, folder: Path, setting: Setting, precision: str) -> None:
+    """Train with PyTorch, compiled if that is faster."""
     from benchmarks.pytorch import Training
 
     images, labels = arrays.load(folder / "train")
-    rows, _ = sample_rows(case)
-    training = Training(case.model, images[rows], labels[rows], case.batch_size)
-
-    def epoch(precision: str, count: int) -> Sample:
-        start = time.perf_counter()
-        loss = training.epoch(precision, count)
-        return {"images/s": count / (time.perf_counter() - start), "loss": loss}
-
-    fastest = ""
+    train, validation = ((images[rows], labels[rows]) for rows in setting.rows())
+    training = Training(setting.model, train, validation, setting.batch_size, precision)
 
     def warm_up() -> dict[str, str]:
-        nonlocal fastest
-        throughput = {}
-        for precision in ("float32", "bfloat16"):
-            few = case.images // 16  # on Zen 3, emulated bfloat16 takes 27 times as long as float32
-            epoch(precision, few)
-            throughput[precision] = epoch(precision, few)["images/s"]
-        fastest = max(throughput, key=lambda precision: throughput[precision])
-        return _about(fastest, training.parameters)
+        modes = training.select_mode()
+        training.epoch()
+        return {**describe(precision, training.parameters), **modes}
 
     def measure() -> Sample:
-        epoch(fastest, case.images)
-        return epoch(fastest, case.images)
+        start = time.perf_counter()
+        logs = training.epoch()
+        return throughput(setting.images, time.perf_counter() - start, logs)
 
     serve(pipe, warm_up, measure)
 
 
-def _about(precision: str, parameters: int) -> dict[str, str]:
+def describe(precision: str, parameters: int) -> dict[str, str]:
+    """Return the facts about a variant that trains a network."""
     return {"precision": precision, "parameters": f"{parameters:,}"}

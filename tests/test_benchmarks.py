@@ -1,38 +1,58 @@
 """Benchmarks: samples are taken alternately and summarized; the report shows all results."""
 
+import importlib
 import json
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from benchmarks import data, false_alarms, report, trainings
-from benchmarks.__main__ import main
-from benchmarks.harness import alternate, process, python, summarize
+from benchmarks.__main__ import main, slug, store, wait
+from benchmarks.cases import CASES
+from benchmarks.harness import (
+    OURS,
+    Command,
+    Variant,
+    Worker,
+    alternate,
+    busy_elsewhere,
+    compare,
+    process,
+    python,
+    with_load,
+)
+from benchmarks.train import Setting
 from pipeline.core.errors import PipelineError
 from pipeline.data import arrays
 from pipeline.stats import correctness
 
 
-def result(**changes) -> dict:
-    """Return the stored result of a benchmark with two comparisons."""
-    samples = {
-        "cnn-pipeline": [{"images/s": 30.0}, {"images/s": 20.0}, {"images/s": 40.0}],
-        "plain Keras": [{"images/s": 10.0}, {"images/s": 20.0}, {"images/s": 16.0}],
-    }
-    about = {"cnn-pipeline": {"precision": "bfloat16"}}
-    single = {"cnn-pipeline": [{"s": 1.25}]}
+def samples(unit: str, values: list[float], load: float = 0.0) -> list[dict[str, float]]:
+    return [{unit: value, "load": load} for value in values]
+
+
+def result(**changes: Any) -> dict:
+    """Return the stored result of a case."""
     return {
-        "benchmark": "train",
+        "case": "train-baseline-32",
+        "title": "train x",
+        "unit": "images/s",
         "date": "2026-01-02 03:04",
-        "quick": False,
-        "machine": {"device": "Some Processor", "cores": 2, "memory_gib": 8},
+        "machine": {"device": "A (1)", "cores": 2, "memory_gib": 8, "precision": "bfloat16"},
         "versions": {"python": "3.11.7", "backend": "tensorflow 2.21.0"},
-        "comparisons": [
-            summarize("train x", "images/s", samples, about),
-            summarize("repro", "s", single),
-        ],
+        "facts": {
+            OURS: {"precision": "bfloat16"},
+            "PyTorch": {"precision": "bfloat16", "mode": "eager"},
+        },
+        "samples": {
+            OURS: samples("images/s", [30, 20, 40], load=0.02),
+            "PyTorch": samples("images/s", [10, 20, 16], load=0.25),
+        },
         **changes,
     }
 
@@ -47,69 +67,121 @@ def test_variants_alternate_and_every_second_run_is_reversed(capsys):
 
         return measure
 
-    samples = alternate({name: variant(name) for name in "ABC"}, runs=3)
+    measured = alternate({name: variant(name) for name in "ABC"}, runs=3)
     assert "".join(order) == "ABC" + "CBA" + "ABC"
-    assert samples["A"] == [{"s": 1.0}, {"s": 6.0}, {"s": 7.0}]
-    assert capsys.readouterr().out.splitlines()[3] == "  run 2/3  C: 4 s"
+    assert [sample["s"] for sample in measured["A"]] == [1, 6, 7]
+    assert capsys.readouterr().out.splitlines()[3].startswith("  run 2/3  C: 4 s")
 
 
-def test_more_images_per_second_are_better():
-    comparison = result()["comparisons"][0]
-    # medians 30 and 16; ratios of single runs 3, 1 and 2.5
-    assert comparison["against"] == {"plain Keras": {"ratio": 1.875, "min": 1.0, "max": 3.0}}
-    ours = comparison["ways"]["cnn-pipeline"]
-    assert (ours["median"], ours["min"], ours["max"]) == (30.0, 20.0, 40.0)
-    assert ours["precision"] == "bfloat16"
-    assert comparison["ways"]["plain Keras"]["samples"][2] == {"images/s": 16.0}
-    assert comparison["n"] == 3
-
-
-def test_fewer_seconds_are_better():
-    samples = {"a": [{"s": 1.0, "MiB": 9.0}, {"s": 2.0, "MiB": 9.0}], "b": [{"s": 4.0}] * 2}
-    assert summarize("", "s", samples)["against"]["b"] == {"ratio": 4 / 1.5, "min": 2, "max": 4}
-
-
-def test_each_comparison_and_each_single_variant_is_a_row():
+def test_the_ratio_is_the_median_of_the_ratios_of_single_runs():
+    # more images per second are better: 30 / 10, 20 / 20 and 40 / 16
+    assert report.ratios(result(), "PyTorch") == [3.0, 1.0, 2.5]
     assert report.rows([result()]) == [
-        ("train x", "30 images/s, bfloat16", "plain Keras", "16 images/s",
-         "1.88×", "1.00× to 3.00×", "3"),
-        ("repro", "1.25 s", "", "", "", "", "1"),
+        ("train x", "30 images/s, bfloat16", "PyTorch", "16 images/s, bfloat16, eager",
+         "2.50×", "1.00× to 3.00×", "3", "0.25"),
     ]  # fmt: skip
+    # fewer seconds are better: 4 / 1 and 4 / 2
+    measured = {OURS: samples("s", [1, 2]), "b": samples("s", [4, 4])}
+    assert report.ratios(result(unit="s", samples=measured), "b") == [4.0, 2.0]
 
 
-def test_each_machine_is_described_once():
-    other = {"device": "Other", "cores": 4, "memory_gib": 9}
-    lines = report.describe_machines(
-        [result(), result(benchmark="predict"), result(quick=True, machine=other)]
+def test_only_other_programs_count_as_load(monkeypatch):
+    spin = "import time\nwhile time.process_time() < 0.3: pass"
+    times = psutil.cpu_times()
+    with monkeypatch.context() as patch:
+        patch.setattr(psutil, "cpu_times", lambda: times)  # nobody else does anything
+        before = busy_elsewhere()
+        subprocess.run(python("-c", spin), check=True)
+        assert busy_elsewhere() - before < -0.25  # what a child used is subtracted
+    # not a child: the shell that started it has ended
+    subprocess.run(["sh", "-c", f"{shlex.join(python('-c', spin))} &"], check=True)
+    assert with_load(wait)["load"] > 0.2
+
+
+def test_a_load_above_a_tenth_of_a_core_is_warned_of():
+    assert report.warn("x", samples("s", [1.0, 2.0], load=0.1)) == ""
+    disturbed = samples("s", [1.0]) + samples("s", [1.0], load=0.11)
+    assert report.warn("x", disturbed) == (
+        "warning: x: other programs used up to 0.11 cores, more than 0.1. "
+        "End them and measure again"
     )
-    rest = "python 3.11.7, tensorflow 2.21.0; 2026-01-02"
-    assert lines == [
-        f"train, predict: Some Processor, 2 cores, 8 GiB; {rest}",
-        f"train: Other, 4 cores, 9 GiB; {rest}; quick: fewer images",
-    ]
+
+
+WORK = """
+import itertools
+from benchmarks.harness import serve
+
+def count_requests(pipe, name):
+    requests = itertools.count(1)
+    serve(pipe, lambda: {"name": name}, lambda: {"images/s": float(next(requests))})
+
+def fail(pipe):
+    pipe.close()
+"""
+
+
+def test_workers_and_commands_are_warmed_up_and_measured(tmp_path, monkeypatch):
+    (tmp_path / "work.py").write_text(WORK)  # a small module: its processes start fast
+    monkeypatch.syspath_prepend(tmp_path)
+    work = importlib.import_module("work")
+    variants: dict[str, Variant] = {
+        "worker": Worker(work.count_requests, "w"),
+        "two": Worker(work.count_requests, "t", copies=2),
+        "command": Command(tmp_path, ["sh", "-c", "echo >> ran"]),
+    }
+    compared = compare(variants, runs=2)
+    assert compared["facts"] == {"worker": {"name": "w"}, "two": {"name": "t"}, "command": {}}
+    rates = [[s.get("images/s") for s in taken] for taken in compared["samples"].values()]
+    assert rates == [[1, 2], [2, 4], [None, None]]  # two copies do twice as much
+    assert (tmp_path / "ran").read_text() == "\n\n\n"
+    with pytest.raises(PipelineError, match="a variant ended early"):
+        compare({"worker": Worker(work.fail)}, runs=1)
 
 
 def test_a_process_is_measured_and_its_failure_is_an_error(tmp_path: Path):
-    sample = process(python("-c", "import time; time.sleep(0.2)"), tmp_path)
-    assert sample["s"] >= 0.2  # sleep takes at least that long
-    assert sample["MiB"] > 1
+    # sleep takes at least that long
+    assert process(python("-c", "import time; time.sleep(0.2)"), tmp_path) >= 0.2
     with pytest.raises(PipelineError, match=r"(?s)Got exit status 1: .*ZeroDivisionError"):
         process(python("-c", "1 / 0"), tmp_path)
 
 
-def test_the_report_writes_picture_and_page(tmp_path: Path, monkeypatch, capsys):
+def test_a_quarter_as_many_images_are_validated_and_none_of_them_trained():
+    train, validation = Setting("baseline", 32, 40_000).rows()
+    assert (len(set(train)), len(set(validation))) == (40_000, 10_000)
+    assert not set(train) & set(validation)
+    train, validation = Setting("baseline", 128, 100_000).rows()
+    assert (len(train), len(set(train)), len(validation)) == (100_000, 40_000, 25_000)
+
+
+def test_a_result_replaces_the_older_one_of_its_case(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    for case, title in (("startup", "old"), ("train-baseline-32", "t"), ("startup", "new")):
+        store(path, result(case=case, title=title))
+    assert [line["title"] for line in report.read(path)] == ["t", "new"]  # in the order of CASES
+
+
+def test_machines_stand_one_below_the_other(tmp_path: Path, monkeypatch, capsys):
+    machine = {**result()["machine"], "precision": "float32"}
+    other = result(machine=machine, title="train y", date="2026-02-03 04:05")
+    assert slug(machine) == "a-1-2-cores-float32"
+    for stored in (result(), result(case="startup"), other):
+        store(tmp_path / f"speed/{slug(stored['machine'])}.jsonl", stored)
     page = tmp_path / "benchmarks.md"
     page.write_text("before\n" + "old\n".join(report.MARKERS) + "after\n")
-    (tmp_path / "train.json").write_text(json.dumps(result()))
     monkeypatch.setattr("benchmarks.__main__.RESULTS", tmp_path)
     monkeypatch.setattr("benchmarks.__main__.PAGE", page)
     main(["--report"])
-    assert (tmp_path / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
     before, between, after = report.split_page(page.read_text())
     assert (before, after) == ("before\n", "after\n")
-    assert between == report.markdown([result()])
-    assert "| repro | 1.25 s |  |  |  |  | 1 |" in between
-    assert "1.88×" in capsys.readouterr().out
+    assert between == report.markdown(report.read_all(tmp_path / "speed")) + "\n"
+    first, second = between.split("### ")[1:]
+    assert first.startswith("A (1), 2 cores, 8 GiB, `precision: auto` is bfloat16\n\n| ")
+    assert (
+        "\n\ntrain-baseline-32, startup: 2026-01-02, python 3.11.7, tensorflow 2.21.0.\n" in first
+    )
+    assert "is float32\n" in second
+    assert "| train y | 30 images/s, bfloat16 | PyTorch |" in second
+    assert "2.50×" in capsys.readouterr().out
 
 
 def test_random_images_have_the_format_of_the_stages(tmp_path, monkeypatch):
@@ -120,27 +192,24 @@ def test_random_images_have_the_format_of_the_stages(tmp_path, monkeypatch):
     assert labels.max() < data.CLASSES
 
 
-def test_an_unknown_benchmark_is_refused():
-    with pytest.raises(PipelineError, match="names must be of train, .* Got trian"):
+def test_an_unknown_case_is_refused():
+    with pytest.raises(PipelineError, match="names must be of train-.* Got trian"):
         main(["trian"])
 
 
 def test_the_page_shows_the_committed_results(committed):
     page = committed("docs/benchmarks.md").read_text("utf-8")
-    assert report.split_page(page)[1] == report.markdown(
-        report.read(committed("benchmarks/results"))
-    )
+    stored = report.read_all(committed("benchmarks/results") / "speed")
+    assert report.split_page(page)[1] == report.markdown(stored) + "\n"
 
 
 def test_committed_results_have_every_field(committed):
-    for stored in report.read(committed("benchmarks/results")):
-        assert not stored["quick"]
-        assert set(stored["machine"]) == {"device", "cores", "memory_gib"}
-        assert {"python", "keras", "backend", "numpy"} <= set(stored["versions"])
-        for comparison in stored["comparisons"]:
-            variants = comparison["ways"].values()
-            assert {len(variant["samples"]) for variant in variants} == {comparison["n"]}
-            assert comparison["n"] >= 5
+    for path in (committed("benchmarks/results") / "speed").glob("*.jsonl"):
+        for stored in report.read(path):
+            assert stored["case"] in CASES
+            assert slug(stored["machine"]) == path.stem
+            assert {"python", "keras", "backend", "numpy"} <= set(stored["versions"])
+            assert {len(taken) for taken in stored["samples"].values()} == {7}
 
 
 def trained(model: str, seed: int, correct: list[bool], **changes: Any) -> dict:

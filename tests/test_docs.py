@@ -140,10 +140,9 @@ def site(tmp_path_factory) -> Iterator[tuple[Path, str]]:
 def test_every_page_loads_nothing_from_elsewhere_and_fits_on_a_phone(site, browser):
     tmp_path, address = site
     pages = [path for path in tmp_path.rglob("*.html") if path.name != "404.html"]
-    # README, studies/README.md and the picture of the benchmarks are outside docs/
+    # README and studies/README.md are outside docs/
     assert {"index.html", "data.html"} <= {path.name for path in pages}
     assert (tmp_path / "studies/index.html").is_file()
-    assert (tmp_path / "benchmarks/results/benchmarks.png").is_file()
     assert list(tmp_path.rglob("*.py*")) == []
     for path in pages:
         page = browser.new_page(viewport={"width": 390, "height": 844})
