@@ -58,6 +58,7 @@ PACKAGES = {
     "features": ("h5py", "keras", "ml-dtypes", "numpy"),
     "train": ("h5py", "keras", "ml-dtypes", "numpy"),
     "evaluate": ("keras", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy"),
+    "label_issues": ("numpy", "pandas", "pyarrow", "scipy"),
     "analyze": ("h5py", "keras", "matplotlib", "ml-dtypes", "numpy", "pandas", "pillow", "pyarrow"),
     "compare": ("numpy", "scipy"),
     "export": (

@@ -155,7 +155,8 @@ def test_nothing_depends_on_timing():
 def test_modules_that_do_not_need_keras_do_not_import_it():
     # predict, demo and export import it only once their arguments are checked
     modules = (
-        "inputs", "preprocess", "split", "features", "compare", "plot", "report", "export",
+        "inputs", "preprocess", "split", "features", "compare", "label_issues", "plot", "report",
+        "export",
         "tools.doctor", "tools.gate", "tools.predict", "tools.demo",
     )  # fmt: skip
     code = f"""if True:
@@ -256,7 +257,7 @@ def of_each(models: str, *stages: str) -> set[str]:
 
 
 # stages that rerun when any model changes; export too if the champion's file changes
-LAST = {"compare", "plot", "report"}
+LAST = {"compare", "label_issues", "plot", "report"}
 # real photographs, train/{cats,dogs} and test/{cats,dogs}
 CATS_VS_DOGS = Path(os.environ.get("CATS_VS_DOGS_DIR", "none")).resolve()
 PARAMETERS = {"logistic_bn": 301_070, "wide_bn": 35_114, "deep_bn": 10_034}
@@ -339,7 +340,7 @@ def test_a_change_reruns_only_the_stages_that_it_affects(tmp_path):
     later = {"split", "compare"} | trained(both) | per_model
     assert clone.repro("compare") == {"inputs", "preprocess"} | later
     # DVC knows that the stages left out are stale
-    stale = of_each(both, "analyze") | {"export", "plot", "report"}
+    stale = of_each(both, "analyze") | {"export", "label_issues", "plot", "report"}
     assert set(json.loads(clone.run("dvc", "status", "--json", "dvc.yaml"))) == stale
 
 
