@@ -41,9 +41,10 @@ class PipelineError(Exception):
 def run(main: Callable[[], None]) -> None:
     """Run the main function of a command; report errors that users can fix in one line.
 
-    These are `PipelineError`, full disks, missing permissions and lack of memory, with exit status
-    1. Ctrl-C and SIGTERM (sent by Slurm, Kubernetes and `kill`) are reported in one line too;
-    the exit status is then 128 plus the signal number, as in a shell.
+    These are `PipelineError`, full disks, missing permissions, lack of memory, and operations
+    without a deterministic implementation, with exit status 1. Ctrl-C and SIGTERM (sent by Slurm,
+    Kubernetes and `kill`) are reported in one line too; the exit status is then 128 plus the signal
+    number, as in a shell.
     """
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -54,16 +55,8 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(128 + signum)
     except PipelineError as error:
         text = str(error)
-    except OSError as error:
-        text = (
-            _explain_memory_error(error)
-            if error.errno == errno.ENOMEM
-            else _explain_os_error(error)
-        )
-        if not text:
-            raise
-    except _memory_errors() as error:
-        text = _explain_memory_error(error)
+    except Exception as error:
+        text = _explain(error)
         if not text:
             raise
     else:
@@ -102,31 +95,58 @@ def _command() -> str:
     return " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
 
 
-def _memory_errors() -> tuple[type[BaseException], ...]:
-    """Return the out-of-memory exceptions of Python and of the loaded libraries."""
-    classes: list[type[BaseException]] = [MemoryError]
-    if tensorflow := sys.modules.get("tensorflow"):
-        classes.append(tensorflow.errors.ResourceExhaustedError)
-    if jax := sys.modules.get("jax"):
-        classes.append(jax.errors.JaxRuntimeError)
-    return tuple(classes)
+def _explain(error: Exception) -> str:
+    """Return the message for an error that a user can fix; empty for a bug."""
+    text = explain_memory_error(error)
+    if isinstance(error, OSError):
+        return text or _explain_os_error(error)
+    return text or _explain_nondeterminism(error)
 
 
-def _explain_memory_error(error: BaseException) -> str:
+def explain_memory_error(error: Exception, batch_size: int = 1) -> str:
+    """Return the message for lack of memory, also on a GPU; empty for any other error.
+
+    Args:
+        error: From Python, NumPy, TensorFlow or JAX.
+        batch_size: Images per batch, if a user can change it.
+    """
     text = str(error)
-    # JAX has a single exception class for all runtime errors
-    from_jax = type(error).__name__ == "JaxRuntimeError"
-    if from_jax and not re.search("RESOURCE_EXHAUSTED|Out of memory", text):
+    # TensorFlow and JAX have classes for kinds of errors; lack of memory on a GPU has several
+    of_backend = type(error).__name__ in ("InternalError", "JaxRuntimeError", "UnknownError")
+    if not (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or type(error).__name__ == "ResourceExhaustedError"
+        or (of_backend and re.search("(?i)RESOURCE_EXHAUSTED|out.of.memory|ALLOC_FAILED", text))
+    ):
         return ""
     if os.strerror(errno.ENOSPC) in text:  # TensorFlow reports a full disk as RESOURCE_EXHAUSTED
         return f"{_command()}: {text}. {FREE_SPACE}"
     # TensorFlow's message is a page of text about the graph
-    reason_match = re.search(r"(OOM when|Out of memory|Unable to) allocat\w+[^\n]*", text)
+    reason_match = re.search(r"(OOM when|Out of memory|Unable to).{,20} allocat\w+[^\n]*", text)
     reason = f" ({reason_match[0]})" if reason_match else ""
     remedy = "lower preprocess.image_size, or close other programs"
-    if "keras" in sys.modules:
-        remedy = f"lower train.batch_size (or batch_size under the model's own `train:`), {remedy}"
+    if batch_size > 1:
+        setting = "train.batch_size (or batch_size under the model's own `train:`)"
+        remedy = f"lower {setting} to {batch_size // 2}, {remedy}"
     return f"not enough memory{reason}. {remedy[0].upper()}{remedy[1:]}"
+
+
+def _explain_nondeterminism(error: Exception) -> str:
+    """Return the message for an operation that the backend refuses; empty for any other error.
+
+    Some operations have no deterministic implementation on a GPU.
+    """
+    text = str(error)
+    reason = re.search(r"[^\n]*(eterministic (GPU )?implementation|Determinism is not)[^\n]*", text)
+    if type(error).__name__ not in ("UnimplementedError", "JaxRuntimeError") or not reason:
+        return ""
+    # a path, which contains the name of the layer
+    path = re.search(r'(?:\{\{node |op_name=")([^}"]+)', text)
+    return (
+        f"{path[1] if path else reason[0]}: no deterministic implementation on this device. Use "
+        "another layer, another backend in params.yaml, or the CPU (CUDA_VISIBLE_DEVICES=)"
+    )
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

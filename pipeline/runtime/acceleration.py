@@ -15,7 +15,7 @@ import psutil
 
 from pipeline.core import native_log
 from pipeline.core.errors import PipelineError
-from pipeline.runtime import backend
+from pipeline.runtime import backend, gpu
 
 # Batches per call into the backend. Callbacks, such as the progress bar, run once per call.
 STEPS_PER_EXECUTION = 32
@@ -77,7 +77,7 @@ def _compute_capability() -> tuple[int, ...] | None:
     import tensorflow as tf
 
     details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
-    return min(gpu.get("compute_capability", (0, 0)) for gpu in details)
+    return min(device.get("compute_capability", (0, 0)) for device in details)
 
 
 def _has_gpu() -> bool:
@@ -194,16 +194,15 @@ def _values(shape: tuple[int | None, ...]) -> int:
 
 def fits_in_memory(images: Any) -> bool:
     """Return whether all images fit into MAX_MEMORY_SHARE of the device's memory."""
-    size = 4 * images.size
+    free = psutil.virtual_memory().available
     if keras.backend.backend() == "jax":
         import jax
 
         if jax.process_count() > 1:  # each process reads only its shard
             return False
-        limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-        if limit is not None and size > MAX_MEMORY_SHARE * limit:
-            return False
-    return size <= MAX_MEMORY_SHARE * psutil.virtual_memory().available
+    if _has_gpu():
+        free = min(free, gpu.smallest_memory() or free)
+    return 4 * images.size <= MAX_MEMORY_SHARE * free
 
 
 def as_dataset(batches: keras.utils.PyDataset) -> Any:

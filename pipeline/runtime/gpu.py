@@ -77,6 +77,24 @@ def usable_gpus() -> list[str]:
     return []
 
 
+def visible_gpus() -> list[Gpu]:
+    """Return the NVIDIA GPUs that this process may use, as nvidia-smi describes them.
+
+    Raises:
+        PipelineError: nvidia-smi fails.
+    """
+    chosen = set(usable_gpus())
+    return [gpu for gpu in find_gpus() if chosen & {gpu.number, gpu.uuid}]
+
+
+def smallest_memory() -> int | None:
+    """Return the memory in bytes of the smallest GPU that this process may use; None: unknown."""
+    with suppress(PipelineError):
+        totals = [gpu.total for gpu in visible_gpus()]
+        return min((int(total) * 2**20 for total in totals if total.isdigit()), default=None)
+    return None
+
+
 def supports_gpu(backend: str) -> bool:
     """Return whether the packages are installed that a backend needs to use NVIDIA GPUs.
 
@@ -105,12 +123,10 @@ def findings(backend: str) -> Iterator[tuple[str, str]]:
     Raises:
         PipelineError: nvidia-smi fails.
     """
-    if not (gpus := find_gpus()):
+    if not find_gpus():
         yield "note", "GPU: none, so training runs on the CPU"
         return
-    chosen = set(usable_gpus())
-    gpus = [gpu for gpu in gpus if chosen & {gpu.number, gpu.uuid}]
-    if not gpus:
+    if not (gpus := visible_gpus()):
         yield "note", "GPU: hidden by CUDA_VISIBLE_DEVICES, so training runs on the CPU"
         return
     for gpu in gpus:

@@ -113,6 +113,9 @@ def use(backend: str, threads: int | None = None) -> None:
     """
     check(backend)
     os.environ["KERAS_BACKEND"] = backend
+    # take a GPU's memory as needed, not all of it (JAX: three quarters) at the start
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if backend == "tensorflow":
         # TensorFlow enables oneDNN by default only on processors with AVX-512 or AMX. On one
         # without (Zen 3), oneDNN makes convolutions 1.6 to 2.4 times as fast.

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.config.schema import Augment, Train
 from pipeline.core.batching import batch_size
+from pipeline.core.errors import PipelineError, explain_memory_error
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.runtime import acceleration, backend, distributed
 from pipeline.runtime.input_pipeline import Batches, Subset
@@ -124,7 +125,8 @@ def _fit(
     if features is not None and (parts := frozen.split(accelerated)):
         network = parts.head
         train, validation = (part._replace(images=features) for part in (train, validation))
-    acceleration.check_batch_memory(network, min(settings.batch_size, len(train.rows)))
+    images_per_batch = min(settings.batch_size, len(train.rows))
+    acceleration.check_batch_memory(network, images_per_batch)
     lookup = validation.images is train.images and acceleration.fits_in_memory(train.images)
     recorder = FirstNonFiniteStep()
     training_model = _training_model(
@@ -191,6 +193,10 @@ def _fit(
             callbacks=callbacks,
             verbose=0,  # see ProgressBar
         )
+    except Exception as error:
+        if message := explain_memory_error(error, images_per_batch):
+            raise PipelineError(message) from error
+        raise
     finally:
         progress.close()
     model.set_weights(accelerated.get_weights())

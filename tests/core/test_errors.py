@@ -1,12 +1,11 @@
 """Errors: errors that users can fix are one line; bugs keep their traceback."""
 
 import errno
-import sys
 
 import numpy as np
 import pytest
 
-from pipeline.core.errors import PipelineError, first_few, run
+from pipeline.core.errors import PipelineError, explain_memory_error, first_few, run
 
 
 def message_of(error: BaseException) -> str:
@@ -41,24 +40,63 @@ def test_a_failed_write_without_file_name_names_the_command(monkeypatch):
     assert message_of(OSError("1000 requested and 232 written")).startswith(expected)
 
 
-@pytest.mark.parametrize("trains", [True, False])
-def test_lack_of_memory_names_batch_size_only_in_training(monkeypatch, trains):
-    monkeypatch.delitem(sys.modules, "keras", raising=False)
-    if trains:
-        monkeypatch.setitem(sys.modules, "keras", None)
-    first = r"Lower train\.batch_size .*, lower" if trains else "Lower"
-    message = (
-        rf"error: not enough memory \(Unable to allocate .*\)\. {first} preprocess\.image_size"
-    )
+def test_lack_of_memory_is_one_line():
+    message = r"error: not enough memory \(Unable to allocate .*\)\. Lower preprocess\.image_size"
     with pytest.raises(SystemExit, match=message):
         run(lambda: np.ones(2**50).sum())
+    assert explain_memory_error(OSError(errno.ENOSPC, "No space left on device")) == ""
     memory = OSError(errno.ENOMEM, "Cannot allocate memory")
-    assert ("batch_size" in message_of(memory)) == trains
+    assert message_of(memory).startswith("error: not enough memory. Lower preprocess.image_size")
+
+
+def backend_error(name: str, message: str) -> Exception:
+    """Return an error of the class that TensorFlow or JAX raises, without importing either."""
+    return type(name, (Exception,), {})(message)
+
+
+@pytest.mark.parametrize(("name", "message", "reason"), [
+    ("ResourceExhaustedError",
+     "Graph execution error:\nOOM when allocating tensor with shape[128,64] on GPU:0\n\t [[node]]",
+     " (OOM when allocating tensor with shape[128,64] on GPU:0)"),
+    ("JaxRuntimeError", "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.",
+     " (Out of memory while trying to allocate 9 bytes.)"),
+    ("InternalError", "CUDA_ERROR_OUT_OF_MEMORY: out of memory", ""),
+    ("UnknownError", "Failed to create: CUDNN_STATUS_ALLOC_FAILED", ""),
+])  # fmt: skip
+def test_lack_of_memory_on_a_gpu_names_the_batch_size_to_try(name, message, reason):
+    error = backend_error(name, message)
+    assert explain_memory_error(error, batch_size=128) == (
+        f"not enough memory{reason}. Lower train.batch_size (or batch_size under the model's own "
+        "`train:`) to 64, lower preprocess.image_size, or close other programs"
+    )
+    # other stages choose the size of their batches themselves
+    assert message_of(error).startswith(f"error: not enough memory{reason}. Lower preprocess.im")
+
+
+@pytest.mark.parametrize(("name", "message", "where"), [
+    ("UnimplementedError",
+     "Graph execution error:\nA deterministic GPU implementation of ResizeNearestNeighborGrad is "
+     "not currently available.\n\t [[{{node gradient_tape/net/upsample/ResizeGrad}}]] [Op:__infer]",
+     "gradient_tape/net/upsample/ResizeGrad"),
+    ("UnimplementedError", "Determinism is not yet supported for Dilation2DBackpropInput",
+     "Determinism is not yet supported for Dilation2DBackpropInput"),
+    ("JaxRuntimeError",
+     'UNIMPLEMENTED: HLO instruction %s = scatter(%a), metadata={op_name="jit(step)/net/pool"} does'
+     " not have a deterministic implementation, but run-to-run determinism is required.",
+     "jit(step)/net/pool"),
+])  # fmt: skip
+def test_an_operation_without_a_deterministic_implementation_is_named(name, message, where):
+    assert message_of(backend_error(name, message)) == (
+        f"error: {where}: no deterministic implementation on this device. Use another layer, "
+        "another backend in params.yaml, or the CPU (CUDA_VISIBLE_DEVICES=)"
+    )
 
 
 @pytest.mark.parametrize("bug", [
     FileNotFoundError(errno.ENOENT, "No such file", "x"), OSError("what"), RuntimeError("x"),
     ValueError("x"), IsADirectoryError(errno.EISDIR, "Is a directory", "x"),
+    backend_error("UnimplementedError", "no such kernel"),
+    backend_error("JaxRuntimeError", "INTERNAL: x"), backend_error("InternalError", "x"),
 ])  # fmt: skip
 def test_a_bug_keeps_its_traceback(bug):
     def main() -> None:

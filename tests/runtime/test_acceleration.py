@@ -12,7 +12,7 @@ from keras import layers
 
 from pipeline.config.schema import Model
 from pipeline.core.errors import PipelineError
-from pipeline.runtime import acceleration
+from pipeline.runtime import acceleration, gpu
 from pipeline.runtime.input_pipeline import Batches, Subset
 from pipeline.training import building, loop
 from tests.conftest import PLAIN, settings
@@ -233,3 +233,11 @@ def test_images_fit_in_memory_up_to_their_share_of_the_free_memory(monkeypatch):
     assert acceleration.fits_in_memory(IMAGES)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free - 1))
     assert not acceleration.fits_in_memory(IMAGES)
+
+
+def test_images_fit_in_memory_up_to_their_share_of_the_gpu(monkeypatch, pretend_gpus):
+    pretend_gpus([(7, 5)])
+    share = 4 * IMAGES.size / acceleration.MAX_MEMORY_SHARE
+    for memory, fits in ((None, True), (share, True), (share - 1, False)):
+        monkeypatch.setattr(gpu, "smallest_memory", lambda memory=memory: memory)
+        assert acceleration.fits_in_memory(IMAGES) == fits

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.runtime import gpu
+from pipeline.runtime import gpu, select_backend
 from tests.conftest import REPOSITORY
 
 UV = shutil.which("uv") or ""
@@ -53,6 +53,33 @@ def test_a_driver_older_than_cuda_12_is_a_problem(driver, supported):
     found = gpu.Gpu("0", "GPU-a", "Tesla T4", driver, "4", "15360")
     remedy = "The groups cuda and jax-cuda need driver 525.60.13 or later. Update the driver"
     assert found.problem() == (None if supported else remedy)
+
+
+def test_the_smallest_visible_gpu_limits_the_memory(tmp_path, monkeypatch):
+    script(
+        tmp_path / "nvidia-smi",
+        """
+echo "0, GPU-a, Tesla T4, 550.54.15, 4, 15360"
+echo "1, GPU-b, NVIDIA T400, 550.54.15, 4, 2048"
+echo "2, GPU-c, NVIDIA GB10, 580.95, [N/A], [N/A]\"""",
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    for visible, expected in (("0,1", 2048), ("GPU-a", 15360), ("2,0", 15360)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert gpu.smallest_memory() == expected * 2**20
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    assert gpu.smallest_memory() is None  # it shares the memory of the CPU
+
+
+def test_backends_take_the_memory_of_a_gpu_as_needed_unless_a_user_sets_it(monkeypatch):
+    names = ("TF_FORCE_GPU_ALLOW_GROWTH", "XLA_PYTHON_CLIENT_PREALLOCATE")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    select_backend.use("tensorflow")
+    assert [os.environ[name] for name in names] == ["true", "false"]
+    monkeypatch.setenv(names[0], "false")
+    select_backend.use("tensorflow")
+    assert os.environ[names[0]] == "false"
 
 
 @pytest.mark.skipif(not UV, reason="no uv")
