@@ -3,7 +3,7 @@
 Reads   metrics/{comparison,champion,export,split}.json; for each model
         metrics/test/MODEL.json, data/predictions/MODEL/SEED.parquet and plots/analysis/MODEL/…;
         plots/learning_curves.csv, plots/samples.png, data/arrays/test/…, data/arrays/info.json,
-        data/inputs/versions/…, pipeline/reporting/report.html.jinja
+        data/inputs/versions/…, pipeline/reporting/*.jinja
 Writes  plots/report.html    with pictures, data and scripts inlined
         plots/vega.js        Vega, Vega-Lite and vega-embed, which `dvc plots show` needs too
 Params  all except gate; the report shows them
@@ -29,7 +29,7 @@ from pipeline.data.predictions import read_table
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting import chart_style, charts, parts
 
-TEMPLATE = Path(__file__).with_name("reporting") / "report.html.jinja"
+TEMPLATES = Path(__file__).with_name("reporting")
 INPUTS = (
     "arrays", "versions", "split", "comparison", "champion", "test", "curves", "predictions",
     "samples", "analysis", "export",
@@ -59,6 +59,7 @@ def render(page: dict[str, Any], script: str) -> str:
         script: Of `vega_script`, inserted without escaping.
     """
     environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -70,7 +71,7 @@ def render(page: dict[str, Any], script: str) -> str:
         "signed": signed,
         "shorten": chart_style.shorten,
     }
-    template = environment.from_string(TEMPLATE.read_text("utf-8"))
+    template = environment.get_template("report.html.jinja")
     # the template does not escape the script, so it must not end its own element
     return template.render(**page, vega_script=script.replace("</script", r"<\/script"))
 
@@ -98,6 +99,7 @@ def chart_data(
         "history": chart_style.mean_curves(histories).to_dict("records"),
         "confusion": charts.confusion_rows(predictions),
         "reliability": charts.reliability_rows(predictions),
+        "coverage": charts.coverage_rows(predictions),
         "classes": charts.class_rows(shares),
     }
     specifications = {
@@ -106,6 +108,7 @@ def chart_data(
         "loss": charts.learning_curve(rows["history"], names, "loss"),
         "confusion": charts.confusion(champion, classes),
         "reliability": charts.reliability(names),
+        "coverage": charts.coverage(names),
         "classes": charts.class_accuracy(shares),
     }
     return {"rows": rows, "charts": specifications}

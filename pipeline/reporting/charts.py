@@ -4,6 +4,7 @@ A chart refers to its rows by name, so the page contains them once. Colours of t
 from the page, which is light or dark.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 from pipeline.reporting import chart_style
 
 BINS = 15  # as in the calibration error of evaluate
+COVERAGES = [number / 20 for number in range(1, 21)]  # of the curve of accuracy over coverage
 MIN_IMAGES = 10  # the accuracy in a bin with fewer images is too uncertain
 LABEL_WIDTH = 120  # pixels, of a class name; the tables show it in full
 MAX_HEIGHT = 1600  # pixels
@@ -95,6 +97,35 @@ def reliability_rows(predictions: dict[str, pd.DataFrame]) -> Rows:
                     "accuracy": float(correct[inside].mean()),
                 }
             )
+    return rows
+
+
+def coverage_rows(predictions: dict[str, pd.DataFrame]) -> Rows:
+    """Return a row for each model and coverage: the accuracy of the most confident images.
+
+    Coverages are 5 %, 10 %, …, 100 % of the test images, without those of fewer than MIN_IMAGES.
+    Accuracies are means over the trainings of a model.
+    """
+    rows = []
+    for name, table in predictions.items():
+        correct = [
+            (training["actual"] == training["predicted"]).to_numpy()[
+                np.argsort(-training["confidence"].to_numpy(float), kind="stable")
+            ]
+            for _, training in table.groupby("seed")
+        ]
+        accuracies = np.mean(correct, axis=0).cumsum() / np.arange(1, len(correct[0]) + 1)
+        for coverage in COVERAGES:
+            images = math.ceil(coverage * len(accuracies))
+            if images >= MIN_IMAGES:
+                rows.append(
+                    {
+                        "model": name,
+                        "coverage": coverage,
+                        "images": images,
+                        "accuracy": float(accuracies[images - 1]),
+                    }
+                )
     return rows
 
 
@@ -345,6 +376,33 @@ def reliability(names: list[str]) -> Specification:
         height=360,
         description=f"Reliability diagram: accuracy over mean confidence in {BINS} bins, of "
         f"{', '.join(names)}.",
+    )
+    return _specification(chart.add_params(SELECTED))
+
+
+def coverage(names: list[str]) -> Specification:
+    """Return a line chart of the accuracy of the most confident images over their share."""
+    channels = _model_channels(names)
+    base = alt.Chart(alt.NamedData("coverage")).encode(
+        x=alt.X("coverage:Q", axis=PERCENT_AXIS, scale=alt.Scale(domain=[0, 1])),
+        y=alt.Y("accuracy:Q", axis=PERCENT_AXIS, scale=alt.Scale(zero=False)),
+        color=channels["color"],
+        opacity=OPACITY,
+    )
+    points = base.mark_point(filled=True, size=28).encode(
+        shape=channels["shape"],
+        tooltip=[
+            "model:N",
+            alt.Tooltip("coverage:Q", formatType=PERCENT),
+            "images:Q",
+            alt.Tooltip("accuracy:Q", formatType=PERCENT),
+        ],
+    )
+    chart = alt.layer(base.mark_line(strokeWidth=2), points).properties(
+        width="container",
+        height=360,
+        description="Line chart of the accuracy of the most confident images over their share of "
+        f"the test images, of {', '.join(names)}.",
     )
     return _specification(chart.add_params(SELECTED))
 
