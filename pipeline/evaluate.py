@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 from sklearn.metrics import (
     average_precision_score,
     brier_score_loss,
@@ -31,52 +31,48 @@ from pipeline.core.batching import batch_size
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
 from pipeline.core.text import counted
-from pipeline.data import arrays, predictions, rows
+from pipeline.data import arrays, calibration, predictions, rows
+from pipeline.data.calibration import Calibration
 from pipeline.data.predictions import SPLITS, Predictions
 from pipeline.runtime import select_backend
 from pipeline.stats import correctness, crossed
+from pipeline.stats.confidence import binomial_interval, calibration_error, choose_threshold
 
 if TYPE_CHECKING:
     import keras
 
     from pipeline.runtime.input_pipeline import Subset
 
-CALIBRATION_BINS = 15  # as Guo et al.
-MORE_METRICS = ("balanced_accuracy", "precision", "kappa", "brier_score")
+REQUIRED_ACCURACIES = (0.9, 0.95, 0.98, 0.99)  # that `selective_accuracies` reports
+MORE_METRICS = (
+    "balanced_accuracy", "precision", "kappa", "brier_score", "temperature", "loss_uncalibrated",
+    "calibration_error_uncalibrated",
+)  # fmt: skip
 CLASS_METRICS = ("precision", "recall", "f1", "average_precision")
 
 
-def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Return the expected calibration error, in [0, 1].
-
-    It is the mean gap between confidence and accuracy over bins of equal width, weighted by the
-    number of images in each.
-
-    Args:
-        confidence: `(n,)` probability of the predicted class, in [0, 1].
-        correct: `(n,)` bool.
-
-    Reference: Guo et al., "On Calibration of Modern Neural Networks" (2017),
-        https://arxiv.org/abs/1706.04599
-    """
-    # bins are open on the left, (0, 1/15], as in the paper
-    bins = np.ceil(confidence * CALIBRATION_BINS).astype(int)
-    gaps = np.bincount(bins, weights=confidence - correct)  # (bins,) summed gap in each bin
-    return float(np.abs(gaps).sum() / len(confidence))
-
-
-def measure(logits: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict:
+def measure(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    classes: list[str],
+    calibrated: Calibration,
+) -> dict:
     """Compute the metrics of one training from its logits.
 
     Args:
         logits: `(n, k)`.
         labels: `(n,)` int64, in [0, k).
         classes: k names.
+        calibrated: Temperature of the probabilities, but for the metrics named `uncalibrated`, and
+            results on the validation images.
     """
-    log_probabilities = log_softmax(logits.astype(np.float64), axis=1)  # (n, k)
+    logits = logits.astype(np.float64)
+    uncalibrated = log_softmax(logits, axis=1)  # (n, k)
+    log_probabilities = log_softmax(logits / calibrated.temperature, axis=1)  # (n, k)
     probabilities = np.exp(log_probabilities)
     predicted = logits.argmax(axis=1)
     correct = predicted == labels
+    confidence = probabilities.max(axis=1)
     label_log_probability = np.take_along_axis(log_probabilities, labels[:, None], axis=1)  # (n, 1)
     rank = (log_probabilities > label_log_probability).sum(axis=1)
     all_labels = np.arange(len(classes))
@@ -85,12 +81,17 @@ def measure(logits: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict:
     )
     return {
         "accuracy": float(correct.mean()),
-        "loss": float(-label_log_probability.mean()),
+        "loss": log_loss(log_probabilities, labels),
         "precision": float(precision.mean()),
         "balanced_accuracy": float(recall.mean()),
         "f1": float(f1.mean()),
         "top3_accuracy": float((rank < 3).mean()),
-        "calibration_error": calibration_error(probabilities.max(axis=1), correct),
+        "calibration_error": calibration_error(confidence, correct),
+        "temperature": calibrated.temperature,
+        "loss_uncalibrated": log_loss(uncalibrated, labels),
+        "calibration_error_uncalibrated": calibration_error(
+            np.exp(uncalibrated.max(axis=1)), correct
+        ),
         "kappa": float(cohen_kappa_score(labels, predicted, labels=all_labels)),
         "brier_score": float(brier_score_loss(labels, probabilities, labels=all_labels)),
         "classes": [
@@ -104,8 +105,47 @@ def measure(logits: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict:
             }
             for label, name in enumerate(classes)
         ],
+        "selective": selective_accuracies(calibrated, confidence, correct),
         "correct": correctness.pack(correct, np.array(classes)[labels]),
     }
+
+
+def log_loss(log_probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean negative log-likelihood, in nats, of labels `(n,)` under `(n, k)`."""
+    return float(-np.take_along_axis(log_probabilities, labels[:, None], axis=1).mean())
+
+
+def selective_accuracies(
+    calibrated: Calibration, confidence: np.ndarray, correct: np.ndarray
+) -> list[dict]:
+    """Measure what `predict --accuracy` reaches on the test images, for REQUIRED_ACCURACIES.
+
+    Args:
+        calibrated: From the model's file, with the results on the validation images.
+        confidence: `(n,)` probability of the predicted class of each test image.
+        correct: `(n,)` bool.
+
+    Returns:
+        For each required accuracy the threshold of confidence, the share of the images that reach
+        it, and their accuracy with its interval. The threshold is None if the validation images do
+        not show the required accuracy, and the accuracy is None if no image reaches the threshold.
+    """
+    rows = []
+    for required in REQUIRED_ACCURACIES:
+        threshold = choose_threshold(calibrated.thresholds, required)
+        row: dict[str, float | None] = {"required": required, "threshold": None}
+        if threshold:
+            above = confidence >= threshold.confidence
+            low, high = binomial_interval(above.sum(), correct[above].sum())
+            row |= {
+                "threshold": threshold.confidence,
+                "coverage": float(above.mean()),
+                "accuracy": float(correct[above].mean()) if above.any() else None,
+                "low": low,
+                "high": high,
+            }
+        rows.append(row)
+    return rows
 
 
 def average_precision(is_class: np.ndarray, probability: np.ndarray) -> float:
@@ -234,6 +274,7 @@ def main(argv: list[str] | None = None) -> None:
     with atomic_path(args.predictions) as folder:
         for seed, path in files.items():
             model = load_model(path, images.shape[1:], len(classes), precision)
+            calibrated = calibration.read(path)
             test_model = average_over_mirror(model) if params.evaluate.mirror else model
             logits = predict(test_model, test, len(classes))
             validation = Subset(train_images, train_labels, held_out[seed])
@@ -245,12 +286,13 @@ def main(argv: list[str] | None = None) -> None:
                     ids=np.concatenate([train_ids[validation.rows], ids]),
                     labels=np.concatenate([train_labels[validation.rows], labels]),
                     logits=np.concatenate([predict(model, validation, len(classes)), logits]),
+                    temperature=calibrated.temperature,
                 ),
             )
             # compare checks the champion's file against the hash
-            metrics = measure(logits, labels, classes)
+            metrics = measure(logits, labels, classes, calibrated)
             trainings.append({"seed": seed, "sha256": sha256(path), **metrics})
-            total += softmax(logits.astype(np.float64), axis=1)
+            total += calibrated.probabilities(logits)
     ensemble_accuracy = float((total.argmax(axis=1) == labels).mean())
     metrics = summarize(trainings, ensemble_accuracy)
     metrics["computed"] = [{"precision": precision, "mirror": params.evaluate.mirror}]

@@ -15,6 +15,7 @@ from pipeline import evaluate
 from pipeline.core.errors import PipelineError
 from pipeline.data import predictions
 from pipeline.data.arrays import write_split
+from pipeline.data.calibration import Calibration, Threshold
 from pipeline.stats.correctness import pack, same_images, unpack
 from tests.conftest import task, write_arrays
 
@@ -28,7 +29,7 @@ LABELS = np.array([0, 1, 1, 0])
 
 @pytest.fixture
 def measured():
-    return evaluate.measure(np.log(PROBABILITIES) + 3, LABELS, CLASSES)
+    return evaluate.measure(np.log(PROBABILITIES) + 3, LABELS, CLASSES, Calibration())
 
 
 def test_accuracy_and_loss_are_means_over_the_images(measured):
@@ -58,25 +59,42 @@ def test_kappa_is_agreement_beyond_chance_and_the_brier_score_a_sum_of_squares(m
 
 def test_top_three_accuracy_counts_classes_up_to_the_third():
     logits = np.array([[4.0, 3, 2, 1], [4, 3, 2, 1]])
-    metrics = evaluate.measure(logits, np.array([2, 3]), CLASSES)
+    metrics = evaluate.measure(logits, np.array([2, 3]), CLASSES, Calibration())
     assert metrics["top3_accuracy"] == 0.5
 
 
 def test_two_classes_are_always_among_the_top_three():
-    metrics = evaluate.measure(np.array([[1.0, 0.0]]), np.array([1]), ["a", "b"])
+    metrics = evaluate.measure(np.array([[1.0, 0.0]]), np.array([1]), ["a", "b"], Calibration())
     assert (metrics["accuracy"], metrics["top3_accuracy"]) == (0.0, 1.0)
 
 
-def test_calibration_error_is_the_weighted_gap_of_the_bins():
-    # 15 bins of 1/15: 0.91 and 0.92 share (0.867, 0.933], 0.55 lies in (0.533, 0.6]
-    confidence = np.array([0.91, 0.92, 0.55])
-    correct = np.array([True, False, False])
-    # |0.91 + 0.92 - 1| + |0.55| of 3 images
-    assert evaluate.calibration_error(confidence, correct) == pytest.approx((0.83 + 0.55) / 3)
+def test_loss_and_calibration_error_are_those_of_the_temperature_and_of_1():
+    # at a temperature of 2, 4 to 1 becomes 2 to 1: logits (2 log 2, 0)
+    logits, labels = np.log([[4.0, 1.0]] * 3), np.array([0, 0, 1])
+    metrics = evaluate.measure(logits, labels, ["a", "b"], Calibration(temperature=2.0))
+    assert metrics["temperature"] == 2
+    assert metrics["loss"] == pytest.approx((2 * math.log(3 / 2) + math.log(3)) / 3)
+    assert metrics["loss_uncalibrated"] == pytest.approx((2 * math.log(5 / 4) + math.log(5)) / 3)
+    assert metrics["calibration_error"] == pytest.approx(0, abs=1e-9)  # 2/3 of 3 are correct
+    assert metrics["calibration_error_uncalibrated"] == pytest.approx(0.8 - 2 / 3)
 
 
-def test_certain_and_correct_predictions_have_no_calibration_error():
-    assert evaluate.calibration_error(np.ones(3), np.ones(3, bool)) == 0
+def test_test_images_above_the_threshold_of_a_required_accuracy_are_measured():
+    # 1,000 of 1,000 show 99.6 % at an error of 2.5 %, 1,850 of 2,000 show 91.3 %
+    validated = Calibration(1.0, 2000, [Threshold(0.8, 1000, 1000), Threshold(0.4, 2000, 1850)])
+    confidence = np.array([0.9] * 10 + [0.5] * 10 + [0.3] * 5)
+    correct = np.array([True] * 19 + [False] * 6)
+    by_accuracy = {
+        row.pop("required"): row
+        for row in evaluate.selective_accuracies(validated, confidence, correct)
+    }
+    high = {"threshold": 0.8, "coverage": 0.4, "accuracy": 1.0, "high": 1.0,
+            "low": pytest.approx(0.025 ** (1 / 10))}  # fmt: skip
+    assert by_accuracy[0.95] == by_accuracy[0.99] == high
+    assert (by_accuracy[0.9]["threshold"], by_accuracy[0.9]["coverage"]) == (0.4, 0.8)
+    assert by_accuracy[0.9]["accuracy"] == pytest.approx(0.95)
+    rows = evaluate.selective_accuracies(Calibration(), confidence, correct)
+    assert rows[0] == {"required": 0.9, "threshold": None}
 
 
 def test_metrics_contain_the_correct_images(measured):
@@ -85,7 +103,7 @@ def test_metrics_contain_the_correct_images(measured):
 
 
 def training(seed: int, logits: np.ndarray) -> dict:
-    return {"seed": seed, **evaluate.measure(logits, LABELS, CLASSES)}
+    return {"seed": seed, **evaluate.measure(logits, LABELS, CLASSES, Calibration())}
 
 
 def test_metrics_are_means_over_the_trainings():

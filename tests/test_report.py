@@ -133,8 +133,19 @@ def curves(name: str, seed: int, loss: np.ndarray) -> pd.DataFrame:
 
 def metrics_of(row: dict, classes: list[dict]) -> dict:
     """Return the content of metrics/test/MODEL.json."""
-    seeds = [{"seed": seed, "accuracy": row["accuracy"]} for seed in range(row["trainings"])]
-    return {**row, "classes": classes, "seeds": seeds}
+    selective = [
+        {"required": 0.9, "threshold": 0.7, "coverage": 0.8, "accuracy": 0.85, "low": 0.8,
+         "high": 0.89},
+        {"required": 0.95, "threshold": 0.99, "coverage": 0.0, "accuracy": None, "low": 0.0,
+         "high": 1.0},
+        {"required": 0.99, "threshold": None},
+    ]  # fmt: skip
+    seeds = [
+        {"seed": seed, "accuracy": row["accuracy"], "selective": selective}
+        for seed in range(row["trainings"])
+    ]
+    more = {"temperature": 1.5, "loss_uncalibrated": 0.6, "calibration_error_uncalibrated": 0.2}
+    return {**row, "more": [more], "classes": classes, "seeds": seeds}
 
 
 def write_tables(
@@ -365,6 +376,35 @@ def test_bins_of_the_reliability_diagram_are_open_on_the_left_and_count_images_p
     assert [(row["over"] * 15, row["images"]) for row in rows] == [(5, 1), (6, 0.5), (14, 0.5)]
     assert rows[0]["accuracy"] == 0.5
     assert rows[0]["confidence"] == pytest.approx(0.395)
+
+
+def test_accuracy_over_coverage_is_that_of_the_most_confident_images_of_each_training():
+    # 20 images; of the first training the two least confident are wrong, of the second the two most
+    correct = [np.arange(20) >= 2, np.arange(20) < 18]
+    table = pd.concat(
+        pd.DataFrame({
+            "seed": seed, "actual": "a", "predicted": np.where(correct[seed], "a", "b"),
+            "confidence": np.linspace(0.5, 1, 20),
+        })
+        for seed in (0, 1)
+    )  # fmt: skip
+    rows = {row["coverage"]: row for row in charts.coverage_rows({"one": table})}
+    assert list(rows) == [number / 20 for number in range(10, 21)]  # at least 10 images
+    assert (rows[0.5]["images"], rows[0.5]["accuracy"]) == (10, pytest.approx((1 + 0.8) / 2))
+    assert rows[0.9]["accuracy"] == pytest.approx((1 + 16 / 18) / 2)
+    assert rows[1.0]["accuracy"] == pytest.approx(0.9)
+
+
+def test_the_page_checks_required_accuracies_on_the_test_images(built):
+    text = (built / "plots/report.html").read_text("utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    # an interval below the required accuracy is marked
+    expected = (
+        '<td class="number warn">85.0 %<small>80.0 % to 89.0 %; 80.0 % of the images</small></td>'
+    )
+    cells = re.findall(r'<td class="number[^"]*">(?:85|no).*', text)
+    assert cells[:3] == [expected, '<td class="number">no image</td>',
+                         '<td class="number">not shown</td>']  # fmt: skip
+    assert "an object of none of the classes may still be" in text
 
 
 def test_the_confusion_matrix_sums_over_trainings_and_has_the_share_of_the_actual_class():

@@ -1,4 +1,4 @@
-"""Confidence: how high it must be for a model to reach an accuracy.
+"""Confidence: whether it matches accuracy, and how high it must be to reach an accuracy.
 
 Classifying only the images whose confidence reaches a threshold is called selective classification.
 The share of these images is the coverage.
@@ -7,39 +7,72 @@ Reference: Geifman & El-Yaniv, "Selective Classification for Deep Neural Network
     https://arxiv.org/abs/1705.08500
 """
 
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
 import numpy as np
-import numpy.typing as npt
 from scipy.special import betaincinv
 
+BINS = 15  # as Guo et al.
 CONFIDENCE_LEVEL = 0.95  # of `accuracy_bounds` and `binomial_interval`
 
 
-def accuracy_bounds(images: npt.ArrayLike, correct: npt.ArrayLike) -> np.ndarray:
-    """Return lower bounds of the accuracy above each of several thresholds, `(m,)` in [0, 1].
+def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Return the expected calibration error, in [0, 1].
+
+    It is the mean gap between confidence and accuracy over bins of equal width, weighted by the
+    number of images in each.
+
+    Args:
+        confidence: `(n,)` probability of the predicted class, in [0, 1].
+        correct: `(n,)` bool.
+
+    Reference: Guo et al., "On Calibration of Modern Neural Networks" (2017),
+        https://arxiv.org/abs/1706.04599
+    """
+    # bins are open on the left, (0, 1/15], as in the paper
+    bins = np.ceil(confidence * BINS).astype(int)
+    gaps = np.bincount(bins, weights=confidence - correct)  # (bins,) summed gap in each bin
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+class Results(Protocol):
+    """Results on the images whose confidence reaches a threshold."""
+
+    @property
+    def images(self) -> int: ...
+    @property
+    def correct(self) -> int: ...
+
+
+Threshold = TypeVar("Threshold", bound=Results)
+
+
+def accuracy_bounds(thresholds: Sequence[Results]) -> np.ndarray:
+    """Return lower bounds of the accuracy above each of m thresholds, `(m,)` in [0, 1].
 
     With a probability of 95 %, all of them hold together, so that any may be chosen after looking
     at them. They are the lower bounds of Clopper & Pearson (1934), at 1/m of the error each
-    (Bonferroni). The accuracy is that of new images like these, if they are as confident.
+    (Bonferroni). The accuracy is that of new images like these that reach the threshold.
 
     Geifman & El-Yaniv search the thresholds by bisection, and divide the error by the number of its
-    steps. Those depend on the images, which is why all thresholds that may be tried are counted
-    here.
+    steps. The steps depend on the images, which is why all thresholds that could be chosen are
+    counted here.
+    """
+    images = np.array([row.images for row in thresholds], int)
+    correct = np.array([row.correct for row in thresholds], int)
+    return _lower_bound(images, correct, (1 - CONFIDENCE_LEVEL) / max(1, len(images)))
+
+
+def choose_threshold(thresholds: Sequence[Threshold], accuracy: float) -> Threshold | None:
+    """Return the threshold that most images reach of those whose bound reaches an accuracy, if any.
 
     Args:
-        images: m numbers of images whose confidence reaches the threshold.
-        correct: How many of them were classified correctly.
+        thresholds: In descending order of confidence.
+        accuracy: In (0, 1).
     """
-    images = np.asarray(images)
-    return _lower_bound(images, np.asarray(correct), (1 - CONFIDENCE_LEVEL) / len(images))
-
-
-def choose_threshold(images: npt.ArrayLike, correct: npt.ArrayLike, accuracy: float) -> int | None:
-    """Return the index of the threshold with the highest coverage whose bound reaches an accuracy.
-
-    None if no bound does. Arguments are as in `accuracy_bounds`, in ascending order of `images`.
-    """
-    reached = np.flatnonzero(accuracy_bounds(images, correct) >= accuracy)
-    return int(reached[-1]) if len(reached) else None
+    reached = np.flatnonzero(accuracy_bounds(thresholds) >= accuracy)
+    return thresholds[reached[-1]] if len(reached) else None
 
 
 def binomial_interval(images: int, correct: int) -> tuple[float, float]:

@@ -87,22 +87,20 @@ def confidence_threshold(model: Path, calibrated: Calibration, accuracy: float) 
     Raises:
         PipelineError: The validation images show it of no confidence.
     """
-    images, correct = ([getattr(row, name) for row in calibrated.thresholds]
-                       for name in ("images", "correct"))  # fmt: skip
-    if not images:  # a file of an older version
+    if not calibrated.thresholds:  # a file of an older version
         raise PipelineError(
             f"{model}: --accuracy needs a model whose file holds its results on the validation "
             "images. Got one without. Train it again: `dvc repro -f`"
         )
-    index = choose_threshold(images, correct, accuracy)
-    if index is None:
-        highest = math.floor(1000 * accuracy_bounds(images, correct).max()) / 1000
+    threshold = choose_threshold(calibrated.thresholds, accuracy)
+    if threshold is None:
+        highest = math.floor(1000 * accuracy_bounds(calibrated.thresholds).max()) / 1000
         raise PipelineError(
             f"{model}: --accuracy must be at most {highest:g}, the highest that its "
             f"{counted(calibrated.images, 'validation image')} can show. Got {accuracy:g}. Lower "
             "it, or train with more validation images"
         )
-    return calibrated.thresholds[index]
+    return threshold
 
 
 def expand_folders(names: list[str]) -> list[str]:
