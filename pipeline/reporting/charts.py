@@ -103,8 +103,8 @@ def reliability_rows(predictions: dict[str, pd.DataFrame]) -> Rows:
 def coverage_rows(predictions: dict[str, pd.DataFrame]) -> Rows:
     """Return a row for each model and coverage: the accuracy of the most confident images.
 
-    Coverages are 5 %, 10 %, …, 100 % of the test images, without those of fewer than MIN_IMAGES.
-    Accuracies are means over the trainings of a model.
+    Coverages are 5 %, 10 %, …, 100 % of the test images. Accuracies are means over the trainings of
+    a model.
     """
     rows = []
     for name, table in predictions.items():
@@ -117,15 +117,14 @@ def coverage_rows(predictions: dict[str, pd.DataFrame]) -> Rows:
         accuracies = np.mean(correct, axis=0).cumsum() / np.arange(1, len(correct[0]) + 1)
         for coverage in COVERAGES:
             images = math.ceil(coverage * len(accuracies))
-            if images >= MIN_IMAGES:
-                rows.append(
-                    {
-                        "model": name,
-                        "coverage": coverage,
-                        "images": images,
-                        "accuracy": float(accuracies[images - 1]),
-                    }
-                )
+            rows.append(
+                {
+                    "model": name,
+                    "coverage": coverage,
+                    "images": images,
+                    "accuracy": float(accuracies[images - 1]),
+                }
+            )
     return rows
 
 
