@@ -6,11 +6,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from dvc.cli import parse_args
@@ -23,6 +25,7 @@ from pipeline.config.schema import Model
 from pipeline.core.errors import PipelineError
 from pipeline.training import building
 from tests.conftest import REPOSITORY, in_browser
+from tests.test_graph import Clone
 
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "studies/README.md")),
@@ -183,3 +186,56 @@ def test_broken_links_fail_the_build(tmp_path):
     assert done.returncode == 1
     assert "'none.md'" in done.stderr
     assert "'data.md#none'" in done.stderr
+
+
+def cells(page: str) -> list[str]:
+    """Return the code blocks of a page of docs/."""
+    text = (REPOSITORY / "docs" / page).read_text("utf-8")
+    return re.findall(r"(?:^    .*\n)+", text, re.M)
+
+
+@pytest.mark.long
+def test_the_cells_for_colab_run_on_the_cpu(tmp_path, monkeypatch):
+    """As in a notebook, but with digits, one seed, and the packages that are installed here."""
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    clone = Clone(origin, epochs=1)
+    clone.commit("all")
+    scripts = {
+        "nvidia-smi": "echo GPU 0: Tesla T4", "pip": "exit 0",
+        "uv": f'echo "$@" >> {tmp_path}/called; [ $1 = sync ] && exit; shift; exec "$@"',
+    }  # fmt: skip
+    for name, text in scripts.items():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("DVC_")},
+        "PATH": os.pathsep.join(
+            map(str, (tmp_path / "bin", Path(sys.executable).parent, os.environ["PATH"]))
+        ),
+        "CUDA_VISIBLE_DEVICES": "",
+        "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{origin}.insteadOf",
+        "GIT_CONFIG_VALUE_0": "https://github.com/OWNER/cnn-pipeline",
+    }  # fmt: skip
+    displayed = []
+    display = SimpleNamespace(HTML=lambda filename: displayed.append(Path(filename).read_text()))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.chdir(tmp_path)
+    digits = "-S 'preprocess.image_size=[9,9]'"  # digits of 8×8 are too small for airnet
+    output = ""
+    for line in textwrap.dedent("".join(cells("colab.md"))).splitlines():
+        if line.startswith("!"):
+            command = line[1:].replace("-S dataset=cifar10", digits)
+            done = subprocess.run(command, shell=True, env=env, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            output += done.stdout
+        elif line.startswith("%cd "):
+            monkeypatch.chdir(line.removeprefix("%cd "))
+        else:
+            exec(line, globals())
+    assert (tmp_path / "called").read_text().startswith("sync -q --group cuda\n")
+    assert "airnet_narrow" in output.rpartition("Accuracy in %")[2]
+    assert len(displayed) == 1
+    assert "airnet_narrow" in displayed[0]
