@@ -265,10 +265,14 @@ class Lookup(keras.layers.Layer):
         else:
             # a constant, since TensorFlow would copy a variable at each step
             self.images = keras.ops.convert_to_tensor(images[:])
+            if not _has_gpu():
+                # The same bits as integers. Of floats, oneDNN's mixed precision would convert all
+                # images to bfloat16 in every call, instead of those of the batch
+                self.images = keras.ops.view(self.images, "int32")
 
     def compute_output_shape(self, rows_shape):
         # declared, since TensorFlow takes a second to infer it by tracing `call`
         return (*rows_shape, *self.images.shape[1:])
 
     def call(self, rows):
-        return keras.ops.take(self.images, rows, axis=0)
+        return keras.ops.view(keras.ops.take(self.images, rows, axis=0), "float32")
