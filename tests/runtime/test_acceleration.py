@@ -1,5 +1,6 @@
 """Acceleration: training and prediction give the same models as plain Keras."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,6 +148,21 @@ def test_the_precisions_of_a_gpu_follow_from_its_compute_capability(
             message = rf"one that Tesla T4.* computes in hardware: .*\. Got {precision}\. Set it"
             with pytest.raises(PipelineError, match=message):
                 acceleration.resolve_precision(precision)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [(["8.9"], "bfloat16"), (["10.0", "7.5"], "float16"), (["6.1"], "float32"),
+     (["gfx90a"], "float32")],  # the last: of another maker
+)  # fmt: skip
+def test_the_precision_follows_from_the_compute_capability_with_jax_too(
+    capabilities, precision, monkeypatch
+):
+    devices = [SimpleNamespace(compute_capability=text) for text in capabilities]
+    jax = SimpleNamespace(default_backend=lambda: "gpu", devices=lambda: devices)
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert acceleration.resolve_precision("auto") == precision
 
 
 def test_float16_is_refused_on_processors():
