@@ -1,9 +1,11 @@
 """Compare: test each model against the reference, and choose the champion.
 
-Reads   metrics/test/MODEL.json and metrics/train/MODEL/SEED.json of each model;
+Reads   metrics/test/MODEL.json and metrics/train/MODEL/SEED.json of each model; metrics/split.json;
         models/MODEL/SEED.keras of the champion's first seed
 Writes  metrics/comparison.json     the accuracies of each model; its difference from the
-                                    reference with interval, p, verdict and sources of its spread
+                                    reference with interval, p, verdict and sources of its spread;
+                                    the same without test images that have a duplicate in train or
+                                    validation
         metrics/champion.json       name and test metrics of the champion
         models/champion.keras       copy of the champion's file
 Params  champion, compare, margin, seeds
@@ -20,7 +22,7 @@ from pipeline.config.params import load
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
-from pipeline.core.text import signed
+from pipeline.core.text import counted, signed
 from pipeline.stats import crossed
 from pipeline.stats.correctness import correct_table, same_images
 from pipeline.stats.crossed import LEVEL
@@ -72,6 +74,34 @@ def model_row(name: str, trainings: list[dict[str, Any]], test: dict[str, Any]) 
     return {**row, **scalars(test), "accuracies": accuracies}
 
 
+def without_leaks(
+    tables: dict[str, np.ndarray], leaked: list[int], margin: float
+) -> dict[str, Any] | None:
+    """Compare the models without the test images that have a duplicate in train or validation.
+
+    Args:
+        tables: `(k, n)` bool of each model, the reference first.
+        leaked: Numbers of these test images.
+        margin: As for `crossed.verdict`.
+
+    Returns:
+        The number of the remaining images, and for each model its accuracy and comparison; None if
+        no image is leaked, or fewer than two remain.
+    """
+    reference, *others = tables
+    num_images = tables[reference].shape[1]
+    kept = np.setdiff1d(np.arange(num_images), leaked)
+    if len(kept) == num_images or len(kept) < 2:
+        return None
+    remaining = {name: table[:, kept] for name, table in tables.items()}
+    comparisons = crossed.compare_all(remaining, dict.fromkeys(others, reference), margin)
+    rows = [
+        {"model": name, "accuracy": float(table.mean()), **comparisons.get(name, {})}
+        for name, table in remaining.items()
+    ]
+    return {"images": len(kept), "models": rows}
+
+
 def print_comparison(rows: list[dict]) -> None:
     """Print a table with a row for each model, the reference first."""
     cells = []
@@ -113,7 +143,7 @@ def print_comparison(rows: list[dict]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for folder in ("test", "train", "models"):
+    for folder in ("test", "train", "models", "split"):
         parser.add_argument(f"--{folder}", type=Path, required=True)
     for output in ("comparison", "champion", "champion-model"):
         parser.add_argument(f"--{output}", type=Path, required=True)
@@ -147,7 +177,9 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError(f"{model}: not the file that was evaluated. Run `dvc repro`")
 
     facts = {"reference": reference, "level": LEVEL, "margin": margin}
-    write_json(args.comparison, {**facts, "models": rows})
+    leaked = read_json(args.split)["leaked_test_rows"]
+    clean = without_leaks(tables, leaked, margin)
+    write_json(args.comparison, {**facts, "models": rows, "without_leaks": clean})
     val_accuracy = candidates[champion].val_accuracy
     metrics = {"model": champion, "val_accuracy": val_accuracy, **scalars(test[champion])}
     write_json(args.champion, metrics)
@@ -156,6 +188,13 @@ def main(argv: list[str] | None = None) -> None:
     print_comparison(rows)
     for row in rows[1:]:
         print(f"compare: {row['model']}: {row['sentence']}")
+    if clean:
+        print(
+            f"compare: without {counted(len(leaked), 'test image')} that have a duplicate in train "
+            "or validation:"
+        )
+        for row in clean["models"][1:]:
+            print(f"compare: {row['model']}: {row['sentence']}")
     named = params.champion != "auto"
     reason = "named in params.yaml" if named else "best mean validation accuracy"
     print(f"compare: champion {champion} ({reason}) -> {args.champion_model}")

@@ -3,7 +3,7 @@
 Reads   the source of the data set; for `dataset: folder`, the images below `folder`
 Writes  data/raw/{train,test}.parquet    image (bytes, path), label int64, id string; a
                                          validation split at the end of train
-Params  dataset, folder, test_share, test_seed
+Params  dataset, folder, test_share, test_seed, split.group, split.group_pattern
 """
 
 import argparse
@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.config.params import DATASETS, check_folder, load
 from pipeline.core.errors import MAX_NAMES, first_few, run
+from pipeline.core.splitting import Grouping
 from pipeline.ingest import parquet
 
 
@@ -42,7 +43,11 @@ def main(argv: list[str] | None = None) -> None:
 
     module = params.dataset if (DATASETS / f"{params.dataset}.py").is_file() else "tfds"
     dataset = importlib.import_module(f"pipeline.ingest.datasets.{module}").load(
-        params.dataset, params.folder, params.test_share, params.test_seed
+        params.dataset,
+        params.folder,
+        params.test_share,
+        params.test_seed,
+        Grouping(params.split.group, params.split.group_pattern),
     )
     parquet.write(args.raw, dataset)
     counts = ", ".join(f"{size} {split}" for split, size in dataset.sizes.items())

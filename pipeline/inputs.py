@@ -54,7 +54,7 @@ MODEL_OUTPUTS = (
 PACKAGES = {
     "download": ("numpy", "pillow", "pyarrow", "scikit-learn", "tensorflow-datasets"),
     "preprocess": ("numpy", "pi-heif", "pillow", "pyarrow"),
-    "split": ("numpy", "scikit-learn"),
+    "split": ("numpy", "pandas", "pyarrow", "scikit-learn", "scipy"),
     "features": ("h5py", "keras", "ml-dtypes", "numpy"),
     "train": ("h5py", "keras", "ml-dtypes", "numpy"),
     "evaluate": ("keras", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy"),

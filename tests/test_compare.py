@@ -29,7 +29,7 @@ def test_a_tie_goes_to_the_model_with_fewer_parameters_and_then_to_the_first():
 
 
 ARGUMENTS = (
-    "--test test --train train --models models "
+    "--test test --train train --models models --split split.json "
     "--comparison comparison.json --champion champion.json --champion-model models/champion.keras"
 ).split()
 
@@ -82,6 +82,7 @@ def evaluated(project, edit):
     The third is not in `compare`.
     """
     edit("seeds: [0]", "seeds: [0, 1, 2]")
+    (project / "split.json").write_text('{"leaked_test_rows": []}')
     write_model(project, "baseline", {0: 29, 1: 30, 2: 31}, [0.8, 0.9, 1.0])
     write_model(project, "batchnorm", {0: 10, 1: 10, 2: 10}, [0.8, 0.8, 0.8])
     write_model(project, "removed", {0: 0, 1: 0, 2: 0}, [1.0, 1.0, 1.0])
@@ -228,3 +229,27 @@ def test_readme_agrees_with_the_committed_metrics(committed):
             cells += [difference, interval, f"{row['p_holm']:.2g}", row["verdict"]]
         line = " *│ *".join(map(re.escape, cells))
         assert re.search(rf"^│ {line} ", readme, re.M), row["model"]
+
+
+def test_the_models_are_also_compared_without_leaked_test_images(evaluated, capsys):
+    # baseline misclassifies the first 29, 30 and 31 images, and batchnorm the first 10
+    (evaluated / "split.json").write_text(json.dumps({"leaked_test_rows": [*range(40, 100)]}))
+    out = run_main(capsys)
+    clean = json.loads(Path("comparison.json").read_text())["without_leaks"]
+    assert clean["images"] == 40
+    baseline, batchnorm = clean["models"]
+    assert baseline["accuracy"] == pytest.approx(0.25)
+    assert batchnorm["accuracy"] == pytest.approx(0.75)
+    assert batchnorm["difference"] == pytest.approx(0.5)
+    assert comparison()[1]["difference"] == pytest.approx(0.2)  # with all images
+    assert (
+        "compare: without 60 test images that have a duplicate in train or validation:\n"
+        f"compare: batchnorm: {batchnorm['sentence']}\n"
+    ) in out
+
+
+@pytest.mark.parametrize("leaked", [[], [*range(99)]])
+def test_no_second_comparison_without_leaks_or_without_other_images(evaluated, capsys, leaked):
+    (evaluated / "split.json").write_text(json.dumps({"leaked_test_rows": leaked}))
+    run_main(capsys)
+    assert json.loads(Path("comparison.json").read_text())["without_leaks"] is None

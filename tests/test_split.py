@@ -1,15 +1,17 @@
-"""Split: stratified validation rows, duplicates and contradictory labels."""
+"""Split: validation rows, folds and groups, duplicates and contradictory labels."""
 
 import json
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline import split
 from pipeline.core.errors import PipelineError
-from pipeline.data import arrays
+from pipeline.data import arrays, rows
 from tests.conftest import write_arrays
 
 
@@ -31,6 +33,9 @@ INFO = json.dumps({
     "classes": ["even", "odd"], "skipped": {"train": 3, "test": 1},
     "multi_frame": {"train": 2, "test": 0}, "validation": 0,
 })  # fmt: skip
+
+
+ARGUMENTS = "--arrays arrays --split splits --metrics m.json".split()
 
 
 def test_a_class_without_validation_images_is_reported(project, quick_stage):
@@ -67,35 +72,116 @@ def images(*values: float) -> np.ndarray:
     return np.array(values, np.float32).reshape(-1, 1, 1, 1)
 
 
-def test_duplicates_are_counted_within_and_across():
-    # 1 is three times in train and once in test; 2 in validation and test; 3 twice in test
-    train = images(1, 1, 2, 1, 4)
-    duplicates = split.duplicates(
-        {
-            "train": (train, np.array([0, 1, 0, 0, 0]), np.array([0, 1, 3, 4])),
-            "validation": (train, np.zeros(5, int), np.array([2])),
-            "test": (images(3, 2, 1, 3), np.array([1, 0, 0, 1]), np.arange(4)),
-        },
-        ["cat", "dog"],
-    )
-    assert duplicates["within"] == {"train": 2, "validation": 0, "test": 1}
-    assert duplicates["across"] == {"train_validation": 0, "train_test": 1, "validation_test": 1}
-    assert sorted(duplicates["groups"]) == [
-        ["test 0", "test 3"],
-        ["train 0", "train 1", "train 3", "test 2"],
-        ["validation 2", "test 1"],
+def test_duplicates_are_counted_within_and_across_splits():
+    # image 1 is three times in train and once in test; 2 in validation and test; 3 twice in test
+    values = [1, 1, 2, 1, 4, 3, 2, 1, 3]
+    splits = ["train", "train", "validation", "train", "train", "test", "test", "test", "test"]
+    groups = split.exact_groups(split.describe(images(*values)).digests)
+    labels = np.array([0, 1, 0, 0, 0, 1, 0, 0, 1])
+    summary = split.summarize(groups, splits, list("abcdefghi"), labels, ["cat", "dog"])
+    assert summary["within"] == {"train": 2, "validation": 0, "test": 1}
+    assert summary["across"] == {"train_validation": 0, "train_test": 1, "validation_test": 1}
+    assert summary["groups"] == [
+        ["train a", "train b", "train d", "test h"],
+        ["validation c", "test g"],
+        ["test f", "test i"],
     ]
-    assert duplicates["conflicts"] == [
-        ["train 0 (cat)", "train 1 (dog)", "train 3 (cat)", "test 2 (cat)"]
+    assert summary["conflicts"] == [
+        ["train a (cat)", "train b (dog)", "train d (cat)", "test h (cat)"]
     ]
+    assert split.leaked(groups, splits, "validation") == []
+    assert split.leaked(groups, splits, "test") == [6, 7]
 
 
-def test_duplicates_are_found_when_rows_are_read_in_chunks(monkeypatch):
+def test_duplicates_are_found_when_images_are_read_in_chunks(monkeypatch):
     monkeypatch.setattr(split, "READ_VALUES", 2)
-    duplicates = split.duplicates(
-        {"train": (images(5, 6, 7, 8, 5), np.zeros(5, int), np.array([0, 1, 2, 4]))}, ["cat"]
-    )
-    assert duplicates["groups"] == [["train 0", "train 4"]]
+    assert split.exact_groups(split.describe(images(5, 6, 7, 8, 5)).digests) == [[0, 4]]
+
+
+def noise(count: int) -> np.ndarray:
+    return np.random.default_rng(0).random((count, 8, 8, 1), dtype=np.float32)
+
+
+def test_a_group_of_near_duplicates_has_the_exact_copies_of_its_images():
+    pictures = noise(20)
+    pictures[3] = 0.5 * pictures[2]  # darker
+    pictures[7] = pictures[3]
+    pictures[9] = pictures[8]  # exact copies only
+    contents = split.describe(pictures)
+    assert split.near_groups(contents, np.zeros(20, int)) == [[2, 3, 7]]
+
+
+def test_test_images_with_a_near_duplicate_in_train_are_listed(project, quick_stage):
+    pictures = noise(32)
+    pictures[31] = 0.8 * pictures[5, :, ::-1]  # test image 1 is a darker mirror image
+    pictures[20] = pictures[21]
+    for name, part in (("train", pictures[:30]), ("test", pictures[30:])):
+        write_arrays(project / "arrays" / name, part, np.arange(len(part)) % 2)
+    (project / "arrays/info.json").write_text(INFO)
+    done = quick_stage("pipeline.split", *ARGUMENTS)
+    assert "split: warning: 1 test image with a duplicate in train or validation" in done.stdout
+    metrics = json.loads((project / "m.json").read_text())
+    split_of_5 = "validation" if 5 in read_rows("splits/0.npz", 30)[1] else "train"
+    assert metrics["near_duplicates"]["groups"] == [
+        [f"{split_of_5} train/5.png", "test test/1.png"]
+    ]
+    assert len(metrics["duplicates"]["groups"]) == 1
+    assert metrics["leaked_test_rows"] == [1]
+
+
+def read_rows(path: str, num_rows: int) -> tuple[list[int], list[int]]:
+    train, validation = arrays.read_split(Path(path), num_rows)
+    return train.tolist(), validation.tolist()
+
+
+def test_with_folds_each_image_is_held_out_by_one_seed(project, edit):
+    for name, values in (("train", range(30)), ("test", [50, 51])):
+        write_arrays(project / "arrays" / name, images(*values), np.arange(len(values)) % 2)
+    (project / "arrays/info.json").write_text(INFO)
+    edit("seeds: [0]", "seeds: [4, 2, 9]")
+    edit("method: holdout", "method: folds")
+    split.main(ARGUMENTS)
+    held_out = []
+    for seed in (4, 2, 9):
+        train, validation = read_rows(f"splits/{seed}.npz", 30)
+        assert np.bincount(np.array(validation) % 2).tolist() == [5, 5]
+        held_out += validation
+    assert sorted(held_out) == list(range(30))
+
+
+def test_folds_of_a_data_set_with_a_validation_split_are_refused(project, edit):
+    for name in ("train", "test"):
+        write_arrays(project / "arrays" / name, images(*range(10)), np.arange(10) % 2)
+    (project / "arrays/info.json").write_text(json.dumps({**json.loads(INFO), "validation": 4}))
+    edit("seeds: [0]", "seeds: [0, 1]")
+    edit("method: holdout", "method: folds")
+    with pytest.raises(PipelineError, match=r"split\.method must be holdout, because the data set"):
+        split.main(ARGUMENTS)
+
+
+@pytest.mark.parametrize("method", ["holdout", "folds"])
+def test_images_of_a_patient_stay_in_one_split(project, edit, quick_stage, method):
+    labels = np.arange(60) % 2
+    patients = np.arange(60) // 4  # 15 patients with 4 images, 2 of each class
+    for name, rows_of in (("train", np.arange(56)), ("test", np.arange(54, 60))):
+        write_arrays(project / "arrays" / name, images(*rows_of), labels[rows_of])
+        values = [{"patient": f"p{patients[row]}"} for row in rows_of]
+        ids = [f"{name}/{row}.png" for row in rows_of]
+        rows.write(project / "arrays", name, pa.table({"id": ids, "metadata": values}))
+    (project / "arrays/info.json").write_text(INFO)
+    edit("seeds: [0]", "seeds: [0, 1]")
+    edit("method: holdout", f"method: {method}")
+    edit("  group:", "  group: patient")
+    done = quick_stage("pipeline.split", *ARGUMENTS)
+    for seed in (0, 1):
+        train, validation = read_rows(f"splits/{seed}.npz", 56)
+        assert not set(patients[train]) & set(patients[validation])
+        assert 8 <= len(validation) <= 28
+    # test has two images of patient 13 (rows 54 and 55), who is also in train or validation
+    assert "split: warning: 1 group in two splits of the data set. See m.json" in done.stdout
+    grouped = json.loads((project / "m.json").read_text())["grouped"]
+    assert grouped["groups"] == 15
+    assert grouped["across"]["train_validation"] == 0
 
 
 def test_stage_writes_rows_and_counts_and_warns_of_leaks(project, stage):
@@ -106,7 +192,7 @@ def test_stage_writes_rows_and_counts_and_warns_of_leaks(project, stage):
     done = stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
     assert done.stdout == (
         "split: 8 train, 2 validation rows (held out) -> splits\n"
-        "split: warning: 1 image in two splits, see m.json\n"
+        "split: warning: 1 test image with a duplicate in train or validation. See m.json\n"
     ), done.stderr
     metrics = json.loads((project / "m.json").read_text())
     assert metrics["skipped"] == {"train": 3, "test": 1}
@@ -174,7 +260,7 @@ def test_an_image_in_two_classes_is_reported_as_a_conflict(project, quick_stage)
     done = quick_stage("pipeline.split", *"--arrays arrays --split splits --metrics m.json".split())
     assert done.stdout.splitlines()[1:] == [
         "split: warning: 1 image in two classes, so a label is wrong, for example validation "
-        "6 (even), validation 7 (odd). See m.json"
+        "train/6.png (even), validation train/7.png (odd). See m.json"
     ], done.stderr
     conflicts = json.loads((project / "m.json").read_text())["duplicates"]["conflicts"]
-    assert conflicts == [["validation 6 (even)", "validation 7 (odd)"]]
+    assert conflicts == [["validation train/6.png (even)", "validation train/7.png (odd)"]]

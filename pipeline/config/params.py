@@ -53,6 +53,7 @@ def _load(path: Path) -> Params:
             if (path := getattr(params.preprocess, setting))
         ),
         partial(_check_names, params),
+        partial(_check_folds, params),
         *(partial(check_model, params, name) for name in params.models),
         *(partial(_check_normalization, params, name) for name in params.compare),
     ]
@@ -91,6 +92,15 @@ def _check_names(params: Params) -> None:
                 f"models {' and '.join(same_letters)}: would share their files where file names "
                 "ignore case, as on macOS. Rename one"
             )
+
+
+def _check_folds(params: Params) -> None:
+    if params.split.method == "folds" and len(params.seeds) < 2:
+        raise invalid(
+            ("split", "method"),
+            "must be holdout with one seed, or seeds must be 2 or more",
+            "folds",
+        )
 
 
 def check_model(params: Params, name: str) -> None:

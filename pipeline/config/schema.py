@@ -1,6 +1,7 @@
 """Schema of params.yaml: one class per section, one documented field per setting."""
 
 import inspect
+import re
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -313,9 +314,37 @@ class Preprocess(Section):
         return value
 
 
+def _check_pattern(pattern: str) -> str:
+    try:
+        count = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"must be a regular expression. Got {pattern!r}: {error}") from None
+    if count != 1:
+        raise ValueError(
+            f"must have one group in parentheses, (…), and others as (?:…). Got {count}"
+        )
+    return pattern
+
+
 class Split(Section):
+    method: Literal["holdout", "folds"]
+    """holdout: each seed holds out its own random images; folds: each seed holds out another fold
+    of the training images, so that each image is held out once"""
     validation: Annotated[float, Field(gt=0, lt=1)]
-    """Share of the training images held out for validation, unless the data set has the split"""
+    """Share of the training images held out for validation by holdout, unless the data set has the
+    split"""
+    group: Annotated[str, Field(min_length=1)] | None
+    """Column of metadata.csv: images with the same value are never divided between splits; null:
+    off"""
+    group_pattern: Annotated[str, AfterValidator(_check_pattern)] | None
+    """Regular expression with one group in parentheses: as group, for the text that it finds in an
+    image's id; null: off"""
+
+    @pydantic.model_validator(mode="after")
+    def _has_one_grouping(self) -> "Split":
+        if self.group is not None and self.group_pattern is not None:
+            raise ValueError("has group and group_pattern: set one of them to null")
+        return self
 
 
 class Evaluate(Section):

@@ -216,7 +216,12 @@ def check_classes(source: str, classes: list[str], labels: Mapping[str, np.ndarr
 
 
 def hold_out_test(
-    source: str, classes: list[str], labels: np.ndarray, share: float, seed: int
+    source: str,
+    classes: list[str],
+    labels: np.ndarray,
+    share: float,
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hold out a stratified test split.
 
@@ -226,15 +231,16 @@ def hold_out_test(
         labels: `(n,)` int64 in [0, k).
         share: Share of the images in the test split, in (0, 1).
         seed: In [0, 2**32).
+        groups: `(n,)`. Images of a group stay in one split.
 
     Returns:
         Sorted row numbers of the training and test splits, int64.
 
     Raises:
-        PipelineError: A class has too few images for both splits.
+        PipelineError: A class has too few images or groups for both splits.
     """
     remedy = "Add some, move test_share towards 0.5, or provide a test split"
-    train, test = stratified_split(labels, classes, share, seed, source, remedy)
+    train, test = stratified_split(labels, classes, share, seed, source, remedy, groups)
     check_classes(source, classes, {"train": labels[train], "test": labels[test]})
     return train, test
 

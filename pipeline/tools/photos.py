@@ -23,6 +23,7 @@ from pipeline.config.yaml_reader import parse, reading
 from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, first_few, run
 from pipeline.core.files import atomic_path
+from pipeline.core.splitting import Grouping
 from pipeline.core.text import counted
 from pipeline.ingest.datasets import folder as folder_dataset
 from pipeline.ingest.datasets.folder import Found
@@ -80,12 +81,14 @@ def find(top: Path, params: Params) -> tuple[Found, float]:
     Raises:
         PipelineError: The folder has no images in two or more classes, or too few of a class.
     """
-    found = folder_dataset.find(str(top), 0.5, params.test_seed)  # a half: accepts small classes
+    grouping = Grouping(params.split.group, params.split.group_pattern)
+    # a half: accepts small classes
+    found = folder_dataset.find(str(top), 0.5, params.test_seed, grouping)
     labels = [label for split in train_splits(found) for _, label in found.files[split]]
     counts = np.bincount(labels, minlength=len(found.classes))
     check_class_sizes(top, found.classes, counts, "images")
     share = share_for(int(counts.min()), params.test_share) if found.held_out else params.test_share
-    return folder_dataset.find(str(top), share, params.test_seed), share
+    return folder_dataset.find(str(top), share, params.test_seed, grouping), share
 
 
 def train_splits(found: Found) -> list[str]:

@@ -29,6 +29,11 @@ INVALID = [
     ("validation: 0.2", "validation: 1.5", r"split\.validation must be less than 1\. Got 1\.5"),
     ("validation: 0.2", "validation: 0", r"split\.validation must be greater than 0\. Got 0"),
     ("validation: 0.2", "validation: .nan", r"split\.validation must be a finite number\. Got nan"),
+    ("method: holdout", "method: folds", r"split\.method must be holdout with one seed, or seeds"),
+    ("method: holdout", "method: cv", r"split\.method must be 'holdout' or 'folds'\. Got 'cv'"),
+    ("group_pattern:", "group_pattern: '('", r"split\.group_pattern must be a regular exp"),
+    ("group_pattern:", "group_pattern: x", r"group_pattern must have one group in parentheses, "),
+    ("  group:\n", "  group: ''\n", r"split\.group must have at least 1 character"),
     ("validation: 0.2", "validaton: 0.2", r"validaton is an unknown key\. Did you mean valid"),
     ("seeds: [0]", "seeds: 3", r"seeds must be a valid list\. Got 3"),
     ("seeds: [0]", "seeds: [true]", r"seeds\.0 must be a valid integer\. Got True"),
@@ -217,6 +222,13 @@ INVALID_MODEL_SETTINGS = [
     ),
     ("train: {warmup_epochs: 20}", r"batchnorm\.train must have fewer warmup_epochs than epochs"),
 ]
+
+
+def test_two_settings_of_groups_are_refused(edit):
+    edit("  group:", "  group: patient")
+    edit("  group_pattern:", "  group_pattern: (x)")
+    with pytest.raises(PipelineError, match=r"split has group and group_pattern: set one of them"):
+        params.load()
 
 
 @pytest.mark.parametrize(("old", "new", "message"), INVALID)

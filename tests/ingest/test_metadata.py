@@ -10,6 +10,7 @@ import pytest
 from pipeline import preprocess
 from pipeline.config.schema import Preprocess
 from pipeline.core.errors import PipelineError
+from pipeline.core.splitting import Grouping
 from pipeline.data import rows
 from pipeline.ingest import metadata, parquet
 from pipeline.ingest.datasets import folder
@@ -87,3 +88,30 @@ def test_an_invalid_metadata_csv_is_an_error_in_one_line(tmp_path, content, mess
     (tmp_path / "metadata.csv").write_bytes(content)
     with pytest.raises(PipelineError, match=re.escape(message)):
         metadata.read([tmp_path], [tmp_path / "1.png"])
+
+
+def patients_of(loaded: parquet.Dataset, split: str) -> set[str]:
+    return {example.id.split("/")[1].split("_")[0] for example in loaded.splits[split]}
+
+
+@pytest.mark.parametrize("grouping", [
+    Grouping("patient", None), Grouping(None, "/([^_]+)_"),
+], ids=["column", "pattern"])  # fmt: skip
+def test_a_held_out_test_split_does_not_divide_a_group(tmp_path, grouping):
+    names = [f"{c}/p{patient}_{i}.png" for c in ("cat", "dog") for patient in range(10)
+             for i in range(4)]  # fmt: skip
+    images(tmp_path, *names)
+    lines = [f"{name},{name.split('/')[1].split('_')[0]}" for name in names]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,patient", *lines]))
+    loaded = folder.load("folder", str(tmp_path), 0.2, 0, grouping)
+    assert loaded.sizes == {"train": 64, "test": 16}
+    assert not patients_of(loaded, "train") & patients_of(loaded, "test")
+
+
+def test_an_image_without_a_group_is_refused_where_a_test_split_is_held_out(tmp_path):
+    images(tmp_path, *(f"{c}/{i}.png" for c in ("cat", "dog") for i in range(5)))
+    (tmp_path / "metadata.csv").write_text("file_name,patient\ncat/0.png,7\ndog/0.png,8\n")
+    with pytest.raises(
+        PipelineError, match=r"must have a group\. Got 8 images without: cat/1\.png"
+    ):
+        folder.load("folder", str(tmp_path), 0.2, 0, Grouping("patient", None))

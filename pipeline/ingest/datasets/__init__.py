@@ -1,1 +1,1 @@
-"""Data sets: one file per kind, with `load(name, folder, test_share, test_seed) -> Dataset`."""
+"""Data sets: one file per kind, with a function `load` that returns a `Dataset`."""

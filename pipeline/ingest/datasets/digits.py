@@ -10,10 +10,13 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from pipeline.core.splitting import Grouping
 from pipeline.ingest.parquet import Dataset, Example, hold_out_test
 
 
-def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
+def load(
+    name: str, folder: str, test_share: float, test_seed: int, grouping: Grouping | None = None
+) -> Dataset:
     """Return the digits as 8-bit PNG files; a fixed stratified 20 % are the test split.
 
     The parameters are those of every data set, and have no effect here.

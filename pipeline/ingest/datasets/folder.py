@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.core.errors import PipelineError, first_few
+from pipeline.core.splitting import Grouping
 from pipeline.core.text import counted
 from pipeline.ingest import metadata
 from pipeline.ingest.parquet import HELD_OUT, Dataset, Example, check_classes, hold_out_test
@@ -52,7 +53,9 @@ class Found(NamedTuple):
     """Value of each column of metadata.csv, of the files that it names"""
 
 
-def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
+def load(
+    name: str, folder: str, test_share: float, test_seed: int, grouping: Grouping | None = None
+) -> Dataset:
     """Return every file of each class, including those in subfolders.
 
     Files that are not images are reported by preprocess. Hidden files and system files are left out
@@ -63,13 +66,14 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
         folder: Folder with the images.
         test_share: Share of each class to hold out, in (0, 1).
         test_seed: Seed that selects the images to hold out, in [0, 2**32).
+        grouping: Which images are held out together, or none of them.
 
     Raises:
         PipelineError: A folder is missing, there is only one class, a class has no images in train
-            or test, an image is outside the class folders, class folders look like splits, or a
-            metadata.csv is invalid.
+            or test, an image is outside the class folders, class folders look like splits, a
+            metadata.csv is invalid, or images have no group.
     """
-    contents = find(folder, test_share, test_seed)
+    contents = find(folder, test_share, test_seed, grouping)
     return Dataset(
         classes=contents.classes,
         source=contents.source,
@@ -90,13 +94,14 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
     )
 
 
-def find(folder: str, test_share: float, test_seed: int) -> Found:
+def find(folder: str, test_share: float, test_seed: int, grouping: Grouping | None = None) -> Found:
     """Find the splits, classes and files of a folder.
 
     Args:
         folder: As in `load`.
         test_share: As in `load`.
         test_seed: As in `load`.
+        grouping: As in `load`.
 
     Raises:
         PipelineError: As in `load`.
@@ -125,16 +130,20 @@ def find(folder: str, test_share: float, test_seed: int) -> Found:
     described = metadata.read([top, *split_folders.values()], paths)
     if described and (count := len(paths) - len(described)):
         source += f" ({counted(count, 'image')} without a row in {metadata.FILE})"
+    columns = list(next(iter(described.values()), {}))
     labels = {split: np.array([label for _, label in pairs], int) for split, pairs in files.items()}
     check_classes(
         source, classes, {split: labels[split] for split in labels if split != "validation"}
     )
     held_out = "test" not in files
     if held_out:
-        train_rows, test_rows = hold_out_test(
-            source, classes, labels["train"], test_share, test_seed
-        )
         pairs = files["train"]
+        ids = [path.relative_to(top).as_posix() for path, _ in pairs]
+        values = [described.get(path, dict.fromkeys(columns, "")) for path, _ in pairs]
+        groups = grouping.groups(source, ids, values) if grouping else None
+        train_rows, test_rows = hold_out_test(
+            source, classes, labels["train"], test_share, test_seed, groups
+        )
         files = {"train": [pairs[r] for r in train_rows], "test": [pairs[r] for r in test_rows]}
         source += HELD_OUT.format(top / "test", 100 * test_share, test_seed)
     if ignored:

@@ -26,6 +26,7 @@ from tensorflow_datasets.core.download.download_manager import (
 
 from pipeline.core import native_log
 from pipeline.core.errors import PipelineError
+from pipeline.core.splitting import Grouping
 from pipeline.ingest.parquet import HELD_OUT, Dataset, Example, hold_out_test
 
 # their warnings are for the developers of these libraries, not for the user
@@ -43,7 +44,9 @@ VALIDATION_SPLITS = ("validation", "valid", "val")  # names of validation splits
 REMEDY = "Set TFDS_DATA_DIR to a prepared copy, or `dataset: digits` to run offline"
 
 
-def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
+def load(
+    name: str, folder: str, test_share: float, test_seed: int, grouping: Grouping | None = None
+) -> Dataset:
     """Return a data set from the prepared copy in TFDS_DATA_DIR, or download it.
 
     Without a labelled test split, the validation split becomes the test split. Without either, a
@@ -54,6 +57,7 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
         folder: Not used; a parameter of every data set.
         test_share: Share of each class to hold out, in (0, 1).
         test_seed: Seed that selects the images to hold out, in [0, 2**32).
+        grouping: Which images are held out together, by their ids.
 
     Raises:
         PipelineError: The data set has no `image` and `label`, no labelled train split or files in
@@ -89,7 +93,10 @@ def load(name: str, folder: str, test_share: float, test_seed: int) -> Dataset:
         labels = _labels(name, builder, "train")
         if (labels < 0).any():
             raise _unlabelled(name, "train")
-        train, test = hold_out_test(source, classes, labels, test_share, test_seed)
+        groups = None
+        if grouping and any(grouping):
+            groups = grouping.groups(source, _ids(name, builder, "train"), [])
+        train, test = hold_out_test(source, classes, labels, test_share, test_seed, groups)
         sizes = {"train": len(train), "test": len(test)}
         splits = {
             split: compress(
@@ -210,9 +217,18 @@ def _examples(name: str, builder: Any, split: str) -> Iterator[Example]:
     for row in _rows(name, builder, split, features):
         if row["label"] < 0:
             raise _unlabelled(name, split)
-        id = row.get("id", row["tfds_id"])
-        id = id.decode() if isinstance(id, bytes) else str(id)
-        yield Example(row["image"], int(row["label"]), id)
+        yield Example(row["image"], int(row["label"]), _id(row))
+
+
+def _id(row: dict[str, Any]) -> str:
+    id = row.get("id", row["tfds_id"])
+    return id.decode() if isinstance(id, bytes) else str(id)
+
+
+def _ids(name: str, builder: Any, split: str) -> list[str]:
+    """Return the id of each example of a split."""
+    features = {"id", "label"} & set(builder.info.features)
+    return [_id(row) for row in _rows(name, builder, split, features)]
 
 
 def _labels(name: str, builder: Any, split: str) -> np.ndarray:
