@@ -27,12 +27,12 @@ from pipeline.core.text import counted, signed
 from pipeline.data import arrays, tables
 from pipeline.data.predictions import read_table
 from pipeline.data.preprocessor import Preprocessor
-from pipeline.reporting import chart_style, charts, parts
+from pipeline.reporting import chart_style, charts, label_issues, parts
 
 TEMPLATES = Path(__file__).with_name("reporting")
 INPUTS = (
     "arrays", "versions", "split", "comparison", "champion", "test", "curves", "predictions",
-    "samples", "analysis", "export",
+    "samples", "analysis", "export", "label-issues", "label-counts",
 )  # fmt: skip
 
 
@@ -178,6 +178,14 @@ def read_page(args: argparse.Namespace) -> dict[str, Any]:
         "analyses": {name: analysis for name, analysis in analyses.items() if analysis["pictures"]},
         "exports": parts.exports(args.export),
         "versions": parts.versions(args.versions),
+        "label_issues": {
+            "counts": read_json(args.label_counts),
+            "corrections": read_json(args.arrays / "corrections.json"),
+            **{
+                split: label_issues.cards(args.label_issues, args.arrays, preprocessor, split)
+                for split in ("train", "test")
+            },
+        },
     }
 
 

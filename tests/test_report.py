@@ -59,6 +59,7 @@ ARGUMENTS = (
     "--arrays arrays --versions versions --split split.json --comparison comparison.json "
     "--champion champion.json --test test --curves curves.csv --predictions predictions "
     "--samples samples.png --analysis analysis --export export.json "
+    "--label-issues label_issues --label-counts label_counts.json "
     "--report plots/report.html --libraries plots/vega.js"
 ).split()
 
@@ -156,12 +157,32 @@ def write_tables(
         write_predictions(top / "predictions" / name, table, classes)
 
 
+def write_label_issues(top: Path, train: list[int], test: list[int]) -> None:
+    """Write label issues of some rows of the training and test images, with odd class names."""
+    for split, rows in (("train", train), ("test", test)):
+        lines = [f'{split}/{row}.png,NA,"{SCRIPT}",0.93,2,3' for row in rows]
+        path = top / f"label_issues/{split}.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(["id,label,given,score,agree,trainings", *lines]) + "\n")
+    counts = {
+        "train": {"images": 4000, "held_out": 3000, "issues": len(train)},
+        "test": {"images": 6, "held_out": 6, "issues": len(test)},
+    }
+    (top / "label_counts.json").write_text(json.dumps(counts))
+
+
 def write_outputs(top: Path) -> None:
     """Write small inputs of the report."""
     write_params(top)
     images = np.arange(6 * 16, dtype=np.float32).reshape(6, 4, 4, 1) / 96
-    write_arrays(top / "arrays/test", images, np.array(ACTUAL))
+    for split in ("train", "test"):
+        write_arrays(top / "arrays" / split, images, np.array(ACTUAL))
+    write_label_issues(top, [1], [])
     files = {
+        "arrays/corrections.json": {
+            "excluded": {"train": 1200, "test": 0},
+            "relabeled": {"train": 3, "test": 4},
+        },
         "arrays/info.json": vars(PREPROCESSOR),
         "comparison.json": {"reference": "baseline", "level": 0.95, "margin": 0.01, "models": ROWS},
         "champion.json": {"model": "batchnorm"},
@@ -253,9 +274,13 @@ def write_many(
         files[f"test/{name}.json"] = metrics_of(row, by_class)
         write_analysis(top / "analysis" / name)
     write_tables(top, histories, tables, preprocessor.classes)
+    write_label_issues(top, list(range(30)), [7])
     zeros = dict.fromkeys(("train", "validation", "test"), 0)
     files |= {
         "arrays/info.json": vars(preprocessor),
+        "arrays/corrections.json": {
+            change: {"train": 0, "test": 0} for change in ("excluded", "relabeled")
+        },
         "comparison.json": {"reference": "baseline", "level": 0.95, "margin": 0.01, "models": rows},
         "champion.json": {"model": names[-1]},
         "split.json": {
@@ -298,6 +323,23 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"report: 3 models, \d\.\d MB -> plots/report.html\n", done.stdout)
     return top
+
+
+def test_the_page_shows_labels_that_are_probably_wrong_and_how_many_were_examined(built):
+    text = (built / "plots/report.html").read_text("utf-8")
+    labels = " ".join(text.partition('<section id="labels">')[2].partition("</section>")[0].split())
+    for expected in (
+        "1,200 training and 0 test images were excluded (preprocess.exclude); 3 training and 4 "
+        "test labels were corrected (preprocess.relabel).",
+        "1 of the 3,000 training images that at least one training held out for validation, listed "
+        "in data/label_issues/train.csv. The other 1,000 of 4,000 were not examined; split.method: "
+        "folds examines all.",
+        "label <b>&lt;script&gt;alert(1)&lt;/script&gt;</b><br>suggested <b>NA</b>",
+        "2 of 3 trainings agree<br>train/1.png",
+        "0 of the 6 test images. If only",
+    ):
+        assert expected in labels
+    assert labels.count("<li>") == 1
 
 
 def test_the_page_says_that_its_split_is_the_first_seeds(built):
@@ -621,8 +663,8 @@ def test_the_page_draws_its_charts_without_a_network(page):
 @in_browser
 def test_every_image_has_an_alternative_text(page):
     alts = page.eval_on_selector_all("img", "images => images.map((image) => image.alt)")
-    # samples, 4 misclassified images, and 2 pictures of each of 3 models
-    assert len(alts) == 11
+    # samples, 4 misclassified images, a label issue, and 2 pictures of each of 3 models
+    assert len(alts) == 12
     assert all(alts)
     assert (
         f"Test image 1: true {SCRIPT}, predicted NA by baseline, 80.0\xa0%, wrong in 3 of 3" in alts
@@ -631,7 +673,7 @@ def test_every_image_has_an_alternative_text(page):
 
 @in_browser
 def test_a_class_name_with_html_in_it_stays_text(page):
-    assert SCRIPT in page.inner_text(".mistakes li:first-child")
+    assert SCRIPT in page.inner_text("#mistakes .mistakes li:first-child")
     assert page.locator("[name=actual] option").all_inner_texts() == ["any", *CLASSES]
     labels = page.locator("[data-chart=confusion] .role-axis-label text").all_text_contents()
     prefixes = [label.removesuffix("…") for label in labels]  # long names are truncated
@@ -772,7 +814,7 @@ def test_a_page_with_12_models_and_a_long_name_does_not_scroll_horizontally(many
 @in_browser
 def test_a_button_shows_24_more_misclassified_images(many, visit):
     page = visit(many)
-    cards = page.locator(".mistakes li:visible")
+    cards = page.locator("#mistakes .mistakes li:visible")
     count = int(page.locator("form output").inner_text().split(" of ")[1])
     assert cards.count() == 24 < count
     more = page.get_by_role("button", name="Show 24 more")
@@ -848,7 +890,7 @@ def test_misclassified_images_are_filtered_by_classes_and_model(page):
     assert count.inner_text() == "2 of 4"
     form.locator("[name=model]").select_option("batchnorm")
     assert count.inner_text() == "1 of 4"
-    (card,) = page.locator(".mistakes li:visible").all_inner_texts()
+    (card,) = page.locator("#mistakes .mistakes li:visible").all_inner_texts()
     assert card.split("\n") == [
         f"true {CLASSES[2]}", f"predicted {SCRIPT}", "75.0\xa0%, batchnorm", "wrong in 1 of 3",
     ]  # fmt: skip
@@ -915,7 +957,7 @@ def test_axe_finds_no_serious_accessibility_problem(built, visit, scheme, width)
 @in_browser
 def test_the_page_can_be_read_without_javascript(built, visit):
     page = visit(built / "plots/report.html", charts=0, java_script_enabled=False)
-    assert page.locator(".mistakes li:visible").count() == 4
+    assert page.locator("#mistakes .mistakes li:visible").count() == 4
     assert page.locator(".panel:visible").count() == 3
     assert page.locator("form:visible").count() == 0
 
