@@ -322,6 +322,7 @@ def test_a_change_reruns_only_the_stages_that_it_affects(tmp_path):
     assert stale_after("params.yaml", "pictures: [", "pictures: [layers, ") == pictures
     assert stale_after("params.yaml", "epochs: 1\n", "epochs: 2\n") == trained(both) | pictures
     assert stale_after("params.yaml", "validation: 0.2", "validation: 0.3") == {"split", "report"}
+    assert stale_after("corrections/README.md", "# Corrections", "# Changes") == {"preprocess"}
     architecture = "pipeline/architectures/plain.py"
     small = trained("small") | of_each("small", "features", "analyze")
     assert stale_after(architecture, "Conv2D(filters, 3", "Conv2D(filters, 5") == small

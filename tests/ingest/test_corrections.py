@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json
+from pipeline.core.files import read_json, sha256
 from pipeline.data import arrays, rows
 from pipeline.ingest import corrections, parquet
 from tests.conftest import grey
@@ -87,3 +87,22 @@ def test_preprocess_applies_and_counts_the_corrections(project, edit, quick_stag
     assert done.stderr.startswith(
         "error: corrections/out.txt: line 3: id must be that of one image"
     )
+
+
+def test_correcting_a_test_label_changes_no_input_of_training(project, edit, quick_stage):
+    examples = [grey(0, 0, "a"), grey(255, 1, "b")]
+    splits = {"train": examples, "test": [*examples, grey(51, 1, "c")]}
+    parquet.write(project / "raw", parquet.Dataset(CLASSES, "t", {"train": 2, "test": 3}, splits))
+    (project / "corrections").mkdir()
+    (project / "corrections/labels.csv").write_text("id,label\nc,cat\n")
+    hashes = []
+    for setting in ("  relabel:\n", "  relabel: corrections/labels.csv\n"):
+        edit("  relabel:\n", setting)
+        done = quick_stage("pipeline.preprocess", "--raw", "raw", "--arrays", "arrays")
+        assert done.returncode == 0, done.stderr
+        files = sorted(path for path in (project / "arrays").rglob("*") if path.is_file())
+        hashes.append({str(path.relative_to(project / "arrays")): sha256(path) for path in files})
+    before, after = hashes
+    # train depends on train/ and info.json
+    changed = {name for name, value in before.items() if after[name] != value}
+    assert changed == {"corrections.json", "test/labels.npy", "test/SHA256SUMS"}
