@@ -9,8 +9,8 @@ Writes  plots/samples.png            training images with class names
         plots/test_accuracy.png      test accuracy of each training, with the mean and its interval
         plots/class_accuracy.png     test accuracy of each class (or the 20 lowest) and model
         plots/confusion/MODEL.png    confusion matrix of all trainings
-        plots/examples/MODEL.png     5×5 test images with true and predicted class, errors in red,
-                                     of the first training
+        plots/examples/MODEL.png     5×5 test images with id, true and predicted class, errors in
+                                     red, of the first training
 Params  compare, seeds
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config.params import load
-from pipeline.core.errors import run
+from pipeline.core.errors import one_line, run
 from pipeline.core.files import atomic_path, read_json
 from pipeline.core.text import counted
 from pipeline.data import arrays, tables
@@ -219,19 +219,26 @@ def confusion(predictions: pd.DataFrame, classes: list[str], name: str) -> Figur
 def examples(
     images: Rows, predictions: pd.DataFrame, preprocessor: Preprocessor, name: str
 ) -> Figure:
-    """Draw evenly spaced test images with true and predicted class, errors in red."""
+    """Draw evenly spaced test images with their ids and classes, errors in red.
+
+    Args:
+        images: `(n, h, w, c)`, the normalized test images.
+        predictions: n rows of id, actual and predicted class.
+        preprocessor: That normalized them.
+        name: Name of the model.
+    """
     figure, grid = plt.subplots(GRID, GRID, figsize=(9, 10.5), layout="constrained")
     for axes in grid.flat:
         axes.set_axis_off()
     # not selected by the result, so that the picture is representative
     rows = np.unique(np.linspace(0, len(images) - 1, GRID * GRID).astype(int))
     shown = predictions.iloc[rows]
-    for axes, row, actual, predicted in zip(
-        grid.flat, rows, shown["actual"], shown["predicted"], strict=False
-    ):
+    columns = (shown["id"], shown["actual"], shown["predicted"])
+    for axes, row, id, actual, predicted in zip(grid.flat, rows, *columns, strict=False):
         wrong = actual != predicted
         title = f"true {actual}\npredicted {predicted}" + (" ✗" if wrong else "")
         axes.set_axis_on()
+        axes.set_xlabel(chart_style.shorten(one_line(id)), fontsize=6)
         draw_image(
             axes, preprocessor.visible(images[row]), title, ERROR_COLOUR if wrong else "black"
         )

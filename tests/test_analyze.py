@@ -206,7 +206,9 @@ def test_of_many_convolutions_some_have_feature_maps(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "feature_maps", lambda example, maps: drawn.append(list(maps)))
     monkeypatch.setattr(gallery, "save", lambda *args, **options: None)
     pictures = gallery.Pictures(tmp_path, "x", UNIT)
-    table = pd.DataFrame({"actual": ["dark"], "predicted": ["dark"], "confidence": [1.0]})
+    table = pd.DataFrame(
+        {"id": ["1.png"], "actual": ["dark"], "predicted": ["dark"], "confidence": [1.0]}
+    )
     pictures.feature_maps(keras.Model(images, x), np.zeros((1, 8, 8, 1), np.float32), table)
     assert drawn == [["conv_0", "conv_2", "conv_4"]]
     assert "eight feature maps of 3 of 5 convolutions" in pictures.contents[0]["alt"]
@@ -315,9 +317,11 @@ def test_a_receptive_field_is_at_most_the_image(field, region):
     plt.close(figure)
 
 
-def test_a_confidence_below_1_is_never_shown_as_100_percent():
-    example = figures.Example(np.zeros((2, 2, 1)), "a", "a", 0.9997)
-    assert example.title == "true a\npredicted a, 99.9\N{NO-BREAK SPACE}%"
+def test_an_example_has_its_file_and_a_confidence_below_1_is_never_shown_as_100_percent():
+    example = figures.Example(np.zeros((2, 2, 1)), f"test/{'a' * 40}/1\n2.png", "a", "a", 0.9997)
+    percent = "99.9\N{NO-BREAK SPACE}%"
+    assert example.title == f"true a\npredicted a, {percent}\ntest/aaaaaaaaa…1 2.png"
+    assert example.description == f"test/{'a' * 40}/1 2.png: true a, predicted a, {percent}"
 
 
 def test_a_montage_has_gaps_between_its_pictures():

@@ -162,7 +162,8 @@ def test_the_confusion_matrix_sums_over_trainings_and_includes_classes_without_i
 
 
 def test_misclassified_images_are_marked():
-    predictions = pd.DataFrame({"actual": ["a", "a"], "predicted": ["a", "b"]})
+    ids = ["cat/1.png", f"cat/{'x' * 30}/2.png"]
+    predictions = pd.DataFrame({"id": ids, "actual": ["a", "a"], "predicted": ["a", "b"]})
     figure = plot.examples(np.zeros((2, 4, 4, 1)), predictions, PREPROCESSOR, "model")
     titles = [axes.title for axes in figure.axes if axes.get_title()]
     assert [title.get_text() for title in titles] == [
@@ -170,6 +171,9 @@ def test_misclassified_images_are_marked():
         "true a\npredicted b ✗",
     ]
     assert [title.get_color() for title in titles] == ["black", plot.ERROR_COLOUR]
+    assert [axes.get_xlabel() for axes in figure.axes[:2]] == [
+        "cat/1.png", f"cat/{'x' * 17}…xxxx/2.png"
+    ]  # fmt: skip
     assert figure.get_suptitle() == "model: 2 test images, 1 misclassified (red)"
     plt.close(figure)
     correct = predictions.assign(predicted="a")

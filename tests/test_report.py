@@ -112,6 +112,7 @@ def predictions(name: str) -> pd.DataFrame:
     return pd.concat(
         pd.DataFrame({
             "seed": seed,
+            "id": [f"test/{number}.png" for number in range(6)],
             "actual": np.array(CLASSES)[ACTUAL],
             "predicted": np.array(CLASSES)[predicted],
             "confidence": confidence,
@@ -383,6 +384,7 @@ def test_images_that_more_trainings_misclassify_come_first_then_those_with_more_
     assert [(row["image"], row["wrong"], row["confidence"]) for row in mistakes] == [
         (1, 3, pytest.approx(0.8)), (3, 2, 0.95), (5, 1, 0.5),
     ]  # fmt: skip
+    assert [row["id"] for row in mistakes] == ["test/1.png", "test/3.png", "test/5.png"]
     assert (mistakes[0]["actual"], mistakes[0]["predicted"]) == (SCRIPT, "NA")
     assert np.unique(np.asarray(decode(mistakes[0]["picture"]))).tolist() == [51]  # 0.2 of 255
     assert len(parts.mistakes("baseline", predictions("baseline"), images, PREPROCESSOR, 2)) == 2
@@ -390,7 +392,12 @@ def test_images_that_more_trainings_misclassify_come_first_then_those_with_more_
 
 def test_the_predicted_class_of_a_misclassified_image_is_the_most_frequent_wrong_one():
     def table(confidence: list[float]) -> pd.DataFrame:
-        columns = {"seed": range(4), "actual": "a", "predicted": ["b", "a", "c", "b"]}
+        columns = {
+            "seed": range(4),
+            "id": "1.png",
+            "actual": "a",
+            "predicted": ["b", "a", "c", "b"],
+        }
         return pd.DataFrame({**columns, "confidence": confidence})
 
     (error,) = parts.misclassified(table([0.5, 0.99, 0.9, 0.4])).to_dict("records")
@@ -893,6 +900,7 @@ def test_misclassified_images_are_filtered_by_classes_and_model(page):
     (card,) = page.locator("#mistakes .mistakes li:visible").all_inner_texts()
     assert card.split("\n") == [
         f"true {CLASSES[2]}", f"predicted {SCRIPT}", "75.0\xa0%, batchnorm", "wrong in 1 of 3",
+        "test/5.png",
     ]  # fmt: skip
     form.locator("[name=predicted]").select_option("NA")
     assert count.inner_text() == "0 of 4"

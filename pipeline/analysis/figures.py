@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.layer_table import Row
-from pipeline.reporting.chart_style import percent
+from pipeline.core.errors import one_line
+from pipeline.reporting.chart_style import percent, shorten
 from pipeline.reporting.drawing import Axes, Figure, NullFormatter, PatchCollection, Rectangle, plt
 
 COLUMNS = 8  # pictures per line
+ID_LENGTH = 22  # characters of an id that fit above a picture
 MISCLASSIFIED_COLOR = "#d62728"
 FRAME_COLOR = "#9a9a9a"
 
@@ -21,6 +23,8 @@ class Example(NamedTuple):
 
     image: np.ndarray
     """`(h, w, c)` in [0, 1]"""
+    id: str
+    """Path of its file, or its name in the data set"""
     actual: str
     predicted: str
     confidence: float
@@ -28,13 +32,17 @@ class Example(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Two lines: the actual class, then the predicted class with its confidence."""
-        return f"true {self.actual}\npredicted {self.predicted}, {percent(self.confidence)}"
+        """Three lines: the actual class, the predicted class with its confidence, and the id."""
+        return "\n".join([*self._classes, shorten(one_line(self.id), ID_LENGTH)])
 
     @property
     def description(self) -> str:
-        """The title on one line."""
-        return self.title.replace("\n", ", ")
+        """The id and the classes, on one line."""
+        return f"{one_line(self.id)}: {', '.join(self._classes)}"
+
+    @property
+    def _classes(self) -> list[str]:
+        return [f"true {self.actual}", f"predicted {self.predicted}, {percent(self.confidence)}"]
 
     @property
     def is_correct(self) -> bool:

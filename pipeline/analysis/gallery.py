@@ -17,7 +17,7 @@ from pipeline.reporting.drawing import Figure, save
 
 IMAGE_CHANNELS = (1, 3)  # numbers of channels that can be drawn
 MAX_LAYERS = 16  # convolutions with feature maps; a picture of more is too long for a page
-PREDICTION_COLUMNS = ["actual", "predicted", "confidence"]
+PREDICTION_COLUMNS = ["id", "actual", "predicted", "confidence"]
 
 
 class Pictures:
@@ -88,7 +88,7 @@ class Pictures:
         Args:
             model: Without nested models.
             images: `(n, h, w, c)`, n >= 1, preprocessed as for the model.
-            predictions: n rows of actual, predicted and confidence, sorted by confidence among
+            predictions: n rows of id, actual, predicted and confidence, sorted by confidence among
                 the correct and among the misclassified images, highest first.
         """
         calls = [node for node in nodes(model) if isinstance(node.operation, CONVOLUTIONS)]

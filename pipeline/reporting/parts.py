@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pipeline.core.errors import one_line
 from pipeline.core.files import read_json, require_file
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.reporting.chart_style import percent
@@ -107,10 +108,10 @@ def misclassified(predictions: pd.DataFrame) -> pd.DataFrame:
     """Return the test images that at least one training misclassifies, the clearest errors first.
 
     Args:
-        predictions: seed, actual, predicted and confidence, the images of each seed in order.
+        predictions: seed, id, actual, predicted and confidence, the images of each seed in order.
 
     Returns:
-        image: its number, from 0; actual; predicted: the most frequent wrong class, the more
+        image: its number, from 0; id; actual; predicted: the most frequent wrong class, the more
         confident on a tie; wrong: the number of trainings that misclassify the image; confidence:
         the mean of these trainings. Sorted by wrong, then by confidence, descending.
     """
@@ -119,7 +120,10 @@ def misclassified(predictions: pd.DataFrame) -> pd.DataFrame:
     by_class = errors.groupby(["image", "predicted"])["confidence"].agg(["size", "sum"])
     by_class = by_class.reset_index().sort_values(["size", "sum"], ascending=False, kind="stable")
     images = errors.groupby("image").agg(
-        actual=("actual", "first"), wrong=("seed", "size"), confidence=("confidence", "mean")
+        id=("id", "first"),
+        actual=("actual", "first"),
+        wrong=("seed", "size"),
+        confidence=("confidence", "mean"),
     )
     images["predicted"] = by_class.groupby("image")["predicted"].first()
     images = images.sort_values(["wrong", "confidence"], ascending=False, kind="stable")
@@ -133,7 +137,7 @@ def mistakes(
 
     Args:
         name: Of the model.
-        predictions: seed, actual, predicted and confidence of n images in each of k trainings.
+        predictions: seed, id, actual, predicted and confidence of n images in each of k trainings.
         images: `(n, h, w, c)`, the normalized test images.
         preprocessor: That normalized them.
         count: The maximum number of images.
@@ -144,6 +148,7 @@ def mistakes(
             "model": name,
             "picture": thumbnail(preprocessor.pixels(images[error["image"]])),
             **{str(column): value for column, value in error.items()},
+            "id": one_line(error["id"]),
         }
         for error in errors
     ]
