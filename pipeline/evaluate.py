@@ -3,7 +3,8 @@
 Reads   models/MODEL/SEED.keras, data/arrays/…, data/split/SEED.npz
 Writes  metrics/test/MODEL.json        mean accuracy over the trainings with its interval, other
                                        mean metrics, and the accuracy of the ensemble; the metrics
-                                       of each training, and which images it classified correctly
+                                       of each training, and which images it classified correctly;
+                                       the accuracy on each slice of the test images
         data/predictions/MODEL/SEED.parquet
                                        split, id, label, logits: a row for each validation and test
                                        image (see pipeline/data/predictions.py)
@@ -28,14 +29,14 @@ from sklearn.metrics import (
 
 from pipeline.config.params import load
 from pipeline.core.batching import batch_size
-from pipeline.core.errors import PipelineError, run
+from pipeline.core.errors import PipelineError, first_few, one_line, run
 from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
-from pipeline.core.text import counted
+from pipeline.core.text import counted, decimal
 from pipeline.data import arrays, calibration, predictions, rows
 from pipeline.data.calibration import Calibration
 from pipeline.data.predictions import SPLITS, Predictions
 from pipeline.runtime import select_backend
-from pipeline.stats import correctness, crossed
+from pipeline.stats import correctness, crossed, slices
 from pipeline.stats.confidence import binomial_interval, calibration_error, choose_threshold
 
 if TYPE_CHECKING:
@@ -295,6 +296,11 @@ def main(argv: list[str] | None = None) -> None:
             total += calibrated.probabilities(logits)
     ensemble_accuracy = float((total.argmax(axis=1) == labels).mean())
     metrics = summarize(trainings, ensemble_accuracy)
+    metadata = rows.metadata(args.arrays, "test")
+    metrics["slices"] = slices.compare_slices(correctness.correct_table(trainings), metadata)
+    metrics["metadata"] = [
+        {"column": column, "values": metadata[column].nunique()} for column in metadata
+    ]
     metrics["computed"] = [{"precision": precision, "mirror": params.evaluate.mirror}]
     write_json(args.metrics, metrics)
     table = predictions.read_table(args.predictions, params.seeds)
@@ -307,6 +313,16 @@ def main(argv: list[str] | None = None) -> None:
         f"[{metrics['accuracy_low']:.4f}, {metrics['accuracy_high']:.4f}], {trained}, "
         f"{counted(len(labels), 'image')} -> {args.metrics}"
     )
+    worse = [
+        f"{row['column']} {row['value']} by {decimal(-100 * row['difference'])} points"
+        for row in metrics["slices"]
+        if row["p_holm"] <= crossed.ALPHA and row["difference"] < 0
+    ]
+    if worse:
+        print(
+            f"evaluate: {args.model}: warning: less accurate than on the rest of the test images: "
+            f"{one_line(first_few(worse))}"
+        )
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from itertools import pairwise
 import keras
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import sklearn.metrics
 
 from pipeline import evaluate
 from pipeline.core.errors import PipelineError
-from pipeline.data import predictions
+from pipeline.data import predictions, rows
 from pipeline.data.arrays import write_split
 from pipeline.data.calibration import Calibration, Threshold
 from pipeline.stats.correctness import pack, same_images, unpack
@@ -310,6 +311,26 @@ def test_every_metric_can_be_computed_from_the_predictions(project, edit):
         assert row["average_precision"] == pytest.approx(np.mean(precision), rel=1e-12)
         recalls = [(table.predicted[table.labels == label] == label).mean() for table in tables]
         assert row["recall"] == pytest.approx(np.mean(recalls), rel=1e-12)
+
+
+def test_a_slice_that_is_less_accurate_than_the_rest_is_reported(trained, capsys):
+    images = np.tile(np.eye(3, dtype=np.float32), (40, 1)).reshape(120, 1, 3, 1)
+    write_arrays(trained / "arrays/test", images, np.ones(120, int))
+    ids = [f"{row}.png" for row in range(120)]
+    # every third image has the bright pixel that both trainings misclassify
+    metadata = [{"camera": "B\n" if row % 3 == 2 else "A", "name": str(row)} for row in range(120)]
+    rows.write(trained / "arrays", "test", pa.table({"id": ids, "metadata": metadata}))
+    evaluate.main(ARGUMENTS)
+    metrics = json.loads((trained / "test.json").read_text())
+    assert [(row["value"], row["accuracy"]) for row in metrics["slices"]] == [
+        ("A", 0.5), ("B\n", 0)
+    ]  # fmt: skip
+    assert metrics["metadata"] == [
+        {"column": "camera", "values": 2}, {"column": "name", "values": 120}
+    ]  # fmt: skip
+    assert capsys.readouterr().out.endswith(
+        "warning: less accurate than on the rest of the test images: camera B by 50.0 points\n"
+    )
 
 
 def test_an_ensemble_of_one_is_as_accurate_as_its_training(trained, edit):

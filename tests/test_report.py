@@ -146,8 +146,24 @@ def metrics_of(row: dict, classes: list[dict]) -> dict:
         {"seed": seed, "accuracy": row["accuracy"], "selective": selective}
         for seed in range(row["trainings"])
     ]
-    more = {"temperature": 1.5, "loss_uncalibrated": 0.6, "calibration_error_uncalibrated": 0.2}
-    return {**row, "more": [more], "classes": classes, "seeds": seeds}
+    more = {"balanced_accuracy": 0.6, "precision": 0.61, "kappa": 0.62, "brier_score": 0.63,
+            "temperature": 1.5, "loss_uncalibrated": 0.6,
+            "calibration_error_uncalibrated": 0.2}  # fmt: skip
+    differences = {"A & <b>": 0.1, "": -0.1}
+    slices = [
+        {
+            "column": "camera", "value": value, "images": 3,
+            "accuracy": 0.5 + difference, "accuracy_low": 0.3, "accuracy_high": 0.9,
+            "difference": difference, "difference_low": -0.3, "difference_high": 0.3,
+            "p_holm": 0.04,
+        }
+        for value, difference in differences.items()
+    ]  # fmt: skip
+    metadata = [{"column": "camera", "values": 2}, {"column": "patient", "values": 1200}]
+    return {
+        **row, "top3_accuracy": 0.9, "more": [more], "classes": classes, "seeds": seeds,
+        "slices": slices, "metadata": metadata,
+    }  # fmt: skip
 
 
 def write_tables(
@@ -209,7 +225,9 @@ def write_outputs(top: Path) -> None:
         "versions/report.json": {"numpy": "2.4"},
     }
     for row in ROWS:
-        classes = [{"class": c, "recall": 0.5, "images": 2} for c in CLASSES]
+        classes = [
+            {"class": c, "recall": 0.5, "average_precision": 0.64, "images": 2} for c in CLASSES
+        ]
         files[f"test/{row['model']}.json"] = metrics_of(row, classes)
         write_analysis(top / "analysis" / row["model"])
     losses = np.array([1.0, 0.5])
@@ -269,7 +287,12 @@ def write_many(
         recall = (table["actual"] == table["predicted"]).groupby(table["actual"]).mean()
         counts = table["actual"].value_counts() // trainings
         by_class = [
-            {"class": c, "recall": float(recall.get(c, 0)), "images": int(counts.get(c, 0))}
+            {
+                "class": c,
+                "recall": float(recall.get(c, 0)),
+                "average_precision": 0.64,
+                "images": int(counts.get(c, 0)),
+            }
             for c in preprocessor.classes
         ]
         files[f"test/{name}.json"] = metrics_of(row, by_class)
@@ -570,6 +593,14 @@ def test_settings_are_shown_without_the_gate_and_the_models_that_are_not_compare
     assert "\n  batchnorm:\n    architecture: batchnorm\n" in settings
     assert "gate" not in settings
     assert "airnet" not in settings
+
+
+def test_slices_and_columns_that_are_no_slices_are_shown(built):
+    page = (built / "plots/report.html").read_text("utf-8")
+    assert "patient is not shown: it has 1,200 different values." in page
+    for value in ("A &amp; &lt;b&gt;", "(empty)"):
+        assert f'<th scope="row">camera</th><td>{value}</td>' in page
+    assert page.count('warn" data-value="-0.1"') == 3  # of each model, the slice that is worse
 
 
 def test_contradictory_labels_are_reported(built):
