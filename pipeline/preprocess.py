@@ -57,8 +57,9 @@ def statistics(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standardize_group(task: Task, preprocessor: Preprocessor) -> None:
-    """Standardize one group of images in [0, 1] in place: (pixel - mean) / std."""
-    preprocessor.standardize(arrays.rows(task.target, task.start, task.stop))
+    """Standardize one group of images in [0, 1] in their file: (pixel - mean) / std."""
+    images = np.array(arrays.rows(task.target, task.start, task.stop))
+    arrays.write_rows(task.target, task.start, preprocessor.standardize(images))
 
 
 def groups_before(row: int, tasks: list[Task], decoded: list[Decoded]) -> list[Decoded]:

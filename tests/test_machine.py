@@ -93,7 +93,7 @@ def test_a_full_disk_is_reported_in_one_line_and_keeps_the_last_good_outputs(
 
 
 def test_unavailable_space_is_noticed_before_pixels_are_written(tmp_path, mount, monkeypatch):
-    """A quota or another process can take free space; writing to a memory map would be a SIGBUS."""
+    """A quota or another process can take free space, whatever the system says is free."""
     disk = mount("size=64k")
     free = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)

