@@ -1,8 +1,8 @@
 """PyTorch: two networks of `pipeline/architectures/`, a loop that trains them, and a data loader.
 
-The loop is what PyTorch's performance tuning guide recommends for processors: channels-last memory,
-autocast to bfloat16, the fused optimizer, and torch.compile if that is faster here. Unlike in most
-programs, all images are in memory, so that no DataLoader is needed, which would take longer.
+The loop is what PyTorch's performance tuning guide recommends: channels-last memory, autocast, the
+fused optimizer, and torch.compile if that is faster here. Unlike in most programs, all images are
+in memory, so that no DataLoader is needed, which would take longer.
 """
 
 import shutil
@@ -81,7 +81,8 @@ class Training:
         """
         torch.set_num_threads(len(cpu.available_cores()))
         torch.manual_seed(0)
-        self.network = NETWORKS[name]().to(memory_format=torch.channels_last)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network = NETWORKS[name]().to(self.device, memory_format=torch.channels_last)
         for layer in self.network:
             if isinstance(layer, nn.Conv2d | nn.Linear):  # Keras's defaults
                 nn.init.xavier_uniform_(layer.weight)
@@ -91,8 +92,8 @@ class Training:
         self.parameters = sum(value.numel() for value in weights)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.001, fused=True)
         self.train, self.validation = (
-            (torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in
-            (train, validation)
+            tuple(torch.from_numpy(array).to(self.device) for array in split)
+            for split in (train, validation)
         )  # fmt: skip
         self.batch_size = batch_size
         self.dtype = getattr(torch, precision)
@@ -105,7 +106,7 @@ class Training:
             modes["compiled"] = torch.compile(self.network)
         rates = dict.fromkeys(modes, 0.0)
         steps = max(1, len(self.train[0]) // 8 // self.batch_size)
-        rows = torch.arange(steps * self.batch_size)
+        rows = torch.arange(steps * self.batch_size, device=self.device)
         for trial in range(1 + TRIALS):
             for mode, self.forward in modes.items():
                 start = time.perf_counter()
@@ -119,12 +120,13 @@ class Training:
 
     def epoch(self) -> dict[str, float]:
         """Train one epoch and validate; return loss, val_loss and val_accuracy."""
-        return {"loss": self._train(torch.randperm(len(self.train[0]))), **self._validate()}
+        rows = torch.randperm(len(self.train[0]), device=self.device)
+        return {"loss": self._train(rows), **self._validate()}
 
     def _train(self, rows: torch.Tensor) -> float:
         """Train on these images, and return the mean loss."""
         self.network.train()
-        total = torch.zeros(())
+        total = torch.zeros((), device=self.device)
         for logits, labels in self._predictions(self.train, rows):
             loss = nn.functional.cross_entropy(logits, labels)
             self.optimizer.zero_grad()
@@ -136,8 +138,8 @@ class Training:
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
         self.network.eval()
-        total, correct = torch.zeros(()), torch.zeros(())
-        rows = torch.arange(len(self.validation[0]))
+        total, correct = torch.zeros(2, device=self.device)
+        rows = torch.arange(len(self.validation[0]), device=self.device)
         for logits, labels in self._predictions(self.validation, rows):
             total += nn.functional.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(1) == labels).sum()
@@ -150,7 +152,7 @@ class Training:
         images, labels = split
         for batch in rows.split(self.batch_size):
             inputs = images[batch].permute(0, 3, 1, 2)  # no copy: the result is channels-last
-            with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+            with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
                 logits = self.forward(inputs)
             yield logits.float(), labels[batch]
 
