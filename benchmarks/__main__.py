@@ -1,6 +1,6 @@
 """Benchmarks: measure the figures of docs/benchmarks.md.
 
-python -m benchmarks [names]            the default cases, or these: 7 runs of each variant
+python -m benchmarks [names]            the default cases, or these: 5 or 7 runs of each variant
 python -m benchmarks [names] --quick    two trainings, or these: 3 runs with fewer, random images;
                                         written to results/quick
 python -m benchmarks --report           measure nothing; write the page again
@@ -94,7 +94,7 @@ def measure(names: Sequence[str], quick: bool, folder: Path) -> None:
         print(warning, file=sys.stderr)
     machine = describe()["machine"]
     with tempfile.TemporaryDirectory() as temporary:
-        plan = Plan(3 if quick else 7, quick, Path(temporary), machine["precision"])
+        plan = Plan(quick, Path(temporary), machine["precision"])
         for name in names:
             case = CASES[name]
             print(f"{name}:", flush=True)
@@ -106,7 +106,7 @@ def measure(names: Sequence[str], quick: bool, folder: Path) -> None:
                 "unit": case.unit,
                 "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
                 **describe(),
-                **compare(variants, plan.runs),
+                **compare(variants, 3 if quick else case.runs),
             }
             samples = [sample for runs in result["samples"].values() for sample in runs]
             if warning := report.warn(name, samples):

@@ -26,8 +26,6 @@ Sample = dict[str, float]
 class Plan(NamedTuple):
     """How to measure."""
 
-    runs: int
-    """Samples of each variant"""
     quick: bool
     """Whether to use fewer images"""
     folder: Path
