@@ -2,7 +2,7 @@
 
 Reads   metrics/{comparison,champion,export,split}.json; for each model
         metrics/test/MODEL.json, data/predictions/MODEL/SEED.parquet and plots/analysis/MODEL/…;
-        plots/learning_curves.csv, plots/samples.png, data/arrays/test/…, data/arrays/info.json,
+        plots/learning_curves.csv, plots/samples.png, data/arrays/…,
         data/inputs/versions/…, pipeline/reporting/*.jinja
 Writes  plots/report.html    with pictures, data and scripts inlined
         plots/vega.js        Vega, Vega-Lite and vega-embed, which `dvc plots show` needs too
@@ -27,7 +27,7 @@ from pipeline.core.text import counted, signed
 from pipeline.data import arrays, tables
 from pipeline.data.predictions import read_table
 from pipeline.data.preprocessor import Preprocessor
-from pipeline.reporting import chart_style, charts, label_issues, parts
+from pipeline.reporting import chart_style, charts, duplicates, label_issues, parts
 
 TEMPLATES = Path(__file__).with_name("reporting")
 INPUTS = (
@@ -141,6 +141,7 @@ def read_page(args: argparse.Namespace) -> dict[str, Any]:
     """Read the outputs of other stages and return the template's variables."""
     comparison = read_json(args.comparison)
     champion = read_json(args.champion)["model"]
+    split = read_json(args.split)
     rows = comparison["models"]
     names = [row["model"] for row in rows]
     preprocessor = Preprocessor.of(read_json(args.arrays / "info.json"))
@@ -173,7 +174,11 @@ def read_page(args: argparse.Namespace) -> dict[str, Any]:
         "chart_data": chart_data(champion, preprocessor.classes, test, histories, predictions),
         "mistakes": mistakes,
         "classes": preprocessor.classes,
-        "split": read_json(args.split),
+        "split": split,
+        "without_leaks": comparison["without_leaks"],
+        "near_duplicates": duplicates.cards(
+            split["near_duplicates"]["groups"], args.arrays, preprocessor
+        ),
         "samples": parts.picture(args.samples),
         "analyses": {name: analysis for name, analysis in analyses.items() if analysis["pictures"]},
         "exports": parts.exports(args.export),

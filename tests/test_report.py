@@ -201,7 +201,19 @@ def write_outputs(top: Path) -> None:
             "relabeled": {"train": 3, "test": 4},
         },
         "arrays/info.json": vars(PREPROCESSOR),
-        "comparison.json": {"reference": "baseline", "level": 0.95, "margin": 0.01, "models": ROWS},
+        "comparison.json": {
+            "reference": "baseline",
+            "level": 0.95,
+            "margin": 0.01,
+            "models": ROWS,
+            "without_leaks": {
+                "images": 5,
+                "models": [
+                    {"model": "baseline", "accuracy": 0.4},
+                    {"model": "batchnorm", "accuracy": 0.6, "sentence": "better, without leaks"},
+                ],
+            },
+        },
         "champion.json": {"model": "batchnorm"},
         "export.json": {
             "images": 6,
@@ -216,9 +228,17 @@ def write_outputs(top: Path) -> None:
             "duplicates": {
                 "within": {"train": 1, "validation": 0, "test": 0},
                 "across": {"train_validation": 0, "train_test": 1, "validation_test": 0},
-                "groups": [["train 1", "train 3"], ["train 2", "test 4"]],
-                "conflicts": [["train 2 (a)", "test 4 (b)"]],
+                "groups": [["train a.png", "train b.png"], ["train c.png", "test d.png"]],
+                "conflicts": [["train c.png (a)", "test d.png (b)"]],
             },
+            "near_duplicates": {
+                "within": {"train": 7, "validation": 0, "test": 0},
+                "across": {"train_validation": 0, "train_test": 0, "validation_test": 1},
+                "groups": [["validation train/2.png", "test test/5.png"]],
+                "conflicts": [],
+            },
+            "leaked": {"validation": 0, "test": 1},
+            "grouped": {"groups": 4, "across": {"train_test": 2}},
             "classes": [{"class": c, "train": 3, "validation": 1, "test": 2} for c in CLASSES],
         },
         "versions/plot.json": {"matplotlib": "3.10", "numpy": "2.4"},
@@ -305,14 +325,25 @@ def write_many(
         "arrays/corrections.json": {
             change: {"train": 0, "test": 0} for change in ("excluded", "relabeled")
         },
-        "comparison.json": {"reference": "baseline", "level": 0.95, "margin": 0.01, "models": rows},
+        "comparison.json": {
+            "reference": "baseline",
+            "level": 0.95,
+            "margin": 0.01,
+            "models": rows,
+            "without_leaks": None,
+        },
         "champion.json": {"model": names[-1]},
         "split.json": {
             "rows": {"train": images, "validation": 80, "test": images},
             "held_out": True,
             "skipped": {"train": 0, "test": 0},
             "multi_frame": {"train": 0, "test": 0},
-            "duplicates": {"within": zeros, "across": zeros, "groups": [], "conflicts": []},
+            **dict.fromkeys(
+                ("duplicates", "near_duplicates"),
+                {"within": zeros, "across": zeros, "groups": [], "conflicts": []},
+            ),
+            "leaked": {"validation": 0, "test": 0},
+            "grouped": None,
             "classes": [
                 {"class": c, "train": 3, "validation": 1, "test": 2} for c in preprocessor.classes
             ],
@@ -364,6 +395,24 @@ def test_the_page_shows_labels_that_are_probably_wrong_and_how_many_were_examine
     ):
         assert expected in labels
     assert labels.count("<li>") == 1
+
+
+def test_the_page_shows_duplicates_and_the_verdict_without_leaked_test_images(built):
+    text = (built / "plots/report.html").read_text("utf-8")
+    data = " ".join(text.partition('<section id="data">')[2].partition("</section>")[0].split())
+    for expected in (
+        "1 test image of 6 has a duplicate in training or validation:",
+        "Without it, 5 test images remain:",
+        "better, without leaks",
+        "Images belong to 4 groups (split.group). 2 groups are in two splits of the data set.",
+        "Near-duplicates: 1 group,",
+        'alt="validation: train/2.png"',
+    ):
+        assert expected in data
+    # images of near-duplicates are those of the rows with their ids
+    pictures = re.findall(r'<figure><img src="([^"]+)" alt="(\w+):', data)
+    assert [split for _, split in pictures] == ["validation", "test"]
+    assert pictures[0][0] != pictures[1][0]
 
 
 def test_the_page_says_that_its_split_is_the_first_seeds(built):
@@ -606,7 +655,7 @@ def test_slices_and_columns_that_are_no_slices_are_shown(built):
 def test_contradictory_labels_are_reported(built):
     page = " ".join((built / "plots/report.html").read_text("utf-8").split())
     assert (
-        "1 image has copies with different labels, for example train 2 (a), test 4 (b). "
+        "1 image has copies with different labels, for example train c.png (a), test d.png (b). "
         "At least one of these labels is wrong."
     ) in page
 
@@ -701,8 +750,9 @@ def test_the_page_draws_its_charts_without_a_network(page):
 @in_browser
 def test_every_image_has_an_alternative_text(page):
     alts = page.eval_on_selector_all("img", "images => images.map((image) => image.alt)")
-    # samples, 4 misclassified images, a label issue, and 2 pictures of each of 3 models
-    assert len(alts) == 12
+    # samples, 4 misclassified images, 2 near-duplicates, a label issue, and 2 pictures of each of 3
+    # models
+    assert len(alts) == 14
     assert all(alts)
     assert (
         f"Test image 1: true {SCRIPT}, predicted NA by baseline, 80.0\xa0%, wrong in 3 of 3" in alts
