@@ -238,7 +238,7 @@ def examples(
         wrong = actual != predicted
         title = f"true {actual}\npredicted {predicted}" + (" ✗" if wrong else "")
         axes.set_axis_on()
-        axes.set_xlabel(chart_style.shorten(one_line(id)), fontsize=6)
+        axes.set_xlabel(chart_style.shorten_id(one_line(id)), fontsize=6)
         draw_image(
             axes, preprocessor.visible(images[row]), title, ERROR_COLOUR if wrong else "black"
         )

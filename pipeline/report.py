@@ -70,6 +70,7 @@ def render(page: dict[str, Any], script: str) -> str:
         "percent": chart_style.percent,
         "signed": signed,
         "shorten": chart_style.shorten,
+        "shorten_id": chart_style.shorten_id,
     }
     template = environment.get_template("report.html.jinja")
     # the template does not escape the script, so it must not end its own element

@@ -264,7 +264,8 @@ def write_predictions(folder: Path, table: pd.DataFrame, classes: list[str]) -> 
 
     Args:
         folder: data/predictions/MODEL.
-        table: seed, actual, predicted and confidence; the images of each seed in order.
+        table: seed, actual, predicted, confidence and, optionally, id; the images of each seed in
+            order.
         classes: k names.
     """
     k = len(classes)
@@ -276,7 +277,9 @@ def write_predictions(folder: Path, table: pd.DataFrame, classes: list[str]) -> 
         test = Predictions(
             classes=classes,
             splits=np.full(len(part), "test"),
-            ids=np.array([f"test/{row}.png" for row in range(len(part))]),
+            ids=np.array(
+                part["id"] if "id" in part else [f"{row}.png" for row in range(len(part))]
+            ),
             labels=np.array([classes.index(name) for name in part["actual"]]),
             logits=np.log(probabilities).astype(np.float32),
         )

@@ -320,7 +320,7 @@ def test_a_receptive_field_is_at_most_the_image(field, region):
 def test_an_example_has_its_file_and_a_confidence_below_1_is_never_shown_as_100_percent():
     example = figures.Example(np.zeros((2, 2, 1)), f"test/{'a' * 40}/1\n2.png", "a", "a", 0.9997)
     percent = "99.9\N{NO-BREAK SPACE}%"
-    assert example.title == f"true a\npredicted a, {percent}\ntest/aaaaaaaaa…1 2.png"
+    assert example.title == f"true a\npredicted a, {percent}\n…{'a' * 13}/1 2.png"
     assert example.description == f"test/{'a' * 40}/1 2.png: true a, predicted a, {percent}"
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.analysis.layer_table import Row
 from pipeline.core.errors import one_line
-from pipeline.reporting.chart_style import percent, shorten
+from pipeline.reporting.chart_style import percent, shorten_id
 from pipeline.reporting.drawing import Axes, Figure, NullFormatter, PatchCollection, Rectangle, plt
 
 COLUMNS = 8  # pictures per line
@@ -33,7 +33,7 @@ class Example(NamedTuple):
     @property
     def title(self) -> str:
         """Three lines: the actual class, the predicted class with its confidence, and the id."""
-        return "\n".join([*self._classes, shorten(one_line(self.id), ID_LENGTH)])
+        return "\n".join([*self._classes, shorten_id(one_line(self.id), ID_LENGTH)])
 
     @property
     def description(self) -> str:

@@ -53,6 +53,11 @@ def shorten(name: str, length: int = 32) -> str:
     return f"{name[: length - end - 1]}…{name[-end:]}"
 
 
+def shorten_id(id: str, length: int = 32) -> str:
+    """Shorten the id of an image at its start, since files in a folder differ at the end."""
+    return id if len(id) <= length else f"…{id[1 - length :]}"
+
+
 def epoch_ticks(epochs: int) -> list[int]:
     """Return ticks for an axis of epochs: every one, every second, fifth, tenth, …"""
     step = next(
