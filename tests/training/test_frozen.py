@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from pipeline.core.errors import PipelineError
-from pipeline.runtime import backend
+from pipeline.runtime import acceleration, backend
 from pipeline.runtime.input_pipeline import Subset
 from pipeline.training import frozen, loop
 from pipeline.training.checkpoints import Checkpoints
@@ -128,6 +128,15 @@ def parts_of(model: keras.Model) -> frozen.Split:
     return parts
 
 
+def features_of(model: keras.Model) -> np.ndarray:
+    """Return the features of the images of `task`, in float32 as in the stage `features`.
+
+    On CPUs, the precision of the model that was accelerated last applies to all models.
+    """
+    body = acceleration.accelerate(parts_of(model).body, "float32")
+    return body.predict_on_batch(task()[0])
+
+
 def train(
     on_features: bool, overrides: dict[str, Any], **arguments: Any
 ) -> tuple[list[dict], keras.Model]:
@@ -135,7 +144,7 @@ def train(
     images, labels = task()
     features = None
     if on_features:
-        features = parts_of(pretrained()).body.predict_on_batch(images)
+        features = features_of(pretrained())
     model, rows = pretrained(), np.arange(64)
     history = loop.fit(
         model, Subset(images, labels, rows[:48]), Subset(images, labels, rows[48:]),
@@ -159,7 +168,7 @@ def test_training_on_features_gives_the_network_that_training_on_images_gives():
     logits = expected.predict_on_batch(images)
     assert np.ptp(logits) > 0.5
     first = Subset(*task(), np.arange(16))
-    for features in (None, parts_of(model).body.predict_on_batch(task()[0])):
+    for features in (None, features_of(model)):
         predicted = loop.predict(model, first, settings(**OVERRIDES), features)
         assert np.allclose(predicted, logits, atol=1e-4)
     assert np.allclose(model.predict_on_batch(images), logits, atol=1e-4)
