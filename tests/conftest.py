@@ -31,6 +31,8 @@ from pipeline.ingest.parquet import Example
 REPOSITORY = Path(__file__).parents[1]
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 os.environ["MPLBACKEND"] = "agg"  # a notebook sets one that is not installed here
+for variable in ("MAKEFLAGS", "MAKELEVEL"):  # of `make test`, for the make that a test runs
+    os.environ.pop(variable, None)
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the stages do, before Keras is imported
 if "TFDS_DATA_DIR" in os.environ:  # stages run in folders of their own
     os.environ["TFDS_DATA_DIR"] = str(Path(os.environ["TFDS_DATA_DIR"]).resolve())
@@ -69,14 +71,17 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(autouse=True)
-def restored_environment() -> Iterator[None]:
-    """Restore the environment variables after each test.
+def restored_state() -> Iterator[None]:
+    """Restore the state of this process after each test that later tests would see.
 
-    Stages and commands that run in this process set some, such as KERAS_BACKEND, which the stages
-    that later tests start would inherit.
+    Stages and commands that run in this process set environment variables, such as KERAS_BACKEND,
+    and the precision of TensorFlow on CPUs, which is one for all models.
     """
     with unittest.mock.patch.dict(os.environ):
         yield
+    if tensorflow := sys.modules.get("tensorflow"):
+        option = {"auto_mixed_precision_onednn_bfloat16": False}
+        tensorflow.config.optimizer.set_experimental_options(option)
 
 
 @pytest.fixture

@@ -113,9 +113,9 @@ def make(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
         path = f"{tmp_path}/bin{os.pathsep}/usr/bin{os.pathsep}/bin"
-        env = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+        env = {**os.environ, "PATH": path}
         return subprocess.run(
-            ["make", *argv], cwd=tmp_path, env={**env, "PATH": path}, capture_output=True, text=True
+            ["make", *argv], cwd=tmp_path, env=env, capture_output=True, text=True
         )
 
     return run
