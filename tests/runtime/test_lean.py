@@ -14,15 +14,16 @@ STAGE = """
 import sys
 import numpy as np
 from pipeline.runtime import backend
+from pipeline.config import params
 from pipeline.training import building, loop
 from pipeline.runtime.input_pipeline import Batches, Subset
 from pipeline.config.schema import Model
-from tests.conftest import settings
 
+settings = params.load().train.model_copy(update={"epochs": 1})
 model = building.build(Model(architecture="baseline"), (8, 8, 1), 2, 0)
 images = np.random.default_rng(0).random((8, 8, 8, 1), np.float32)
 part = Subset(images, np.arange(8) % 2, np.arange(8))
-loop.fit(model, part, part, settings(epochs=1), ["a", "b"], 0, verbose=False)
+loop.fit(model, part, part, settings, ["a", "b"], 0, verbose=False)
 model.predict(Batches(part, 2, 8), verbose=0)
 put_off = {"jax", "matplotlib", "pandas", "sklearn", "tensorflow.lite.python.lite"}
 print(*put_off & set(sys.modules))
