@@ -71,7 +71,16 @@ PACKAGES = {
         "tf2onnx",
     ),
     "plot": ("matplotlib", "numpy", "pandas", "pillow", "pyarrow"),
-    "report": ("altair", "jinja2", "numpy", "pandas", "pillow", "pyarrow", "vl-convert-python"),
+    "report": (
+        "altair",
+        "jinja2",
+        "markupsafe",
+        "numpy",
+        "pandas",
+        "pillow",
+        "pyarrow",
+        "vl-convert-python",
+    ),
 }
 # Additional packages of the stages that use Keras with the backend of params.yaml.
 BACKENDS = {"tensorflow": ("tensorflow",), "jax": ("jax", "jaxlib")}

@@ -17,6 +17,7 @@ import jinja2
 import pandas as pd
 import vl_convert
 import yaml
+from markupsafe import Markup
 from pydantic import BaseModel
 
 from pipeline.config.params import load
@@ -51,6 +52,11 @@ def to_yaml_value(value: Any) -> Any:
     return value
 
 
+def breakable_id(id: str) -> Markup:
+    """Return a short form of an image's id that may be wrapped after each slash, as HTML."""
+    return Markup("/<wbr>").join(chart_style.shorten_id(id).split("/"))
+
+
 def render(page: dict[str, Any], script: str) -> str:
     """Render the template with all values escaped.
 
@@ -70,7 +76,7 @@ def render(page: dict[str, Any], script: str) -> str:
         "percent": chart_style.percent,
         "signed": signed,
         "shorten": chart_style.shorten,
-        "shorten_id": chart_style.shorten_id,
+        "breakable_id": breakable_id,
     }
     template = environment.get_template("report.html.jinja")
     # the template does not escape the script, so it must not end its own element

@@ -391,7 +391,7 @@ def test_the_page_shows_labels_that_are_probably_wrong_and_how_many_were_examine
         "in data/label_issues/train.csv. The other 1,000 of 4,000 were not examined; split.method: "
         "folds examines all.",
         "label <b>&lt;script&gt;alert(1)&lt;/script&gt;</b><br>suggested <b>NA</b>",
-        "2 of 3 trainings agree<br>train/1.png",
+        '2 of 3 trainings agree<br><span title="train/1.png">train/<wbr>1.png</span>',
         "0 of the 6 test images. If only",
     ):
         assert expected in labels
