@@ -137,6 +137,7 @@ def test_a_changed_file_of_features_is_refused(compute, prepared):
         train.main([*arguments("mine", "out"), "--features", "mine"])
 
 
+@pytest.mark.slow
 def test_random_frozen_weights_are_trained_on_images(compute, capsys):
     source(Path("pretrained/mine.keras"))
     compute(TRANSFER)

@@ -190,6 +190,7 @@ def test_a_missing_file_to_start_from_is_one_error_line_and_changes_nothing(reco
     assert {path: path.read_bytes() for path in Path("inputs").glob("*/*")} == before
 
 
+@pytest.mark.slow
 def test_the_features_of_a_model_depend_on_what_its_frozen_layers_see(record, edit):
     edit("models:\n", "models:\n  mine: {architecture: pretrained}\n")
     edit("[baseline, batchnorm]", "[baseline, mine]")

@@ -158,6 +158,7 @@ OVERRIDES = {"early_stopping": 3, "ema_momentum": 0.9, "weight_decay": 0.01}
 FINE_TUNE = {"freeze": "block_1", "epochs": 2, "learning_rate": 0.001}
 
 
+@pytest.mark.slow
 def test_training_on_features_gives_the_network_that_training_on_images_gives():
     """Including dropout, whose masks depend on how the network is built."""
     rows, expected = train(False, OVERRIDES)

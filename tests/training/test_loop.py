@@ -275,6 +275,7 @@ def test_augmentation_changes_training_images_only_and_is_not_saved():
     assert accuracies["horizontal"] < 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "arguments", "overrides"), [
     ("plain", {"depth": 2, "filters": 8, "dropout": 0.3, "batch_norm": True},
      {"augment": {**PLAIN, "flip": "both", "shift": 0.1, "crop": 1, "rotation": 10.0,
