@@ -85,6 +85,7 @@ def test_the_ratio_is_the_median_of_the_ratios_of_single_runs():
     assert report.ratios(result(unit="s", samples=measured), "b") == [4.0, 2.0]
 
 
+@pytest.mark.slow
 def test_only_other_programs_count_as_load(monkeypatch):
     spin = "import time\nwhile time.process_time() < 0.3: pass"
     times = psutil.cpu_times()

@@ -378,6 +378,7 @@ def test_without_16_bit_training_images_the_full_range_is_used(tmp_path):
     assert np.rint(read(tmp_path, "test")[1].ravel() * 255).tolist() == [16, 255]  # 4096 / 257
 
 
+@pytest.mark.slow
 def test_the_intensity_range_does_not_depend_on_processes_or_bad_files(tmp_path):
     random = np.random.default_rng(0)
     examples = [Example(encode(Image.fromarray(
@@ -432,6 +433,7 @@ def test_cielab_is_converted(lab, rgb):
     assert np.abs(np.asarray(image).astype(int) - rgb).max() <= 6  # rounding of L, a and b to bytes
 
 
+@pytest.mark.slow
 def test_images_larger_than_max_megapixels_are_refused(tmp_path):
     solid = encode(Image.new("L", (14_000, 13_000), 51), "PNG")
     files = [Example(solid, 0, "large.png"), grey(0, 1)]

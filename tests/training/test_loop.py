@@ -256,6 +256,7 @@ def test_a_class_of_almost_no_weight_is_not_learned():
     assert history[-1]["val_accuracy"] == 0.5
 
 
+@pytest.mark.slow
 def test_augmentation_changes_training_images_only_and_is_not_saved():
     # the bright half is the class, so nothing can be learned from randomly mirrored images
     images = np.zeros((64, 8, 8, 1), np.float32)
@@ -364,6 +365,7 @@ def test_the_trained_model_stays_uncompiled():
     assert not model.compiled
 
 
+@pytest.mark.slow
 def test_training_adds_the_regularization_penalty_to_the_loss():
     with_penalty = fit(build(kernel_regularizer="l2"), epochs=1)
     without = fit(build(), epochs=1)
