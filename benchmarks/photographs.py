@@ -1,6 +1,7 @@
 """Photographs: measure how long 3,000 JPEG files take to become arrays of 224×224 pixels.
 
-cnn-pipeline is the whole process of the stage preprocess, which writes and checksums the arrays.
+cnn-pipeline is the whole process of the stage preprocess, which writes and checksums the arrays,
+with dtype: uint8, as `make photos` sets it.
 PyTorch is a DataLoader with two workers that use Pillow, and Keras is image_dataset_from_directory;
 both read each photograph once into an array in memory, timed without their import.
 
@@ -65,9 +66,9 @@ def variants(plan: Plan) -> dict[str, Variant]:
         return Command(folders[dtype], *commands, before=remove)
 
     named: dict[str, Variant] = {
-        OURS: stages("float32", PREPROCESS),
-        "itself with dtype: uint8": stages("uint8", PREPROCESS),
-        "itself with download before it": stages("float32", DOWNLOAD, PREPROCESS),
+        OURS: stages("uint8", PREPROCESS),
+        "itself with dtype: float32": stages("float32", PREPROCESS),
+        "itself with download before it": stages("uint8", DOWNLOAD, PREPROCESS),
         "Keras's image_dataset_from_directory": Worker(keras, photographs, count),
     }
     if find_spec("torch"):
