@@ -124,7 +124,7 @@ def train(
         **read_json(folder / "run.json"),
         "epochs": trained["epochs"],
         "parameters": trained["parameters"],
-        "val_accuracy": trained[trained["kept"]]["val_accuracy"],
+        "val_accuracy": trained[trained["kept"]].get("val_accuracy"),
         "accuracy": test["accuracy"],
         **mirrored,
         "correct": test["correct"],

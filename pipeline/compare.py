@@ -50,24 +50,23 @@ def choose_champion(setting: str, candidates: dict[str, Candidate]) -> str:
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics that are no lists."""
-    return {key: value for key, value in metrics.items() if not isinstance(value, list)}
+    """Return the metrics that are neither lists nor None."""
+    return {key: value for key, value in metrics.items() if not isinstance(value, list | None)}
 
 
 def model_row(name: str, trainings: list[dict[str, Any]], test: dict[str, Any]) -> dict[str, Any]:
-    """Return the accuracies of a model.
+    """Return the accuracies of a model; without validation images, those of the test images only.
 
     Args:
         name: Its name in params.yaml.
         trainings: metrics/train of each training.
         test: metrics/test.
     """
-    validation = [training[training["kept"]]["val_accuracy"] for training in trainings]
-    row = {
-        "model": name,
-        "parameters": trainings[0]["parameters"],
-        "val_accuracy": float(np.mean(validation)),
-    }
+    kept = [training[training["kept"]] for training in trainings]
+    validation = [epoch["val_accuracy"] for epoch in kept if "val_accuracy" in epoch]
+    row = {"model": name, "parameters": trainings[0]["parameters"]}
+    if validation:
+        row["val_accuracy"] = float(np.mean(validation))
     if len(validation) > 1:
         row["val_accuracy_sd"] = float(np.std(validation, ddof=1))
     accuracies = [training["accuracy"] for training in test["seeds"]]
@@ -119,7 +118,7 @@ def print_comparison(rows: list[dict]) -> None:
         cells.append([
             row["model"],
             f"{row['parameters']:,}",
-            f"{100 * row['val_accuracy']:.2f}",
+            f"{100 * row['val_accuracy']:.2f}" if "val_accuracy" in row else "–",
             f"{100 * row['accuracy']:.2f}{deviation}",
             f"[{100 * row['accuracy_low']:.2f}, {100 * row['accuracy_high']:.2f}]",
             *comparison,
@@ -169,7 +168,10 @@ def main(argv: list[str] | None = None) -> None:
     for row in rows[1:]:
         row |= comparisons[row["model"]]
 
-    candidates = {row["model"]: Candidate(row["val_accuracy"], row["parameters"]) for row in rows}
+    # without validation images, the champion is named or the only model
+    candidates = {
+        row["model"]: Candidate(row.get("val_accuracy", 0.0), row["parameters"]) for row in rows
+    }
     champion = choose_champion(params.champion, candidates)
     first = test[champion]["seeds"][0]
     model = require_file(args.models / champion / f"{first['seed']}.keras")
@@ -180,9 +182,9 @@ def main(argv: list[str] | None = None) -> None:
     leaked = read_json(args.split)["leaked_test_rows"]
     clean = without_leaks(tables, leaked, margin)
     write_json(args.comparison, {**facts, "models": rows, "without_leaks": clean})
-    val_accuracy = candidates[champion].val_accuracy
-    metrics = {"model": champion, "val_accuracy": val_accuracy, **scalars(test[champion])}
-    write_json(args.champion, metrics)
+    val_accuracy = rows[params.compare.index(champion)].get("val_accuracy")
+    metrics = {"model": champion, "val_accuracy": val_accuracy, **test[champion]}
+    write_json(args.champion, scalars(metrics))
     with atomic_path(args.champion_model) as path:
         shutil.copyfile(model, path)
     print_comparison(rows)
@@ -195,8 +197,9 @@ def main(argv: list[str] | None = None) -> None:
         )
         for row in clean["models"][1:]:
             print(f"compare: {row['model']}: {row['sentence']}")
-    named = params.champion != "auto"
-    reason = "named in params.yaml" if named else "best mean validation accuracy"
+    reason = "best mean validation accuracy" if others else "the only model"
+    if params.champion != "auto":
+        reason = "named in params.yaml"
     print(f"compare: champion {champion} ({reason}) -> {args.champion_model}")
 
 

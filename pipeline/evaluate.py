@@ -242,6 +242,8 @@ def predict(model: "keras.Model", subset: "Subset", num_classes: int) -> np.ndar
     from pipeline.runtime import acceleration
     from pipeline.runtime.input_pipeline import Batches
 
+    if not len(subset.rows):
+        return np.empty((0, num_classes), np.float32)
     batches = Batches(subset, num_classes, batch_size(subset.images.shape[1:]))
     return model.predict(acceleration.as_dataset(batches), verbose=int(sys.stdout.isatty()))
 

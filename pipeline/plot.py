@@ -104,6 +104,8 @@ def read_histories(folder: Path, models: list[str], seeds: list[int]) -> pd.Data
         for seed in seeds:
             history = tables.read(folder / model / f"{seed}.csv")
             for split, prefix in (("train", ""), ("validation", "val_")):
+                if f"{prefix}loss" not in history:  # there are no validation images
+                    continue
                 columns = {
                     "epoch": history["epoch"],
                     "accuracy": history[f"{prefix}accuracy"],
@@ -116,7 +118,7 @@ def read_histories(folder: Path, models: list[str], seeds: list[int]) -> pd.Data
 
 
 def learning_curves(histories: pd.DataFrame) -> Figure:
-    """Draw accuracy and loss of all models over epochs, in training and validation.
+    """Draw accuracy and loss of all models over epochs, in training and validation, if any.
 
     Lines are means over the trainings of a model; bands reach from the lowest to the highest.
     """
@@ -157,7 +159,8 @@ def learning_curves(histories: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(epochs))
     solid = Line2D([], [], color="black", linestyle="-", label="validation")
     dashed = Line2D([], [], color="black", linestyle="--", label="train")
-    add_legend(figure, [*legend_handles(names), solid, dashed], columns)
+    lines = [solid, dashed] if "validation" in set(histories["split"]) else [dashed]
+    add_legend(figure, [*legend_handles(names), *lines], columns)
     return figure
 
 

@@ -1,6 +1,7 @@
 """Split: hold out part of the training images for validation, for each seed, and find duplicates.
 
-If the data set has a validation split, that is used for every seed, and nothing is held out.
+If the data set has a validation split, that is used for every seed, and nothing is held out. With
+`split.validation: 0` and no such split, all training images are trained on.
 
 Reads   data/arrays/{train,test}/{images,labels}.npy, data/arrays/rows/{train,test}.parquet,
         data/arrays/info.json
@@ -202,8 +203,7 @@ def main(argv: list[str] | None = None) -> None:
     ids = [id for file in ("train", "test") for id in rows.ids(args.arrays, file)]
     info = read_json(args.arrays / "info.json")
     classes = info["classes"]
-    held_out = not info["validation"]
-    if not held_out and settings.method == "folds":
+    if info["validation"] and settings.method == "folds":
         raise PipelineError(
             "params.yaml: split.method must be holdout, because the data set has a validation "
             "split. Got folds. Change it, or move the validation images to train"
@@ -216,6 +216,7 @@ def main(argv: list[str] | None = None) -> None:
         for values in rows.metadata(args.arrays, file).to_dict("records")
     ]
     groups = grouping.groups("split", ids, metadata)
+    held_out = not info["validation"] and settings.holds_out
     if held_out:
         train_groups = None if groups is None else groups[:num_train]
         splits = held_out_splits(settings, params.seeds, train_labels, classes, train_groups)
@@ -257,7 +258,7 @@ def main(argv: list[str] | None = None) -> None:
         for seed, split in zip(params.seeds, splits, strict=True):
             arrays.write_split(folder / f"{seed}.npz", *split)
     write_json(args.metrics, metrics)
-    origin = "held out" if held_out else "from the data set"
+    origin = "from the data set" if info["validation"] else "held out"
     print(
         f"split: {len(train)} train, {len(validation)} validation rows ({origin}) -> {args.split}"
     )
@@ -272,7 +273,8 @@ def warnings(metrics: dict) -> list[str]:
         metrics: Contents of metrics/split.json.
     """
     texts = []
-    if missing := [row["class"] for row in metrics["classes"] if not row["validation"]]:
+    missing = [row["class"] for row in metrics["classes"] if not row["validation"]]
+    if missing and metrics["rows"]["validation"]:
         texts.append(f"no validation images of {first_few(missing)}: too few images")
     if across := sum((metrics["grouped"] or {"across": {}})["across"].values()):
         texts.append(f"{counted(across, 'group')} in two splits of the data set")

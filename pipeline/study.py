@@ -101,6 +101,11 @@ def main(argv: list[str] | None = None) -> None:
     info = read_json(args.arrays / "info.json")
     images, labels = arrays.load(args.arrays / "train")
     train, validation = arrays.read_split(args.split, len(labels))
+    if not len(validation):
+        raise PipelineError(
+            "params.yaml: split.validation must be greater than 0, because studies measure "
+            "validation accuracy. Got 0"
+        )
     with yaml_reader.reading(args.study):
         train_rows = {
             (name, seed): stratified_sample(

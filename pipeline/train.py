@@ -8,7 +8,7 @@ Reads   data/arrays/train/{images,labels}.npy, data/arrays/info.json, data/split
                                          it has any; the other layers are trained on it
 Writes  models/MODEL/SEED.keras          stock Keras layers, from images to logits, with the
                                          preprocessing of the images, and the temperature of
-                                         the logits, fitted on the validation images
+                                         the logits, fitted on the validation images; 1 without
         plots/history/MODEL/SEED.csv     loss and accuracy of each epoch
         metrics/train/MODEL/SEED.json    parameters, epochs, final and best epoch, temperature
         metrics/run/MODEL/SEED.json      seconds, versions, device, environment variables:
@@ -37,6 +37,7 @@ from pipeline.core.files import atomic_path, read_json, sha256, write_json
 from pipeline.core.splitting import stratified_sample
 from pipeline.core.text import counted
 from pipeline.data import arrays, calibration, features
+from pipeline.data.calibration import Calibration
 from pipeline.data.preprocessor import Preprocessor, store
 from pipeline.runtime import select_backend
 
@@ -49,13 +50,17 @@ if TYPE_CHECKING:
 def summarize(history: list[dict[str, float]], early_stopping: bool, first_phase: int = 0) -> dict:
     """Summarize a history: its final and best epoch, and which of them the weights are from.
 
+    Without validation images, the last epoch counts as the best.
+
     Args:
         history: One row per epoch.
         early_stopping: Whether the weights are those of the best epoch.
         first_phase: Number of epochs before fine-tuning, none of which can be the best.
     """
-    best = max(history[first_phase:], key=itemgetter("val_accuracy"))  # the first on a tie
-    columns = ["loss", "accuracy", "val_loss", "val_accuracy"]
+    best = history[-1]
+    if "val_accuracy" in best:
+        best = max(history[first_phase:], key=itemgetter("val_accuracy"))  # the first on a tie
+    columns = [c for c in ("loss", "accuracy", "val_loss", "val_accuracy") if c in best]
     return {
         "epochs": len(history),
         "best_epoch": best["epoch"],
@@ -157,8 +162,10 @@ def main(argv: list[str] | None = None) -> None:
             features=frozen_features, preprocessor=preprocessor,
         )  # fmt: skip
         if distributed.is_main_process():
-            logits = loop.predict(model, validation, settings, frozen_features)
-            calibrated = temperature.calibrate(logits, labels[validation_rows])
+            calibrated = Calibration()
+            if len(validation_rows):
+                logits = loop.predict(model, validation, settings, frozen_features)
+                calibrated = temperature.calibrate(logits, labels[validation_rows])
             write(
                 args, model, preprocessor, calibrated, history, settings, len(train_rows),
                 environment_record,
@@ -177,7 +184,7 @@ def write(
     args: argparse.Namespace,
     model: "keras.Model",
     preprocessor: Preprocessor,
-    calibrated: calibration.Calibration,
+    calibrated: Calibration,
     history: "History",
     settings: Train,
     num_images: int,
@@ -208,10 +215,12 @@ def write(
     rate = round(num_images * len(rows) / seconds, 1)
     run = {"train_seconds": round(seconds, 2), "images_per_second": rate}
     write_json(args.run, run | environment_record)
-    saved_epoch = metrics[metrics["kept"]]
+    saved_epoch, accuracy = metrics[metrics["kept"]], "no validation images"
+    if "val_accuracy" in saved_epoch:
+        accuracy = f"validation accuracy {saved_epoch['val_accuracy']:.4f}"
     print(
         f"train: {args.model}, seed {args.seed}: {counted(len(rows), 'epoch')} in {seconds:.0f} s, "
-        f"validation accuracy {saved_epoch['val_accuracy']:.4f} -> {args.out}"
+        f"{accuracy} -> {args.out}"
     )
 
 

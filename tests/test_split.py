@@ -207,6 +207,28 @@ def test_stage_writes_rows_and_counts_and_warns_of_leaks(project, stage):
     assert (rows["train"].dtype, len(rows["validation"])) == (np.int64, 2)
 
 
+@pytest.mark.parametrize(("own", "expected", "origin"), [
+    (0, list(range(10)), "10 train, 0 validation rows (held out)"),
+    (3, list(range(7)), "7 train, 3 validation rows (from the data set)"),
+])  # fmt: skip
+def test_a_share_of_0_holds_nothing_out_and_keeps_a_validation_split(
+    project, edit, quick_stage, own, expected, origin
+):
+    for split_name, values in (("train", range(10)), ("test", [20, 21])):
+        write_arrays(project / "arrays" / split_name, images(*values), np.arange(len(values)) % 2)
+    (project / "arrays/info.json").write_text(json.dumps({**json.loads(INFO), "validation": own}))
+    edit("seeds: [0]", "seeds: [0, 7]")
+    edit("validation: 0.2", "validation: 0")
+    edit("champion: auto", "champion: baseline")
+    done = quick_stage("pipeline.split", *ARGUMENTS)
+    assert done.stdout == f"split: {origin} -> splits\n", done.stderr  # and no warning
+    for seed in (0, 7):
+        assert read_rows(f"splits/{seed}.npz", 10)[0] == expected
+    metrics = json.loads((project / "m.json").read_text())
+    assert metrics["rows"] == {"train": 10 - own, "validation": own, "test": 2}
+    assert metrics["held_out"] is False
+
+
 def test_every_seed_holds_out_its_own_images_and_adding_one_changes_no_other(project, edit):
     for split_name, values in (("train", range(40)), ("test", [50, 51])):
         write_arrays(project / "arrays" / split_name, images(*values), np.arange(len(values)) % 2)

@@ -250,6 +250,15 @@ def prepared(project) -> Path:
 ARGUMENTS = "--arrays arrays --split split.npz --table out/mine.json --picture out/mine.png".split()
 
 
+def test_a_study_without_validation_images_is_refused(prepared, quick_stage):
+    np.savez(prepared / "split.npz", train=np.arange(64), validation=np.arange(0))
+    done = quick_stage("pipeline.study", "mine.yaml", *ARGUMENTS)
+    assert done.stderr == (
+        "error: params.yaml: split.validation must be greater than 0, because studies measure "
+        "validation accuracy. Got 0\n"
+    )
+
+
 @pytest.mark.slow
 def test_a_study_needs_no_test_images_and_continues_after_a_divergence(prepared, stage):
     done = stage("pipeline.study", "mine.yaml", *ARGUMENTS)

@@ -35,6 +35,12 @@ def test_the_summary_contains_the_final_and_the_best_epoch():
     assert train.summarize(history, early_stopping=True)["kept"] == "best"
     # fine-tuning started after the second epoch
     assert train.summarize(history, early_stopping=True, first_phase=2)["best_epoch"] == 3
+    # without validation images, the last epoch counts as the best
+    unvalidated = [{key: row[key] for key in ("epoch", "loss", "accuracy")} for row in history]
+    last = {"loss": 1.0, "accuracy": 0.3}
+    assert train.summarize(unvalidated, early_stopping=False) == {
+        "epochs": 3, "best_epoch": 3, "kept": "final", "final": last, "best": last,
+    }  # fmt: skip
 
 
 def test_a_model_that_starts_from_another_does_not_inherit_its_temperature(tmp_path):

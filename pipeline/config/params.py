@@ -80,6 +80,9 @@ def _check_names(params: Params) -> None:
     compared = ", ".join(params.compare)
     if params.champion not in ("auto", *params.compare):
         raise invalid(("champion",), f"must be auto or one of {compared}", params.champion)
+    if params.champion == "auto" and len(params.compare) > 1 and not params.split.holds_out:
+        expected = f"must be one of {compared}, because split.validation is 0"
+        raise invalid(("champion",), expected, params.champion)
     for name in params.analyze.models or []:
         if name not in params.compare:
             raise invalid(("analyze", "models"), f"must be one of {compared}", name)
@@ -115,9 +118,13 @@ def check_model(params: Params, name: str) -> None:
     model = params.models[name]
     validate(build_settings(model.architecture, at), model.build, (*at, "build"))
     try:
-        fine_tune = params.train_of(name).fine_tune
+        train = params.train_of(name)
     except pydantic.ValidationError as error:
         raise explain(Train, error, (*at, "train")) from None
+    if train.early_stopping and name in params.compare and not params.split.holds_out:
+        expected = "must be null, because split.validation is 0"
+        raise invalid((*at, "train", "early_stopping"), expected, train.early_stopping)
+    fine_tune = train.fine_tune
     if fine_tune and name in params.compare and not may_freeze(model):
         expected = "must be null for a model without frozen layers (build.freeze)"
         raise invalid((*at, "train", "fine_tune"), expected, fine_tune.model_dump())

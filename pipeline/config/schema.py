@@ -330,15 +330,20 @@ class Split(Section):
     method: Literal["holdout", "folds"]
     """holdout: each seed holds out its own random images; folds: each seed holds out another fold
     of the training images, so that each image is held out once"""
-    validation: Annotated[float, Field(gt=0, lt=1)]
+    validation: Share
     """Share of the training images held out for validation by holdout, unless the data set has the
-    split"""
+    split; 0: none"""
     group: Annotated[str, Field(min_length=1)] | None
     """Column of metadata.csv: images with the same value are never divided between splits; null:
     off"""
     group_pattern: Annotated[str, AfterValidator(_check_pattern)] | None
     """Regular expression with one group in parentheses: as group, for the text that it finds in an
     image's id; null: off"""
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether images are held out of a data set without a validation split."""
+        return self.method == "folds" or self.validation > 0
 
     @pydantic.model_validator(mode="after")
     def _has_one_grouping(self) -> "Split":

@@ -214,6 +214,7 @@ def learning_curve(rows: Rows, names: list[str], metric: str) -> Specification:
         tooltip = partial(alt.Tooltip, format=".4f")
     channels = _model_channels(names)
     epochs = max(row["epoch"] for row in rows)
+    splits = dict.fromkeys(row["split"] for row in rows)
     base = alt.Chart(alt.NamedData("history")).encode(
         x=alt.X(
             "epoch:Q",
@@ -255,7 +256,7 @@ def learning_curve(rows: Rows, names: list[str], metric: str) -> Specification:
     chart = alt.layer(bands, lines, points).properties(
         width="container",
         height=280,
-        description=f"Line chart of mean {title} over epochs, in training and validation, of "
+        description=f"Line chart of mean {title} over epochs, in {' and '.join(splits)}, of "
         f"{', '.join(names)}.",
     )
     return _specification(chart.add_params(SELECTED))

@@ -51,7 +51,8 @@ def champion_reason(setting: str, rows: list[dict], champion: str) -> str:
 def verdict(rows: list[dict], champion: str, level: float) -> str:
     """Describe how the champion compares with the reference, in one sentence.
 
-    If the champion is the reference, the other model with the best validation accuracy is compared.
+    If the champion is the reference, the other model with the best validation accuracy is compared;
+    without validation images, the first one.
 
     Args:
         rows: `models` of metrics/comparison.json, the reference first.
@@ -67,7 +68,7 @@ def verdict(rows: list[dict], champion: str, level: float) -> str:
         )
     row = next(
         (row for row in others if row["model"] == champion),
-        max(others, key=lambda row: row["val_accuracy"]),
+        max(others, key=lambda row: row.get("val_accuracy", 0.0)),
     )
     name, sentence = row["model"], row["sentence"]
     if row["verdict"] == "cannot tell":

@@ -105,7 +105,7 @@ def rows(commits: list[dict[str, Any]], read: Callable[[str], Any]) -> list[Row]
             else:
                 # Git has no result, and DVC shows the metrics of the commit
                 table.append(Row(name, changed, None, state))
-    return sorted(table, key=lambda row: -row.result["val_accuracy"] if row.result else 1)
+    return sorted(table, key=lambda row: -row.result.get("val_accuracy", 0) if row.result else 1)
 
 
 def results(experiment: str, changed: str, comparison: dict[str, Any] | None) -> list[Row]:
@@ -124,7 +124,7 @@ def print_rows(table: list[Row]) -> None:
             low, high = 100 * result["accuracy_low"], 100 * result["accuracy_high"]
             accuracies = [
                 result["model"],
-                f"{100 * result['val_accuracy']:.2f}",
+                f"{100 * result['val_accuracy']:.2f}" if "val_accuracy" in result else "–",
                 f"{100 * result['accuracy']:.2f}",
                 f"[{low:.2f}, {high:.2f}]",
             ]

@@ -87,10 +87,11 @@ def confidence_threshold(model: Path, calibrated: Calibration, accuracy: float) 
     Raises:
         PipelineError: The validation images show it of no confidence.
     """
-    if not calibrated.thresholds:  # a file of an older version
+    if not calibrated.thresholds:
         raise PipelineError(
-            f"{model}: --accuracy needs a model whose file holds its results on the validation "
-            "images. Got one without. Train it again: `dvc repro -f`"
+            f"{model}: --accuracy needs a model whose file holds its results on validation images. "
+            "Got none: it was trained without validation images, or by an older version. Train it "
+            "again with split.validation above 0"
         )
     threshold = choose_threshold(calibrated.thresholds, accuracy)
     if threshold is None:

@@ -80,8 +80,9 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         self._stop(step, f"batch {step % self.num_steps + 1} of {self.num_steps}", logs["loss"])
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        if not math.isfinite(logs["val_loss"]):
-            self._stop((epoch + 1) * self.num_steps - 1, "validation", logs["val_loss"])
+        loss = logs.get("val_loss", 0.0)  # absent without validation images
+        if not math.isfinite(loss):
+            self._stop((epoch + 1) * self.num_steps - 1, "validation", loss)
 
     def _stop(self, step: int, where: str, loss: float) -> None:
         raise Diverged(
@@ -127,7 +128,7 @@ class EpochLogger(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         # no learning rate, so that the line fits into 80 columns
-        values = "  ".join(f"{name} {logs[name]:.4f}" for name in COLUMNS[:4])
+        values = "  ".join(f"{name} {logs[name]:.4f}" for name in COLUMNS[:4] if name in logs)
         print(f"epoch {epoch + 1}/{self.params['epochs']}: {values}", flush=True)
 
 
@@ -156,6 +157,10 @@ class SwapAveragedWeights(keras.callbacks.Callback):
         for weight in weights:
             # a copy: JAX would share the average's memory, which evaluation then reuses
             weight.assign(ops.copy(weight))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        if "val_loss" not in logs:  # there are no validation images
+            self.on_test_begin()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         pairs = zip(self.model.trainable_variables, self.weights, strict=bool(self.weights))
@@ -226,7 +231,8 @@ class History(keras.callbacks.Callback):
             self.resumed = None  # frees its memory
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        self.rows.append({"epoch": epoch + 1, **{name: logs[name] for name in COLUMNS}})
+        values = {name: logs[name] for name in COLUMNS if name in logs}
+        self.rows.append({"epoch": epoch + 1, **values})
         self.seconds = time.perf_counter() - self.start
         if self.checkpoints and distributed.is_main_process():
             self.checkpoints.save(epoch + 1, self._state())

@@ -44,7 +44,7 @@ def fit(
     Args:
         model: Uncompiled, from images to logits.
         train: Training images and labels, augmented according to `settings`.
-        validation: Held-out images and labels, never augmented.
+        validation: Held-out images and labels, never augmented; may have no rows.
         settings: Optimizer, loss, augmentation, epochs and so on.
         classes: Names of the k classes.
         seed: Seed of the order of the images.
@@ -59,8 +59,8 @@ def fit(
 
     Returns:
         The history: `rows`, one per epoch, with epoch (from 1), loss, accuracy, val_loss,
-        val_accuracy and learning_rate; `seconds`, the time of all epochs together. Both losses
-        include label smoothing and regularization penalties.
+        val_accuracy (these two only with validation images) and learning_rate; `seconds`, the time
+        of all epochs together. Both losses include label smoothing and regularization penalties.
 
     Raises:
         Diverged: The loss is not finite.
@@ -185,7 +185,9 @@ def _fit(
     try:
         training_model.fit(
             acceleration.as_dataset(batches),
-            validation_data=acceleration.as_dataset(validation_batches),
+            validation_data=(
+                acceleration.as_dataset(validation_batches) if len(validation.rows) else None
+            ),
             initial_epoch=finished,
             epochs=finished if history.stopped else settings.epochs,
             shuffle=False,  # Batches shuffles the images

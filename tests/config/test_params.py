@@ -27,7 +27,9 @@ def test_the_default_params_are_valid(project):
 
 INVALID = [
     ("validation: 0.2", "validation: 1.5", r"split\.validation must be less than 1\. Got 1\.5"),
-    ("validation: 0.2", "validation: 0", r"split\.validation must be greater than 0\. Got 0"),
+    ("validation: 0.2", "validation: -0.1", r"validation must be greater than or equal to 0\. Got"),
+    ("validation: 0.2", "validation: 0",
+     r"champion must be one of baseline, batchnorm, because split\.validation is 0\. Got 'auto'"),
     ("validation: 0.2", "validation: .nan", r"split\.validation must be a finite number\. Got nan"),
     ("method: holdout", "method: folds", r"split\.method must be holdout with one seed, or seeds"),
     ("method: holdout", "method: cv", r"split\.method must be 'holdout' or 'folds'\. Got 'cv'"),
@@ -222,6 +224,25 @@ INVALID_MODEL_SETTINGS = [
     ),
     ("train: {warmup_epochs: 20}", r"batchnorm\.train must have fewer warmup_epochs than epochs"),
 ]
+
+
+def test_without_validation_images_early_stopping_is_refused_and_a_single_model_is_champion(edit):
+    edit("validation: 0.2", "validation: 0")
+    edit("compare: [baseline, batchnorm]", "compare: [batchnorm]")
+    edit("  early_stopping:", "  early_stopping: 3")
+    with pytest.raises(
+        PipelineError,
+        match=r"models\.batchnorm\.train\.early_stopping must be null, because split\.validation "
+        r"is 0\. Got 3",
+    ):
+        params.load()
+    # folds hold out images whatever the share is
+    edit("method: holdout", "method: folds")
+    edit("seeds: [0]", "seeds: [0, 1]")
+    assert params.load().train.early_stopping == 3
+    edit("method: folds", "method: holdout")
+    edit("early_stopping: 3", "early_stopping:")
+    assert params.load().champion == "auto"
 
 
 def test_two_settings_of_groups_are_refused(edit):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,15 @@ def test_experiments_without_a_result_are_listed_last_with_the_reason():
         Row("fourth", "", None, "error"),
         Row("fifth", "margin=1", None, "no result"),
     ]
+
+
+def test_a_model_without_validation_accuracy_comes_after_those_with_one(capsys):
+    low, unvalidated = model("a", 0.1), model("b", 0.0)
+    del unvalidated["val_accuracy"]
+    table = rows([commit(experiment(state("r1", BASE, "one")))], r1=[unvalidated, low])
+    assert [row.result for row in table] == [low, unvalidated, None]
+    experiments.print_rows(table)
+    assert re.search(r"│ b +│ +– │ +90\.00 │", capsys.readouterr().out)
 
 
 def test_commits_without_experiments_are_left_out():

@@ -154,15 +154,19 @@ class InterruptIn(keras.callbacks.Callback):
 
 
 def train_model(
-    architecture: str, build: dict, overrides: dict, **fit_arguments: Any
+    architecture: str, build: dict, overrides: dict, validated: int = 32, **fit_arguments: Any
 ) -> tuple[list, list, float]:
-    """Train on noisy images, and return rows of the history, weights and seconds."""
+    """Train on noisy images, and return rows of the history, weights and seconds.
+
+    Args: `validated` is the number of validation images.
+    """
     images, labels = task(80)
     noise = np.random.default_rng(1).random(images.shape, dtype=np.float32)
     # so noisy that validation accuracy goes up and down
     noisy = images * 0.3 + noise * 0.7
     rows = np.arange(80)
-    train, validation = Subset(noisy, labels, rows[:48]), Subset(noisy, labels, rows[48:])
+    train = Subset(noisy, labels, rows[:48])
+    validation = Subset(noisy, labels, rows[48 : 48 + validated])
     model = building.build(Model(architecture=architecture, build=build), (8, 8, 1), 2, seed=0)
     history = loop.fit(
         model, train, validation, settings(**overrides), ["a", "b"], 0, verbose=False,
@@ -213,6 +217,18 @@ def test_a_training_killed_in_any_epoch_ends_with_the_weights_of_an_uninterrupte
         assert seconds > latest.metadata["seconds"]
     if overrides.get("early_stopping"):
         assert len(rows) < overrides["epochs"]
+
+
+@pytest.mark.slow
+def test_training_without_validation_images_is_the_same_and_resumes_exactly(checkpoints):
+    training: tuple[str, dict, dict] = ("baseline", {}, {"epochs": 3, "ema_momentum": 0.9})
+    validated_rows, weights, _ = train_model(*training)
+    with pytest.raises(KeyboardInterrupt):
+        train_model(*training, validated=0, checkpoints=checkpoints, watch=[InterruptIn(3)])
+    rows, resumed_weights, _ = train_model(*training, validated=0, checkpoints=checkpoints)
+    assert all(np.array_equal(a, b) for a, b in zip(weights, resumed_weights, strict=True))
+    columns = ("epoch", "loss", "accuracy", "learning_rate")
+    assert rows == [{name: row[name] for name in columns} for row in validated_rows]
 
 
 class RecordLossScale(keras.callbacks.Callback):
