@@ -54,6 +54,8 @@ EVALUATE = (
     "pipeline.evaluate {model} --models models/{model} --arrays data/arrays --split data/split "
     "--metrics test.json --predictions predictions --confusion confusion.csv"
 )
+# test-time augmentation with --mirror, from `evaluate` of params.yaml
+VIEWS = {"mirrored": {"mirror": True}, "shifted": {"mirror": True, "shift": 1}}
 # trainings that agree in these can be compared
 MACHINE = ("device", "precision", "threads")
 
@@ -116,10 +118,10 @@ def train(
     run_stage(EVALUATE)
     (test,), trained = read_json(folder / "test.json")["seeds"], read_json(folder / "train.json")
     mirrored = {}
-    if mirror:
-        write_params(folder, params | {"evaluate": params["evaluate"] | {"mirror": True}}, [seed])
+    for name, views in VIEWS.items() if mirror else ():
+        write_params(folder, params | {"evaluate": params["evaluate"] | views}, [seed])
         run_stage(EVALUATE)
-        mirrored["mirrored_accuracy"] = read_json(folder / "test.json")["accuracy"]
+        mirrored[f"{name}_accuracy"] = read_json(folder / "test.json")["accuracy"]
     return {
         **read_json(folder / "run.json"),
         "epochs": trained["epochs"],
@@ -140,7 +142,7 @@ def record(
         dataset: As in params.yaml.
         models: Names in params.yaml.
         seeds: Of each model.
-        mirror: Whether to measure accuracy with `evaluate.mirror` too.
+        mirror: Whether to measure accuracy with each of VIEWS too.
         folder: To work in.
         path: The file to append to.
     """
@@ -207,21 +209,26 @@ def table(trainings: list[dict], margin: float, order: list[str]) -> str:
         used = f"threads {threads}, " if backend.startswith("tensorflow") else ""
         lines += [
             f"{device}, {backend}, {precision}; {used}95 % intervals over seeds and images, "
-            "standard deviation over trainings; mirrored: with evaluate.mirror:",
+            "standard deviation over trainings; mirrored: with evaluate.mirror; shifted: with "
+            "evaluate.shift: 1 as well:",
             "",
-            f"| | trainings | test accuracy | sd | mirrored | against {reference} | training |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
+            f"| | trainings | test accuracy | sd | mirrored | shifted | against {reference} "
+            "| training |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for model in models:
             group, mean = by_model[model], mean_interval(tables[model])
-            mirrored = [line["mirrored_accuracy"] for line in group if "mirrored_accuracy" in line]
+            views = [
+                [line[f"{name}_accuracy"] for line in group if f"{name}_accuracy" in line]
+                for name in VIEWS
+            ]
             seconds = [line["train_seconds"] for line in group]
             cells = (
                 model,
                 len(group),
                 f"{100 * mean.mean:.1f} % [{100 * mean.low:.1f}, {100 * mean.high:.1f}]",
                 "" if len(group) == 1 else f"{100 * mean.standard_deviation:.1f}",
-                f"{100 * statistics.mean(mirrored):.1f} %" if mirrored else "",
+                *(f"{100 * statistics.mean(of):.1f} %" if of else "" for of in views),
                 verdicts[model]["sentence"] if model in verdicts else "",
                 f"{statistics.median(seconds):,.0f} s ({min(seconds):,.0f} to {max(seconds):,.0f})",
             )
@@ -238,7 +245,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", default=[], help="names in params.yaml")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument(
-        "--mirror", action="store_true", help="also record accuracy with evaluate.mirror"
+        "--mirror",
+        action="store_true",
+        help="also record accuracy with evaluate.mirror, and with evaluate.shift: 1 besides",
     )
     parser.add_argument("--folder", type=Path, help="keep data and checkpoints here")
     args = parser.parse_args(argv)

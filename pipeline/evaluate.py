@@ -228,13 +228,39 @@ def load_model(
     return acceleration.accelerate(model, precision)
 
 
-def average_over_mirror(model: "keras.Model") -> "keras.Model":
-    """Return a model that averages a model's logits over each image and its mirror image."""
+def average_over_views(model: "keras.Model", mirror: bool, shift: int) -> "keras.Model":
+    """Return a model that averages a model's logits over several views of each image.
+
+    Args:
+        model: From images `(n, h, w, c)` to logits.
+        mirror: Whether to include the mirror image of each view.
+        shift: Pixels by which the image is shifted, up and left, and down and right; what is new
+            mirrors the edge. Each of both counts half as much as the image itself. 0: none.
+
+    Raises:
+        PipelineError: The images are not larger than the shift.
+
+    Reference: Jordan (2024), https://arxiv.org/abs/2404.00498, section 3.5
+    """
     import keras
+    from keras import ops
 
     images = keras.Input(model.input_shape[1:])
-    logits = [model(images), model(keras.ops.flip(images, axis=2))]
-    return keras.Model(images, keras.layers.average(logits))
+    height, width = images.shape[1:3]
+    if shift >= min(height, width):
+        raise PipelineError(
+            f"params.yaml: evaluate.shift must be less than the images' {height} × {width} pixels. "
+            f"Got {shift}"
+        )
+    views = [(2, images)]  # weight and view
+    if shift:
+        padding = ((0, 0), (shift, shift), (shift, shift), (0, 0))
+        padded = ops.pad(images, padding, mode="reflect")
+        views += [(1, padded[:, i : i + height, i : i + width]) for i in (0, 2 * shift)]
+    if mirror:
+        views += [(weight, ops.flip(view, axis=2)) for weight, view in views]
+    total = sum(weight for weight, _ in views)
+    return keras.Model(images, sum(weight * model(view) for weight, view in views) / total)
 
 
 def predict(model: "keras.Model", subset: "Subset", num_classes: int) -> np.ndarray:
@@ -272,13 +298,14 @@ def main(argv: list[str] | None = None) -> None:
 
     test = Subset(images, labels, np.arange(len(labels)))
     precision = acceleration.resolve_precision(params.evaluate.precision)
+    views = {"mirror": params.evaluate.mirror, "shift": params.evaluate.shift}
     trainings = []
     total = np.zeros((len(labels), len(classes)))  # sum of the probabilities
     with atomic_path(args.predictions) as folder:
         for seed, path in files.items():
             model = load_model(path, images.shape[1:], len(classes), precision)
             calibrated = calibration.read(path)
-            test_model = average_over_mirror(model) if params.evaluate.mirror else model
+            test_model = average_over_views(model, **views) if any(views.values()) else model
             logits = predict(test_model, test, len(classes))
             validation = Subset(train_images, train_labels, held_out[seed])
             predictions.write(
@@ -303,7 +330,7 @@ def main(argv: list[str] | None = None) -> None:
     metrics["metadata"] = [
         {"column": column, "values": metadata[column].nunique()} for column in metadata
     ]
-    metrics["computed"] = [{"precision": precision, "mirror": params.evaluate.mirror}]
+    metrics["computed"] = [{"precision": precision, **views}]
     write_json(args.metrics, metrics)
     table = predictions.read_table(args.predictions, params.seeds)
     with atomic_path(args.confusion) as path:

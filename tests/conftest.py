@@ -354,6 +354,7 @@ def settings(**changes: Any) -> Train:
         "train_size": None, "epochs": 3, "batch_size": 8, "optimizer": "adam",
         "learning_rate": 0.01, "momentum": 0.0,
         "nesterov": False, "ema_momentum": None, "whiten": False,
+        "whiten_bias_epochs": 0, "lookahead": None, "batch_norm_beta_learning_rate": 1.0,
         "weight_decay": None, "schedule": "constant", "warmup_epochs": 0, "gradient_clip": None,
         "gradient_clip_at": 1.0, "loss": "cross_entropy", "label_smoothing": 0.0,
         "class_weights": None, "precision": "float32", "early_stopping": None, "fine_tune": None,

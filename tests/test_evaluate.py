@@ -166,9 +166,34 @@ def test_logits_are_averaged_over_the_mirror_image():
         ]
     )
     image = np.array([[[[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]]]])
-    averaged = evaluate.average_over_mirror(left_column)
+    averaged = evaluate.average_over_views(left_column, mirror=True, shift=0)
     assert left_column.predict(image, verbose=0).tolist() == [[1.0, 10.0]]
     assert averaged.predict(image, verbose=0).tolist() == [[2.0, 20.0]]
+
+
+def test_logits_are_averaged_over_shifted_images():
+    # the pixels of an image, whose edge is mirrored where it is shifted:
+    # 1 2 3    5 4 5    5 6 5
+    # 4 5 6    2 1 2    8 9 8
+    # 7 8 9    5 4 5    5 6 5
+    pixels = keras.Sequential([keras.Input((3, 3, 1)), keras.layers.Flatten()])
+    image = np.arange(1.0, 10).reshape(1, 3, 3, 1)
+    averaged = evaluate.average_over_views(pixels, mirror=False, shift=1)
+    expected = [(2 * a + b + c) / 4 for a, b, c in zip(
+        [1, 2, 3, 4, 5, 6, 7, 8, 9], [5, 4, 5, 2, 1, 2, 5, 4, 5], [5, 6, 5, 8, 9, 8, 5, 6, 5],
+        strict=True,
+    )]  # fmt: skip
+    assert averaged.predict(image, verbose=0).tolist() == [expected]
+    # each of the three counts as much as its mirror image
+    mirrored = np.array(expected).reshape(3, 3)[:, ::-1].ravel()
+    both = evaluate.average_over_views(pixels, mirror=True, shift=1).predict(image, verbose=0)
+    assert both.tolist() == [((np.array(expected) + mirrored) / 2).tolist()]
+
+
+def test_a_shift_as_large_as_the_images_is_refused():
+    model = keras.Sequential([keras.Input((1, 3, 2)), keras.layers.Flatten()])
+    with pytest.raises(PipelineError, match=r"evaluate\.shift must be less than .* 1 × 3 pixels. Got 1"):
+        evaluate.average_over_views(model, mirror=False, shift=1)
 
 
 ARGUMENTS = (
@@ -213,7 +238,7 @@ def test_all_trainings_and_their_ensemble_are_evaluated(trained, capsys):
     assert metrics["accuracy_sd"] == 0
     # mean probabilities of b: 0.65, 0.65, 0.4
     assert metrics["ensemble_accuracy"] == pytest.approx(2 / 3)
-    assert metrics["computed"] == [{"precision": "float32", "mirror": False}]
+    assert metrics["computed"] == [{"precision": "float32", "mirror": False, "shift": 0}]
     for row in metrics["seeds"]:
         model = (trained / f"models/{row['seed']}.keras").read_bytes()
         assert row["sha256"] == sha256(model).hexdigest()

@@ -132,6 +132,10 @@ class Train(Section):
     """Nesterov momentum, for sgd"""
     weight_decay: NotNegative | None
     """Decoupled weight decay of kernels; null: the optimizer's default"""
+    batch_norm_beta_learning_rate: Positive
+    """Factor on the learning rate of batch normalization's shift (beta)"""
+    lookahead: Annotated[int, Field(ge=1)] | None
+    """Steps after which the weights are averaged with those that were averaged before; null: off"""
     schedule: Literal["constant", "cosine", "one_cycle", "triangular"]
     """Learning-rate schedule"""
     warmup_epochs: NotNegative
@@ -152,6 +156,8 @@ class Train(Section):
     """Momentum of the moving average of the weights; null: no average"""
     whiten: bool
     """Initialize the first convolution with whitening filters of the images, and freeze it"""
+    whiten_bias_epochs: Annotated[int, Field(ge=0)]
+    """Epochs in which the biases of the whitening filters are trained"""
     early_stopping: Annotated[int, Field(ge=1)] | None
     """Stop after this many epochs without a better validation accuracy; null: off"""
     fine_tune: FineTune | None
@@ -161,8 +167,12 @@ class Train(Section):
 
     def of_second_phase(self, fine_tune: FineTune) -> "Train":
         """Return the settings of the second phase: these, without what starts a training."""
-        changes = {"epochs": fine_tune.epochs, "learning_rate": fine_tune.learning_rate}
-        return self.model_copy(update={**changes, "warmup_epochs": 0.0, "whiten": False})
+        changes: dict[str, Any] = {
+            "epochs": fine_tune.epochs,
+            "learning_rate": fine_tune.learning_rate,
+        }
+        changes |= {"warmup_epochs": 0.0, "whiten": False, "whiten_bias_epochs": 0}
+        return self.model_copy(update=changes)
 
     def overridden_by(self, overrides: Section) -> "Train":
         """Return these settings, overridden by those that a partial section sets."""
@@ -178,6 +188,8 @@ class Train(Section):
             )
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
             raise ValueError("has nesterov, which needs sgd with a momentum: set it to false")
+        if self.whiten_bias_epochs and not self.whiten:
+            raise ValueError("has whiten_bias_epochs, which needs whiten: set it to 0")
         if self.warmup_epochs and self.schedule in ("one_cycle", "triangular"):
             raise ValueError(
                 f"has warmup_epochs, but {self.schedule} has its own warm-up: set it to 0"
@@ -355,6 +367,8 @@ class Split(Section):
 class Evaluate(Section):
     mirror: bool
     """Average the logits of each image and its horizontal mirror image"""
+    shift: Annotated[int, Field(ge=0)]
+    """Average the logits of each image and of the image shifted by this many pixels"""
     precision: Precision
     """Numeric precision; auto: bfloat16, float16 or float32, the first that the device supports"""
 

@@ -11,6 +11,7 @@ from pipeline.config.schema import Augment, Train
 from pipeline.core.errors import PipelineError, first_few
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.training.augmentation import Crop, OnPixels, RandAugment, ResizedCrop
+from pipeline.training.optimizers import extended
 
 # One-cycle: initial learning rate as a share of the peak, and length of the warm-up as a share of
 # all steps (Smith 2018, with the values of fastai and PyTorch).
@@ -23,7 +24,7 @@ TRIANGULAR_END = 0.07
 
 
 def optimizer(settings: Train, steps_per_epoch: int) -> keras.Optimizer:
-    """Return the optimizer, with its schedule, momentum, weight decay and gradient clipping."""
+    """Return the optimizer, with its schedule, momentum, weight decay, lookahead and clipping."""
     config: dict[str, Any] = {"learning_rate": learning_rate_schedule(settings, steps_per_epoch)}
     if settings.momentum:
         config["momentum"] = settings.momentum
@@ -36,7 +37,13 @@ def optimizer(settings: Train, steps_per_epoch: int) -> keras.Optimizer:
     if settings.gradient_clip:
         keys = {"norm": "clipnorm", "global_norm": "global_clipnorm", "value": "clipvalue"}
         config[keys[settings.gradient_clip]] = settings.gradient_clip_at
-    optimizer = keras.optimizers.get({"class_name": settings.optimizer, "config": config})
+    optimizer_class = type(keras.optimizers.get(settings.optimizer))
+    factor, lookahead = settings.batch_norm_beta_learning_rate, settings.lookahead
+    if factor != 1 or lookahead:
+        optimizer_class = extended(optimizer_class)
+        steps = settings.epochs * steps_per_epoch
+        config |= {"beta_factor": factor, "lookahead": lookahead, "steps": steps}
+    optimizer = optimizer_class(**config)
     # He et al., "Bag of Tricks" (2019), https://arxiv.org/abs/1812.01187. With TensorFlow, names of
     # variables end in :0 here.
     optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|beta|gamma)(:\d+)?$"])

@@ -95,6 +95,10 @@ INVALID = [
     ("nesterov: false", "nesterov: true", r"train has nesterov, which needs sgd with a momentum:"),
     ("ema_momentum:", "ema_momentum: 1.0", r"ema_momentum must be less than 1\. Got 1\.0"),
     ("ema_momentum:", "ema_momentum: 0", r"ema_momentum must be greater than 0\. Got 0"),
+    ("whiten_bias_epochs: 0", "whiten_bias_epochs: 3",
+     r"train has whiten_bias_epochs, which needs whiten: set it to 0"),
+    ("lookahead:", "lookahead: 0", r"lookahead must be greater than or equal to 1\. Got 0"),
+    ("shift: 0\n", "shift: -1\n", r"evaluate\.shift must be greater than or equal to 0\. Got -1"),
     ("whiten: false", "whiten: 3", r"train\.whiten must be a valid boolean"),
     ("crop_fill: zeros", "crop_fill: edge", r"crop_fill must be 'zeros' or 'reflect'\. Got 'edge'"),
     # a model of the catalogue that is not compared

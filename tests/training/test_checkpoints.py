@@ -183,11 +183,11 @@ SMALL = {"depth": 2, "filters": 8, "dropout": 0.3, "batch_norm": True}
 TRAININGS = [  # together with all kinds of state
     # dropout, batch normalization's averages, Adam's moments, random augmentation
     ("plain", SMALL, {"epochs": 4, "augment": RANDOM_AUGMENTATION, "schedule": "one_cycle"}),
-    # alternating flips, a frozen whitened layer, averaged weights
+    # alternating flips, a whitened layer that is frozen later, averaged and slow weights
     pytest.param(
         "airnet", {"widths": [4, 4]},
         {"epochs": 4, "optimizer": "sgd", "momentum": 0.9, "schedule": "triangular", "whiten": True,
-         "ema_momentum": 0.9, "augment": PLAIN | {"flip": "alternating"}},
+         "whiten_bias_epochs": 2, "lookahead": 3, "ema_momentum": 0.9, "augment": PLAIN | {"flip": "alternating"}},
         marks=pytest.mark.long,
     ),
     # early stopping: the best weights, and the epochs since then

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
@@ -243,6 +244,25 @@ def test_training_does_not_change_a_whitened_layer():
     assert not model.layers[1].trainable
 
 
+def test_biases_of_a_whitened_layer_can_be_trained_in_the_first_epochs():
+    noise = np.random.default_rng(0).random((16, 8, 8, 1), dtype=np.float32)
+    subset = Subset(noise, np.arange(16) % 2, np.arange(16))
+    model, kernels, biases = build("airnet", widths=[4]), [], []
+
+    class Record(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            network = next(x for x in self.model.layers if isinstance(x, keras.Model))
+            kernel, bias = network.layers[1].get_weights()
+            kernels.append(kernel)
+            biases.append(bias)
+
+    overridden = settings(whiten=True, whiten_bias_epochs=2, epochs=4)
+    loop.fit(model, subset, subset, overridden, CLASSES, seed=0, verbose=False, watch=[Record()])
+    assert all(np.array_equal(kernel, kernels[0]) for kernel in kernels)
+    assert [np.array_equal(*pair) for pair in pairwise(biases)] == [False, True, True]
+    assert not model.layers[1].trainable
+
+
 def test_the_history_records_the_learning_rate_of_the_schedule():
     # decays to 0 over 3 epochs of 8 steps
     history = fit(build(), schedule="cosine", learning_rate=0.01)
@@ -290,8 +310,8 @@ def test_augmentation_changes_training_images_only_and_is_not_saved():
     pytest.param(
         "airnet", {"widths": [8, 8]},
         {"augment": {**PLAIN, "flip": "alternating", "crop": 1, "crop_fill": "reflect"},
-         "whiten": True, "ema_momentum": 0.9, "schedule": "triangular",
-         "optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+         "whiten": True, "whiten_bias_epochs": 1, "ema_momentum": 0.9, "lookahead": 2,
+         "batch_norm_beta_learning_rate": 4.0, "schedule": "triangular", "optimizer": "sgd", "momentum": 0.9, "nesterov": True},
         marks=pytest.mark.slow,
     ),
 ])  # fmt: skip
@@ -383,7 +403,8 @@ images = np.random.default_rng(0).random((16, 9, 9, 3), dtype=np.float32)
 subset = Subset(images, np.arange(16) % 2, np.arange(16))
 model = building.build(Model(architecture="airnet", build={"widths": [4, 4]}), (9, 9, 3), 2, 0)
 overridden = settings(
-    whiten=True, ema_momentum=0.9, schedule="triangular",
+    whiten=True, whiten_bias_epochs=1, ema_momentum=0.9, schedule="triangular", lookahead=2,
+    batch_norm_beta_learning_rate=4.0,
     augment={**PLAIN, "flip": "alternating", "crop": 1, "crop_fill": "reflect"},
 )
 history = loop.fit(model, subset, subset, overridden, ["a", "b"], seed=0, verbose=False).rows
@@ -392,7 +413,7 @@ print(len(history), all(np.isfinite(list(epoch.values())).all() for epoch in his
 
 
 @pytest.mark.slow
-def test_whitening_averaged_weights_alternating_flips_and_crops_work_with_jax():
+def test_every_setting_of_the_fastest_trainings_works_with_jax():
     done = subprocess.run(
         [sys.executable, "-c", ON_JAX],
         cwd=REPOSITORY, env={**os.environ, "KERAS_BACKEND": "jax"},

@@ -61,6 +61,29 @@ def test_weight_decay_excludes_biases_and_batch_normalization(name):
     assert weight_after([0.0], f"{name}_kernel", weight_decay=0.2) == pytest.approx([0.9])
 
 
+def test_the_shift_of_batch_normalization_can_have_a_learning_rate_of_its_own():
+    # 1 - 0.5 * 4 * 0.25
+    assert weight_after([0.25], "beta", batch_norm_beta_learning_rate=4.0) == [0.5]
+    assert weight_after([0.25], "kernel", batch_norm_beta_learning_rate=4.0) == [0.875]
+    assert weight_after([0.25], "beta") == [0.875]
+
+
+def test_lookahead_averages_the_weights_every_other_step_and_at_the_last_one():
+    # steps of -0.5, and 4 steps in all. The slow weight is 1 at first, then
+    # after step 2: 0.95^5 (2/4)^3 = 0.09672 of 1, and the rest of 0
+    # after step 4: 0.95^5 of 0.09672, and the rest of 0.09672 - 1
+    share = 0.95**5
+    after_2 = share / 8
+    after_4 = share * after_2 + (1 - share) * (after_2 - 1)
+    values = weight_after([1.0] * 4, lookahead=2, epochs=4)
+    assert values == pytest.approx([0.5, after_2, after_2 - 0.5, after_4], abs=1e-6)
+    # counted back from the last step
+    values = weight_after([1.0] * 3, lookahead=2, epochs=3)
+    after_1 = share / 27 + (1 - share / 27) * 0.5
+    after_3 = share * after_1 + (1 - share) * (after_1 - 1)
+    assert values == pytest.approx([after_1, after_1 - 0.5, after_3], abs=1e-6)
+
+
 @pytest.mark.parametrize(("kind", "steps"), [
     # the first weight's gradient (3, 4) has norm 5, the second's has 12, both together 13
     ("norm", [3 / 5, 4 / 5, 1]), ("global_norm", [3 / 13, 4 / 13, 12 / 13]),
