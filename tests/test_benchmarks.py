@@ -263,10 +263,10 @@ def test_only_trainings_of_the_same_machine_and_settings_are_compared():
     ]
     lines = trainings.table(recorded, margin=1.0, order=["b", "a"]).splitlines()
     b, a, alone = (line for line in lines if line.startswith(("| a ", "| b ")))
-    assert b == "| b | 2 | 100.0 % [96.3, 100.0] | 0.0 | 85.0 % |  | 10 s (10 to 10) |"
+    assert b == "| b | 2 | 100.0 % [96.3, 100.0] | 0.0 | 85.0 % |  |  | 10 s (10 to 10) |"
     # Wilson's interval of 50 of 100
-    assert a.startswith("| a | 2 | 50.0 % [40.4, 59.6] | 0.0 |  | worse than b by 50.0 points [")
-    assert alone.startswith("| b | 1 | 50.0 % [40.4, 59.6] |  |  |  |")
+    assert a.startswith("| a | 2 | 50.0 % [40.4, 59.6] | 0.0 |  |  | worse than b by 50.0 points [")
+    assert alone.startswith("| b | 1 | 50.0 % [40.4, 59.6] |  |  |  |  |")
 
 
 def test_trainings_with_the_same_predictions_give_no_false_alarm():
