@@ -11,7 +11,7 @@ from pipeline.config.schema import Augment, Train
 from pipeline.core.errors import PipelineError, first_few
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.training.augmentation import Crop, OnPixels, RandAugment, ResizedCrop
-from pipeline.training.optimizers import extended
+from pipeline.training.extended_optimizer import extended
 
 # One-cycle: initial learning rate as a share of the peak, and length of the warm-up as a share of
 # all steps (Smith 2018, with the values of fastai and PyTorch).

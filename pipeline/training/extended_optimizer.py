@@ -1,4 +1,4 @@
-"""Optimizers: Keras's, with lookahead and a separate learning rate for some weights.
+"""Extended optimizer: Keras's, with lookahead and a separate learning rate for some weights.
 
 Reference: Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back" (2019),
     https://arxiv.org/abs/1907.08610; both as used here: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a
