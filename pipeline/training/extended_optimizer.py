@@ -1,8 +1,8 @@
 """Extended optimizer: Keras's, with lookahead and a separate learning rate for some weights.
 
 Reference: Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back" (2019),
-    https://arxiv.org/abs/1907.08610; both as used here: Jordan, "94% on CIFAR-10 in 3.29 Seconds on a
-    Single GPU" (2024), https://arxiv.org/abs/2404.00498
+    https://arxiv.org/abs/1907.08610; both as used here: Jordan, "94% on CIFAR-10 in 3.29 Seconds
+    on a Single GPU" (2024), https://arxiv.org/abs/2404.00498
 """
 
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import keras
 from keras import ops
 
-# Share of the slow weights that a lookahead step keeps at the end of training; before, it grows with
-# the cube of the share of the training that is over (Jordan 2024, whose steps are 5 apart).
+# Share of the slow weights that a lookahead step keeps at the end of training. Before, it grows
+# with the cube of the share of the training that is over (Jordan 2024, with lookahead 5).
 LOOKAHEAD_SHARE = 0.95**5
 
 

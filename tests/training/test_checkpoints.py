@@ -187,7 +187,8 @@ TRAININGS = [  # together with all kinds of state
     pytest.param(
         "airnet", {"widths": [4, 4]},
         {"epochs": 4, "optimizer": "sgd", "momentum": 0.9, "schedule": "triangular", "whiten": True,
-         "whiten_bias_epochs": 2, "lookahead": 3, "ema_momentum": 0.9, "augment": PLAIN | {"flip": "alternating"}},
+         "whiten_bias_epochs": 2, "lookahead": 3, "ema_momentum": 0.9,
+         "augment": PLAIN | {"flip": "alternating"}},
         marks=pytest.mark.long,
     ),
     # early stopping: the best weights, and the epochs since then

@@ -311,7 +311,8 @@ def test_augmentation_changes_training_images_only_and_is_not_saved():
         "airnet", {"widths": [8, 8]},
         {"augment": {**PLAIN, "flip": "alternating", "crop": 1, "crop_fill": "reflect"},
          "whiten": True, "whiten_bias_epochs": 1, "ema_momentum": 0.9, "lookahead": 2,
-         "batch_norm_beta_learning_rate": 4.0, "schedule": "triangular", "optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+         "batch_norm_beta_learning_rate": 4.0, "schedule": "triangular",
+         "optimizer": "sgd", "momentum": 0.9, "nesterov": True},
         marks=pytest.mark.slow,
     ),
 ])  # fmt: skip
