@@ -54,7 +54,8 @@ def extended(base: type[keras.Optimizer]) -> type[keras.Optimizer]:
             progress = ops.cast(self.iterations, "float32") / self.steps
             share = ops.where(due, 1 - LOOKAHEAD_SHARE * progress**3, 0.0)
             for slow, variable in zip(self._slow, self._trainable_variables, strict=True):
-                slow.assign(slow + share * (variable - slow))
-                variable.assign(ops.where(due, slow, variable))
+                average = slow + share * (variable - slow)
+                slow.assign(average)
+                variable.assign(ops.where(due, average, ops.convert_to_tensor(variable)))
 
     return Extended

@@ -183,17 +183,18 @@ SMALL = {"depth": 2, "filters": 8, "dropout": 0.3, "batch_norm": True}
 TRAININGS = [  # together with all kinds of state
     # dropout, batch normalization's averages, Adam's moments, random augmentation
     ("plain", SMALL, {"epochs": 4, "augment": RANDOM_AUGMENTATION, "schedule": "one_cycle"}),
-    # alternating flips, a whitened layer that is frozen later, averaged and slow weights
+    # alternating flips, a whitened layer that is frozen later, slow weights
     pytest.param(
         "airnet", {"widths": [4, 4]},
         {"epochs": 4, "optimizer": "sgd", "momentum": 0.9, "schedule": "triangular", "whiten": True,
-         "whiten_bias_epochs": 2, "lookahead": 3, "ema_momentum": 0.9,
+         "whiten_bias_epochs": 2, "lookahead": 3,
          "augment": PLAIN | {"flip": "alternating"}},
         marks=pytest.mark.long,
     ),
-    # early stopping: the best weights, and the epochs since then
+    # early stopping: the best weights, and the epochs since then; averaged weights
     pytest.param(
-        "baseline", {}, {"epochs": 12, "early_stopping": 2, "learning_rate": 0.003},
+        "baseline", {},
+        {"epochs": 12, "early_stopping": 2, "learning_rate": 0.003, "ema_momentum": 0.5},
         marks=pytest.mark.long,
     ),
 ]  # fmt: skip
