@@ -38,7 +38,7 @@ def extended(base: type[keras.Optimizer]) -> type[keras.Optimizer]:
             if self.lookahead:
                 self._slow = self.add_optimizer_variables(variables, "slow")
                 for slow, variable in zip(self._slow, variables, strict=True):
-                    slow.assign(variable)
+                    slow.assign(ops.copy(variable))  # in JAX, both would share their memory
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             factor = self._factors[self._get_variable_index(variable)]
