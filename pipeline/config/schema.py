@@ -190,12 +190,6 @@ class Train(Section):
             raise ValueError("has nesterov, which needs sgd with a momentum: set it to false")
         if self.whiten_bias_epochs and not self.whiten:
             raise ValueError("has whiten_bias_epochs, which needs whiten: set it to 0")
-        if self.whiten_bias_epochs and self.ema_momentum is not None:
-            # Keras averages all weights or none
-            raise ValueError(
-                "has whiten_bias_epochs and ema_momentum, which exclude each other: set "
-                "whiten_bias_epochs to 0 or ema_momentum to null"
-            )
         if self.warmup_epochs and self.schedule in ("one_cycle", "triangular"):
             raise ValueError(
                 f"has warmup_epochs, but {self.schedule} has its own warm-up: set it to 0"

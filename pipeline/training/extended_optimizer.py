@@ -5,6 +5,8 @@ Reference: Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back" (20
     on a Single GPU" (2024), https://arxiv.org/abs/2404.00498
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -19,32 +21,49 @@ def extended(base: type[keras.Optimizer]) -> type[keras.Optimizer]:
     """Return a class of optimizers that also takes `beta_factor`, `lookahead` and `steps`."""
 
     class Extended(base):
-        def __init__(self, *, beta_factor: float, lookahead: int | None, steps: int, **config: Any):
+        def __init__(
+            self,
+            *,
+            beta_factor: float,
+            lookahead: int | None,
+            steps: int,
+            frozen_from: Mapping[str, int] = MappingProxyType({}),
+            **config: Any,
+        ):
             """Args:
             beta_factor: Factor on the learning rate of batch normalization's shift, beta.
             lookahead: Number of steps after which the weights and the slow weights are both set to
                 their weighted mean; None: off. The last step of the training is one of these.
             steps: Number of steps of the whole training.
+            frozen_from: Path of variables, and the step from which each is not trained.
             config: Of the base class.
             """
             super().__init__(**config)
             self.beta_factor, self.lookahead, self.steps = beta_factor, lookahead, steps
+            self.frozen_from = frozen_from
 
         def build(self, variables: list[keras.Variable]) -> None:
             if self.built:
                 return
             super().build(variables)
             self._factors = [self.beta_factor if v.name == "beta" else 1.0 for v in variables]
+            self._limits = [self.frozen_from.get(v.path) for v in variables]
             if self.lookahead:
                 self._slow = self.add_optimizer_variables(variables, "slow")
                 for slow, variable in zip(self._slow, variables, strict=True):
                     slow.assign(ops.copy(variable))  # in JAX, both would share their memory
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            factor = self._factors[self._get_variable_index(variable)]
-            if factor != 1:
-                learning_rate *= factor
+            index = self._get_variable_index(variable)
+            if self._factors[index] != 1:
+                learning_rate *= self._factors[index]
+            if (limit := self._limits[index]) is None:
+                super().update_step(gradient, variable, learning_rate)
+                return
+            before = ops.copy(variable)
             super().update_step(gradient, variable, learning_rate)
+            trained = self.iterations < limit
+            self.assign(variable, ops.where(trained, ops.copy(variable), before))
 
         def apply(self, grads: Any, trainable_variables: Any = None) -> None:
             super().apply(grads, trainable_variables)
@@ -56,6 +75,6 @@ def extended(base: type[keras.Optimizer]) -> type[keras.Optimizer]:
             for slow, variable in zip(self._slow, self._trainable_variables, strict=True):
                 average = slow + share * (variable - slow)
                 slow.assign(average)
-                variable.assign(ops.where(due, average, ops.convert_to_tensor(variable)))
+                variable.assign(ops.where(due, average, ops.copy(variable)))
 
     return Extended

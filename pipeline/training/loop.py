@@ -141,10 +141,8 @@ def _fit(
     batches = Batches(train, shuffle=seed, **batch_settings)
     validation_batches = Batches(validation, **batch_settings)
     verbose = verbose and distributed.is_main_process()
-    callbacks: list[keras.callbacks.Callback] = []
-    if settings.whiten_bias_epochs:  # before the optimizer is built for the trainable weights
-        callbacks.append(whitening.TrainBias(network, settings.whiten_bias_epochs))
-    optimizer = optim.optimizer(settings, len(batches))
+    bias = whitening.unfreeze_bias(network) if settings.whiten_bias_epochs else None
+    optimizer = optim.optimizer(settings, len(batches), bias)
     if precision == "float16":  # small gradients would be 0 in float16
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     # if all variables exist, TensorFlow traces the first step only once
@@ -158,9 +156,9 @@ def _fit(
     history = History(
         _training_state(training_model) + optimizer.variables, checkpoints, average, best
     )
-    # The next two must see the logs of an epoch before they are printed and recorded; `watch` must
+    # The first two must see the logs of an epoch before they are printed and recorded; `watch` must
     # see the weights that are saved.
-    callbacks += [
+    callbacks = [
         TerminateOnNonFinite(
             recorder, len(batches), optim.learning_rate_at(settings, len(batches))
         ),

@@ -23,8 +23,16 @@ TRIANGULAR_WARMUP = 0.23
 TRIANGULAR_END = 0.07
 
 
-def optimizer(settings: Train, steps_per_epoch: int) -> keras.Optimizer:
-    """Return the optimizer, with its schedule, momentum, weight decay, lookahead and clipping."""
+def optimizer(
+    settings: Train, steps_per_epoch: int, whitening_bias: keras.Variable | None = None
+) -> keras.Optimizer:
+    """Return the optimizer, with its schedule, momentum, weight decay, lookahead and clipping.
+
+    Args:
+        settings: Section `train` of params.yaml.
+        steps_per_epoch: Number of batches.
+        whitening_bias: A variable that is only trained in the first `whiten_bias_epochs` epochs.
+    """
     config: dict[str, Any] = {"learning_rate": learning_rate_schedule(settings, steps_per_epoch)}
     if settings.momentum:
         config["momentum"] = settings.momentum
@@ -39,10 +47,14 @@ def optimizer(settings: Train, steps_per_epoch: int) -> keras.Optimizer:
         config[keys[settings.gradient_clip]] = settings.gradient_clip_at
     optimizer_class = type(keras.optimizers.get(settings.optimizer))
     factor, lookahead = settings.batch_norm_beta_learning_rate, settings.lookahead
-    if factor != 1 or lookahead:
+    if factor != 1 or lookahead or whitening_bias is not None:
         optimizer_class = extended(optimizer_class)
         steps = settings.epochs * steps_per_epoch
         config |= {"beta_factor": factor, "lookahead": lookahead, "steps": steps}
+        if whitening_bias is not None:
+            config["frozen_from"] = {
+                whitening_bias.path: settings.whiten_bias_epochs * steps_per_epoch
+            }
     optimizer = optimizer_class(**config)
     # He et al., "Bag of Tricks" (2019), https://arxiv.org/abs/1812.01187. With TensorFlow, names of
     # variables end in :0 here.

@@ -25,7 +25,7 @@ def whiten(model: keras.Model, train: Subset) -> None:
     Its first filters are the eigenvectors v of the covariance of the patches, each divided by
     sqrt(variance along v + epsilon), then the negatives of these, because the ReLU after the
     convolution drops negative values. Any further filters keep their initial values. Biases
-    subtract the mean patch. `TrainBias` can train them afterwards.
+    subtract the mean patch. `unfreeze_bias` lets them be trained.
 
     Args:
         model: Model whose first layer is a convolution of kh × kw pixels with at least
@@ -64,29 +64,12 @@ def first_layer(model: keras.Model) -> keras.layers.Layer:
     return next(x for x in model.layers if not isinstance(x, keras.layers.InputLayer))
 
 
-class TrainBias(keras.callbacks.Callback):
-    """Train the biases of the whitening filters in the first epochs.
-
-    Afterwards the whole layer is frozen, so that no gradient is computed for it.
-    """
-
-    def __init__(self, network: keras.Model, epochs: int):
-        """Args:
-        network: Model whose first layer has whitening filters.
-        epochs: Number of epochs in which the biases are trained.
-        """
-        super().__init__()
-        self.layer, self.epochs = first_layer(network), epochs
-        self.layer.trainable = True
-        self.layer.kernel.trainable = False
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        if self.layer.trainable and epoch >= self.epochs:
-            self.layer.trainable = False
-            self.model.make_train_function(force=True)
-
-    def on_train_end(self, logs: dict | None = None) -> None:
-        self.layer.trainable = False
+def unfreeze_bias(model: keras.Model) -> keras.Variable:
+    """Make the biases of the whitening filters trainable, and return them."""
+    first = first_layer(model)
+    first.trainable = True
+    first.kernel.trainable = False
+    return first.bias
 
 
 def whitening_filters(images, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

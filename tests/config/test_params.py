@@ -97,9 +97,6 @@ INVALID = [
     ("ema_momentum:", "ema_momentum: 0", r"ema_momentum must be greater than 0\. Got 0"),
     ("whiten_bias_epochs: 0", "whiten_bias_epochs: 3",
      r"train has whiten_bias_epochs, which needs whiten: set it to 0"),
-    ("    architecture: baseline\n    build:", "    architecture: baseline\n"
-     "    train: {whiten: true, whiten_bias_epochs: 1, ema_momentum: 0.9}\n    build:",
-     r"train has whiten_bias_epochs and ema_momentum, which exclude each other"),
     ("lookahead:", "lookahead: 0", r"lookahead must be greater than or equal to 1\. Got 0"),
     ("shift: 0\n", "shift: -1\n", r"evaluate\.shift must be greater than or equal to 0\. Got -1"),
     ("whiten: false", "whiten: 3", r"train\.whiten must be a valid boolean"),
