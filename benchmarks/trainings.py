@@ -134,7 +134,13 @@ def train(
 
 
 def record(
-    dataset: str, models: list[str], seeds: list[int], mirror: bool, folder: Path, path: Path
+    dataset: str,
+    models: list[str],
+    seeds: list[int],
+    mirror: bool,
+    folder: Path,
+    path: Path,
+    threads: int | None = None,
 ) -> None:
     """Run and record the trainings that are not recorded yet.
 
@@ -145,8 +151,11 @@ def record(
         mirror: Whether to measure accuracy with each of VIEWS too.
         folder: To work in.
         path: The file to append to.
+        threads: CPU threads of each training; None: those of params.yaml.
     """
     params = {model: settings(dataset, model) for model in models}
+    for values in params.values():
+        values["threads"] = threads or values["threads"]
     device = describe()["machine"]["device"]
     prepare(folder, params[models[0]], seeds)
     for seed in seeds:  # the outer loop, so that a slowdown of the machine affects all models
@@ -249,6 +258,7 @@ def main(argv: list[str] | None = None) -> None:
         action="store_true",
         help="also record accuracy with evaluate.mirror, and with evaluate.shift: 1 besides",
     )
+    parser.add_argument("--threads", type=int, help="CPU threads; default: those of params.yaml")
     parser.add_argument("--folder", type=Path, help="keep data and checkpoints here")
     args = parser.parse_args(argv)
     path = path_of(args.dataset)
@@ -256,7 +266,7 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = (args.folder or Path(temporary)) / path.stem
             folder.mkdir(parents=True, exist_ok=True)
-            record(args.dataset, args.models, args.seeds, args.mirror, folder, path)
+            record(args.dataset, args.models, args.seeds, args.mirror, folder, path, args.threads)
     if not path.exists():
         raise PipelineError(f"{path}: has no trainings. Name some with --models")
     params = read_params()
