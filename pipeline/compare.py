@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> None:
     leaked = read_json(args.split)["leaked_test_rows"]
     clean = without_leaks(tables, leaked, margin)
     write_json(args.comparison, {**facts, "models": rows, "without_leaks": clean})
-    val_accuracy = rows[params.compare.index(champion)].get("val_accuracy")
+    val_accuracy = next(row for row in rows if row["model"] == champion).get("val_accuracy")
     metrics = {"model": champion, "val_accuracy": val_accuracy, **test[champion]}
     write_json(args.champion, scalars(metrics))
     with atomic_path(args.champion_model) as path:

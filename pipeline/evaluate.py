@@ -298,14 +298,14 @@ def main(argv: list[str] | None = None) -> None:
 
     test = Subset(images, labels, np.arange(len(labels)))
     precision = acceleration.resolve_precision(params.evaluate.precision)
-    views = {"mirror": params.evaluate.mirror, "shift": params.evaluate.shift}
+    mirror, shift = params.evaluate.mirror, params.evaluate.shift
     trainings = []
     total = np.zeros((len(labels), len(classes)))  # sum of the probabilities
     with atomic_path(args.predictions) as folder:
         for seed, path in files.items():
             model = load_model(path, images.shape[1:], len(classes), precision)
             calibrated = calibration.read(path)
-            test_model = average_over_views(model, **views) if any(views.values()) else model
+            test_model = average_over_views(model, mirror, shift) if mirror or shift else model
             logits = predict(test_model, test, len(classes))
             validation = Subset(train_images, train_labels, held_out[seed])
             predictions.write(
@@ -330,7 +330,7 @@ def main(argv: list[str] | None = None) -> None:
     metrics["metadata"] = [
         {"column": column, "values": metadata[column].nunique()} for column in metadata
     ]
-    metrics["computed"] = [{"precision": precision, **views}]
+    metrics["computed"] = [{"precision": precision, "mirror": mirror, "shift": shift}]
     write_json(args.metrics, metrics)
     table = predictions.read_table(args.predictions, params.seeds)
     with atomic_path(args.confusion) as path:
