@@ -24,11 +24,11 @@ from pipeline.config.params import load
 from pipeline.config.schema import Params
 from pipeline.core.errors import run
 from pipeline.core.files import atomic_path, read_json
-from pipeline.core.text import counted, signed
+from pipeline.core.text import counted, percent, signed
 from pipeline.data import arrays, tables
 from pipeline.data.predictions import read_table
 from pipeline.data.preprocessor import Preprocessor
-from pipeline.reporting import chart_style, charts, duplicates, label_issues, parts
+from pipeline.reporting import chart_style, charts, duplicates, label_issues, parts, results
 
 TEMPLATES = Path(__file__).with_name("reporting")
 INPUTS = (
@@ -73,7 +73,7 @@ def render(page: dict[str, Any], script: str) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "percent": chart_style.percent,
+        "percent": percent,
         "signed": signed,
         "shorten": chart_style.shorten,
         "breakable_id": breakable_id,
@@ -167,7 +167,7 @@ def read_page(args: argparse.Namespace) -> dict[str, Any]:
     ]
     analyses = {name: parts.analysis(args.analysis / name) for name in names}
     return {
-        "verdict": parts.verdict(rows, champion, comparison["level"]),
+        "verdict": results.verdict(rows, champion, comparison["level"]),
         "level": comparison["level"],
         "margin": comparison["margin"],
         "trainings": rows[0]["trainings"],
@@ -188,7 +188,7 @@ def read_page(args: argparse.Namespace) -> dict[str, Any]:
         ),
         "samples": parts.picture(args.samples),
         "analyses": {name: analysis for name, analysis in analyses.items() if analysis["pictures"]},
-        "exports": parts.exports(args.export),
+        "exports": results.exports(args.export),
         "versions": parts.versions(args.versions),
         "label_issues": {
             "counts": read_json(args.label_counts),
@@ -211,8 +211,10 @@ def main(argv: list[str] | None = None) -> None:
     page = read_page(args)
     page |= {
         "seeds": params.seeds,
-        "source": parts.source(params.dataset, params.folder),
-        "champion_reason": parts.champion_reason(params.champion, page["models"], page["champion"]),
+        "source": results.source(params.dataset, params.folder),
+        "champion_reason": results.champion_reason(
+            params.champion, page["models"], page["champion"]
+        ),
         "settings": format_settings(params),
     }
     script = vega_script()

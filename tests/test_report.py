@@ -30,7 +30,7 @@ from playwright.sync_api import (
 
 from pipeline.core.errors import PipelineError
 from pipeline.data.preprocessor import Preprocessor
-from pipeline.reporting import chart_style, charts, parts
+from pipeline.reporting import chart_style, charts, parts, results
 from tests.conftest import (
     REPOSITORY,
     in_browser,
@@ -422,11 +422,11 @@ def test_the_page_says_that_its_split_is_the_first_seeds(built):
 
 
 def test_the_verdict_compares_the_champion_with_the_reference():
-    assert parts.verdict(ROWS, "batchnorm", 0.95) == (
+    assert results.verdict(ROWS, "batchnorm", 0.95) == (
         "Cannot tell whether batchnorm is better or worse than baseline: between −1.0 and +2.0 "
         "points; one training each."
     )
-    assert parts.verdict(ROWS, "plain", 0.95) == ("plain is better than baseline by 3.0 points.")
+    assert results.verdict(ROWS, "plain", 0.95) == ("plain is better than baseline by 3.0 points.")
 
 
 def test_if_the_champion_is_the_reference_the_verdict_is_about_the_second_best():
@@ -435,12 +435,12 @@ def test_if_the_champion_is_the_reference_the_verdict_is_about_the_second_best()
         model_row("plain", 0.5, **difference_to_reference("worse", -0.4)),
         model_row("batchnorm", 0.6, **difference_to_reference("worse", -0.3)),
     ]
-    sentence = parts.verdict(rows, "baseline", 0.95)
+    sentence = results.verdict(rows, "baseline", 0.95)
     assert sentence == "batchnorm is worse than baseline by 3.0 points."
 
 
 def test_the_verdict_about_a_single_model_is_its_accuracy():
-    sentence = parts.verdict(ROWS[:1], "baseline", 0.95).replace("\N{NO-BREAK SPACE}", " ")
+    sentence = results.verdict(ROWS[:1], "baseline", 0.95).replace("\N{NO-BREAK SPACE}", " ")
     assert sentence == (
         "baseline classifies 50.0 % of the test images correctly (95 % interval 40.0 % to 60.0 %). "
         "There is no other model to compare it with."
@@ -570,19 +570,11 @@ def test_the_page_is_below_2_mb_and_has_the_same_bytes_in_a_second_run(built):
     assert page.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [(1, "100.0 %"), (0.9996, "99.9 %"), (0.997, "99.7 %"), (0.0001, "0.1 %"), (0, "0.0 %")],
-)
-def test_only_1_is_100_percent_and_only_0_is_0_percent(share, text):
-    assert chart_style.percent(share) == text.replace(" ", "\N{NO-BREAK SPACE}")
-
-
 def test_the_report_says_why_a_model_is_the_champion():
     rows = [{"model": "a", "val_accuracy": 0.5}, {"model": "b", "val_accuracy": 0.75}]
 
     def reason(setting: str, rows: list[dict], champion: str) -> str:
-        text = parts.champion_reason(setting, rows, champion)
+        text = results.champion_reason(setting, rows, champion)
         return text.replace("\N{NO-BREAK SPACE}", " ")
 
     assert reason("a", rows, "a") == "named in params.yaml"
@@ -598,8 +590,8 @@ def test_the_report_says_why_a_model_is_the_champion():
 
 
 def test_a_folder_of_images_is_called_by_its_name():
-    assert parts.source("folder", "data/photos") == "the folder photos"
-    assert parts.source("cifar10", "data/folder") == "cifar10"
+    assert results.source("folder", "data/photos") == "the folder photos"
+    assert results.source("cifar10", "data/folder") == "cifar10"
 
 
 def test_the_installed_version_is_chosen_from_several_locked_ones():

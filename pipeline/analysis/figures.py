@@ -9,7 +9,8 @@ import pandas as pd
 
 from pipeline.analysis.layer_table import Row
 from pipeline.core.errors import one_line
-from pipeline.reporting.chart_style import percent, shorten_id
+from pipeline.core.text import percent
+from pipeline.reporting.chart_style import shorten_id
 from pipeline.reporting.drawing import Axes, Figure, NullFormatter, PatchCollection, Rectangle, plt
 
 COLUMNS = 8  # pictures per line

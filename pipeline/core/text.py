@@ -1,4 +1,11 @@
-"""Text: numbers as they are written in sentences and tables."""
+"""Text: numbers as they are written in sentences and tables, and names in Markdown."""
+
+import re
+
+from pipeline.core.errors import one_line
+
+# Characters that can start formatting in a line of Markdown, a cell of a table or a formula
+MARKDOWN = re.compile(r"[\\`*_~\[\]<>&|$#]")
 
 
 def counted(number: int, noun: str) -> str:
@@ -14,3 +21,17 @@ def decimal(number: float, decimals: int = 1) -> str:
 def signed(number: float, decimals: int = 1) -> str:
     """Return a number with decimals and its sign: +0.5, −0.5, +0.0."""
     return f"{number:+z.{decimals}f}".replace("-", "−")
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """Format a share in [0, 1] as a percentage; only 1 itself gives 100, and only 0 gives 0."""
+    value = round(100 * share, decimals)
+    step = 10**-decimals
+    value = min(value, 100 - step) if share < 1 else value
+    value = max(value, step) if share > 0 else value
+    return f"{value:.{decimals}f}\N{NO-BREAK SPACE}%"
+
+
+def markdown(text: str) -> str:
+    """Return Markdown that shows a text unchanged, in one line or in a cell of a table."""
+    return MARKDOWN.sub(r"\\\g<0>", one_line(text))

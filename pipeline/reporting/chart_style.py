@@ -94,15 +94,6 @@ def _tenths(decimals: int) -> list[float]:
     return [number / scale for number in range(scale, 10 * scale)]
 
 
-def percent(share: float, decimals: int = 1) -> str:
-    """Format a share in [0, 1] as a percentage; only 1 itself gives 100, and only 0 gives 0."""
-    value = round(100 * share, decimals)
-    step = 10**-decimals
-    value = min(value, 100 - step) if share < 1 else value
-    value = max(value, step) if share > 0 else value
-    return f"{value:.{decimals}f}\N{NO-BREAK SPACE}%"
-
-
 def mean_curves(histories: pd.DataFrame) -> pd.DataFrame:
     """Return the mean, lowest and highest accuracy and loss of each model, split and epoch.
 

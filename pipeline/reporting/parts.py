@@ -1,4 +1,4 @@
-"""Parts: the report's sentences, tables and pictures, without its charts."""
+"""Parts: the report's tables and pictures, without its charts."""
 
 import base64
 import io
@@ -13,68 +13,11 @@ from PIL import Image
 from pipeline.core.errors import one_line
 from pipeline.core.files import read_json, require_file
 from pipeline.data.preprocessor import Preprocessor
-from pipeline.reporting.chart_style import percent
 
 MODEL_MISTAKES = 30  # misclassified images per model, at most
 ALL_MISTAKES = 240  # misclassified images of all models, approximately, to keep the page small
 DIAGRAMS = ("layers.png", "flow.png")  # pictures of analyze that show bars or curves, not images
 THUMBNAIL = 96  # pixels, the longest side of a thumbnail
-
-
-def source(dataset: str, folder: str) -> str:
-    """Return the name of the data set, or of the folder of images."""
-    return f"the folder {Path(folder).name}" if dataset == "folder" else dataset
-
-
-def champion_reason(setting: str, rows: list[dict], champion: str) -> str:
-    """Describe why a model is the champion, including how a tie was broken.
-
-    Args:
-        setting: `champion` in params.yaml.
-        rows: Model and val_accuracy of each model.
-        champion: Name of the champion.
-    """
-    if setting != "auto":
-        return "named in params.yaml"
-    if len(rows) == 1:
-        return "the only model"
-    accuracy = {row["model"]: row["val_accuracy"] for row in rows}
-    best = accuracy.pop(champion)
-    reason = f"best mean validation accuracy: {percent(best)}"
-    tied = [name for name, other in accuracy.items() if other == best]
-    if not tied:
-        return reason
-    others = tied[0] if len(tied) == 1 else f"{len(tied)} others"
-    return f"{reason}, tied with {others}; then the fewest parameters, then the first in the table"
-
-
-def verdict(rows: list[dict], champion: str, level: float) -> str:
-    """Describe how the champion compares with the reference, in one sentence.
-
-    If the champion is the reference, the other model with the best validation accuracy is compared;
-    without validation images, the first one.
-
-    Args:
-        rows: `models` of metrics/comparison.json, the reference first.
-        champion: Name of the champion.
-        level: Of the confidence intervals, in (0, 1).
-    """
-    reference, *others = rows
-    if not others:
-        return (
-            f"{reference['model']} classifies {percent(reference['accuracy'])} of the test images "
-            f"correctly ({percent(level, 0)} interval {percent(reference['accuracy_low'])} to "
-            f"{percent(reference['accuracy_high'])}). There is no other model to compare it with."
-        )
-    row = next(
-        (row for row in others if row["model"] == champion),
-        max(others, key=lambda row: row.get("val_accuracy", 0.0)),
-    )
-    name, sentence = row["model"], row["sentence"]
-    if row["verdict"] == "cannot tell":
-        question = f"Cannot tell whether {name} is better or worse than {reference['model']}"
-        return f"{question}{sentence.removeprefix('cannot tell')}."
-    return f"{name} is {sentence}."
 
 
 def data_uri(png: bytes) -> str:
@@ -179,12 +122,6 @@ def analysis(folder: Path) -> dict[str, Any]:
 def _group_digits(cell: str) -> str:
     """Insert thousands separators if the cell is a whole number."""
     return f"{int(cell):,}" if cell.isascii() and cell.isdigit() else cell
-
-
-def exports(path: Path) -> list[dict[str, Any]]:
-    """Read the result of each export format from metrics/export.json."""
-    rows = {name: row for name, row in read_json(path).items() if isinstance(row, dict)}
-    return [{"format": name, **row} for name, row in rows.items()]
 
 
 def installed_version(package: str, locked: str) -> str:

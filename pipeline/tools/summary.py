@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.compare import print_comparison
 from pipeline.core.errors import run
 from pipeline.core.files import read_json
-from pipeline.reporting.parts import verdict
+from pipeline.reporting.results import verdict
 
 # outputs of compare and report, as in dvc.yaml
 COMPARISON = Path("metrics/comparison.json")
