@@ -70,6 +70,7 @@ PACKAGES = {
         "tensorflow",
         "tf2onnx",
     ),
+    "model_card": ("huggingface-hub", "jinja2", "pyyaml"),
     "plot": ("matplotlib", "numpy", "pandas", "pillow", "pyarrow"),
     "report": (
         "altair",

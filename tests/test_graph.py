@@ -156,7 +156,7 @@ def test_modules_that_do_not_need_keras_do_not_import_it():
     # predict, demo and export import it only once their arguments are checked
     modules = (
         "inputs", "preprocess", "split", "features", "compare", "label_issues", "plot", "report",
-        "export",
+        "export", "model_card",
         "tools.doctor", "tools.gate", "tools.predict", "tools.demo",
     )  # fmt: skip
     code = f"""if True:
@@ -256,8 +256,10 @@ def of_each(models: str, *stages: str) -> set[str]:
     return {f"{stage}@{model}" for model in models.split() for stage in stages}
 
 
-# stages that rerun when any model changes; export too if the champion's file changes
+# stages that depend on the list of models, and those that rerun when any model changes; export too
+# if the champion's file changes
 LAST = {"compare", "label_issues", "plot", "report"}
+RESULTS = LAST | {"model_card"}
 # real photographs, train/{cats,dogs} and test/{cats,dogs}
 CATS_VS_DOGS = Path(os.environ.get("CATS_VS_DOGS_DIR", "none")).resolve()
 PARAMETERS = {"logistic_bn": 301_070, "wide_bn": 35_114, "deep_bn": 10_034}
@@ -284,20 +286,20 @@ def test_a_change_reruns_only_the_stages_that_it_affects(tmp_path):
     both = "baseline small"
     first = {"inputs", "download", "preprocess", "split", "export"}
     per_model = of_each(both, "features", "evaluate", "analyze")
-    everything = first | trained(both) | per_model | LAST
+    everything = first | trained(both) | per_model | RESULTS
     assert clone.repro() == everything
     assert clone.repro() == set()
 
     clone.edit("params.yaml", "depth: 2", "depth: 3")
     # inputs reads the models; its outputs do not change, so nothing else reruns
     small = trained("small") | of_each("small", "evaluate", "analyze")
-    assert clone.repro() == {"inputs"} | small | LAST
+    assert clone.repro() == {"inputs"} | small | RESULTS
 
     clone.edit("params.yaml", "champion: baseline", "champion: small")
-    assert clone.repro() == {"compare", "export", "report"}
+    assert clone.repro() == {"compare", "export", "model_card", "report"}
 
     clone.edit("params.yaml", "margin: 1.0", "margin: 2.0")
-    assert clone.repro() == {"compare", "report"}
+    assert clone.repro() == {"compare", "model_card", "report"}
 
     clone.edit("pipeline/plot.py", "import argparse\n", "import argparse  # a comment\n")
     assert clone.repro() == {"plot"}
@@ -320,7 +322,8 @@ def test_a_change_reruns_only_the_stages_that_it_affects(tmp_path):
     pictures = {"report"} | of_each(both, "analyze")
     assert stale_after("uv.lock", locked, newer) == {"plot"} | pictures
     assert stale_after("params.yaml", "pictures: [", "pictures: [layers, ") == pictures
-    assert stale_after("params.yaml", "epochs: 1\n", "epochs: 2\n") == trained(both) | pictures
+    retrained = trained(both) | {"model_card"} | pictures
+    assert stale_after("params.yaml", "epochs: 1\n", "epochs: 2\n") == retrained
     assert stale_after("params.yaml", "validation: 0.2", "validation: 0.3") == {"split", "report"}
     assert stale_after("corrections/README.md", "# Corrections", "# Changes") == {"preprocess"}
     architecture = "pipeline/architectures/plain.py"
@@ -341,7 +344,7 @@ def test_a_change_reruns_only_the_stages_that_it_affects(tmp_path):
     later = {"split", "compare"} | trained(both) | per_model
     assert clone.repro("compare") == {"inputs", "preprocess"} | later
     # DVC knows that the stages left out are stale
-    stale = of_each(both, "analyze") | {"export", "label_issues", "plot", "report"}
+    stale = of_each(both, "analyze") | RESULTS - {"compare"} | {"export"}
     assert set(json.loads(clone.run("dvc", "status", "--json", "dvc.yaml"))) == stale
 
 
@@ -598,7 +601,7 @@ def test_the_default_run_is_accurate_and_repeats_to_the_bit(tmp_path, hostile):
     # the stages that test_kill.py does not repeat, one by one, with another user's settings
     of_baseline = ("train@baseline-0", "evaluate@baseline", "analyze@baseline")
     clone.repro("-f", "-s", *of_baseline, env=hostile)
-    clone.repro("-f", "-s", "compare", "export", "plot", "report", env=hostile)
+    clone.repro("-f", "-s", "compare", "export", "model_card", "plot", "report", env=hostile)
     after = clone.read(*reproducible)
     assert len(before) > 20
     assert [name for name in before if before[name] != after.get(name)] == []

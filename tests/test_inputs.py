@@ -33,6 +33,7 @@ UNUSED = {
     "analyze": {"scikit-learn"},
     "evaluate": {"pillow"},
     "export": {"pillow", "jax"},
+    "model_card": {"numpy", "pillow"},
 }
 # packages that are not imported here, but write or compute for those that are; pi-heif is optional
 INDIRECT = {"h5py", "jaxlib", "ml-dtypes", "pi-heif", "pyarrow", "scipy"}

@@ -1,21 +1,28 @@
 """Share: a clone that pulls what another has pushed has nothing to run."""
 
 import getpass
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
+from pipeline.core.files import sha256
+from tests.conftest import png
 from tests.test_graph import Clone
 
-# both tests in one worker, so that the graph runs once
+# all tests in one worker, so that the graph runs once
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("share")]
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 UP_TO_DATE = "Data and pipelines are up to date."
@@ -141,4 +148,44 @@ def test_a_second_clone_pulls_what_the_first_pushed_and_runs_nothing(
     assert [name for name in pushed if pushed[name] != pulled.get(name)] == []
     # a change there reruns only the stages that depend on it
     second.edit("params.yaml", "champion: auto", "champion: baseline")
-    assert second.repro() == {"compare", "report"}
+    assert second.repro() == {"compare", "model_card", "report"}
+
+
+def test_a_registered_champion_is_the_file_that_was_evaluated(first, folder_remote, tmp_path):
+    first.run("dvc", "remote", "add", "-f", "-d", "share", folder_remote.url)
+    first.commit("remote of a registry")
+    first.run("dvc", "push")
+    first.run("gto", "register", "champion", "--version", "v1.0.0")
+    # a later version is another file
+    (first.folder / "models/champion.keras").write_bytes(b"later")
+    first.run("dvc", "commit", "-f", "compare")
+    first.commit("later")
+    first.run("dvc", "push", "compare")
+    first.run("gto", "register", "champion", "--version", "v1.1.0")
+
+    origin = str(Second(first, tmp_path / "origin").folder)  # without a cache
+    user = tmp_path / "user"
+    user.mkdir()
+
+    def get(*argv: str) -> None:
+        first.run("dvc", *argv, folder=user)
+
+    get("artifacts", "get", origin, "champion", "--rev", "v1.0.0")
+    get("artifacts", "get", origin, "champion", "-o", "latest.keras")
+    get("get", origin, "models/champion", "--rev", "champion@v1.0.0", "-o", "published")
+    assert (user / "latest.keras").read_bytes() == b"later"
+    (training,) = json.loads((first.folder / "metrics/test/baseline.json").read_text())["seeds"]
+    assert sha256(user / "champion.keras") == training["sha256"]
+    published = user / "published"
+    assert sha256(published / "champion.keras") == training["sha256"]
+    first.run("sha256sum", "-c", "--strict", "SHA256SUMS", folder=published)
+    card = ModelCard.load(published / "README.md")
+    (accuracy,) = [each for each in card.data.eval_results if each.metric_type == "accuracy"]
+    assert accuracy.metric_value == pytest.approx(training["accuracy"], abs=1e-6)
+
+    # the example in the card runs
+    (published / "IMAGE").write_bytes(png(np.zeros((8, 8), np.uint8)))
+    (example,) = re.findall(r"```python\n(.*?)```", card.text, re.S)
+    predicted, probability = first.run(sys.executable, "-c", example, folder=published).split()
+    assert predicted in set("0123456789")
+    assert 0.1 <= float(probability) <= 1
