@@ -39,22 +39,22 @@ $(READY)-%: $(READY)  # with a dependency group of pyproject.toml
 gpu:  # before its libraries are downloaded, 3 GB
 	@nvidia-smi -L || { echo "error: GPU=1 needs an NVIDIA GPU with its driver. nvidia-smi finds none" >&2; exit 1; }
 
-repro: $(if $(CUDA),gpu $(READY)-$(CUDA)) $(READY)  ## run the stages that changed, several at once; JOBS=1: one by one; GPU=1: on GPUs
+repro: $(if $(CUDA),gpu $(READY)-$(CUDA)) $(READY)  ## run changed stages; JOBS=1: one by one; GPU=1: on GPUs
 	@python -m pipeline params check  # before any stage runs
 	@python -m pipeline doctor --repair
 	$(if $(filter 1,$(JOBS)),dvc repro,$(strip python -m pipeline parallel $(JOBS)))
 	@python -m pipeline summary
 
-photos: $(READY)-pretrained  ## set up and run for your own photographs, as in make photos FOLDER=~/pictures
+photos: $(READY)-pretrained  ## set up and run for photographs in FOLDER=~/pictures
 	@$(if $(FOLDER),,echo "error: FOLDER must name a folder, as in make photos FOLDER=~/pictures" >&2; exit 1)
 	@python -m pipeline photos "$(FOLDER)" $(if $(YES),--yes)
 	@$(MAKE) --no-print-directory repro
 
-doctor:  ## report problems and their fixes: DVC's files, outputs, versions, disk, params.yaml, GPU
+doctor:  ## report what keeps the pipeline from running
 	@test -f $(READY) || { echo "error: no .venv yet. Run make repro, which creates it" >&2; exit 1; }
 	@python -m pipeline doctor  # installs nothing: it reports a .venv that differs from uv.lock
 
-study: $(READY)  ## run one study of studies/, as in make study NAME=padding
+study: $(READY)  ## run one study of studies/, such as NAME=padding
 	@$(if $(filter $(STUDIES),$(NAME)),,echo "error: NAME must be one of $(STUDIES). Got '$(NAME)'" >&2; exit 1)
 	@python -m pipeline params check
 	dvc repro studies/dvc.yaml:study@$(NAME)
@@ -67,19 +67,19 @@ report:  ## open the last report in the browser and print its path
 	@echo "$(CURDIR)/plots/report.html"
 	@python3 -c 'import pathlib, webbrowser; webbrowser.open_new_tab(pathlib.Path("plots/report.html").resolve().as_uri())'
 
-demo: $(READY)-demo  ## classify images in the browser, and see where a model looks
+demo: $(READY)-demo  ## classify images in the browser
 	@python -m pipeline demo
 
 test: $(READY)-dev  ## run the quick tests
 	pytest $(PARALLEL)
 
-test-slow: $(READY)-dev  ## run the slow tests, which need DVC, a browser, JAX or SSH
+test-slow: $(READY)-dev  ## run the slow tests: DVC, a browser, JAX, SSH
 	pytest $(PARALLEL) -m "slow and not long"
 
-test-long: $(READY)-dev  ## run the longest tests, before a release: kills in every stage, every export
+test-long: $(READY)-dev  ## run the longest tests, before a release
 	pytest $(PARALLEL) -m long
 
-check: $(READY)-dev  ## lint, check format, types and imports, like the hooks and CI
+check: $(READY)-dev  ## lint; check format, types and imports, as CI does
 	ruff check
 	ruff format --check
 	mypy
@@ -89,10 +89,10 @@ format: $(READY)-dev  ## format the code and apply ruff's fixes
 	ruff check --fix
 	ruff format
 
-schema: $(READY)  ## write params.schema.json from the classes in pipeline/config/schema.py
+schema: $(READY)  ## write params.schema.json from config/schema.py
 	python -m pipeline params schema > params.schema.json
 
-bench: $(READY)  ## compare speed with plain Keras and PyTorch; QUICK=1 for a short run
+bench: $(READY)  ## compare speed with Keras and PyTorch; QUICK=1: short
 	python -m benchmarks $(if $(QUICK),--quick)
 
 docs: $(READY)-docs  ## build the documentation in site/

@@ -24,6 +24,13 @@ def test_each_command_is_listed_on_one_line():
     assert all(len(f"  {name:<13}{text}") <= 80 for name, text in listing.items())
 
 
+def test_make_help_fits_in_a_terminal():
+    done = subprocess.run(["make", "help"], cwd=REPOSITORY, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) > 10
+    assert [line for line in lines if len(line) > 80] == []
+
+
 @pytest.mark.parametrize("command", commands())
 def test_the_help_of_a_command_shows_how_to_call_it(command):
     done = run("-m", "pipeline", command, "--help")

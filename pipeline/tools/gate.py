@@ -88,8 +88,10 @@ def check_floor(champion: Champion, floor: float | None) -> str:
     return f"{accuracy} test accuracy, at least {100 * floor:g} % required"
 
 
-def check_against(revision: str, here: Champion, there: Champion | None, margin: float) -> str:
-    """Compare the champion here with the one at a revision and describe the result.
+def describe_against(
+    revision: str, here: Champion, there: Champion | None, margin: float
+) -> tuple[str, str]:
+    """Compare the champion here with the one at a revision.
 
     Args:
         revision: Its name, for messages.
@@ -97,23 +99,35 @@ def check_against(revision: str, here: Champion, there: Champion | None, margin:
         there: The champion at the revision, if it has one.
         margin: Difference in accuracy that counts as equally good, in (0, 1).
 
-    Raises:
-        PipelineError: The champion here is significantly worse.
+    Returns:
+        The verdict, empty if they cannot be compared; and a description with the numbers.
     """
     if there is None:
-        return f"not compared: {revision} has no test results of each training of its champion"
+        return "", f"not compared: {revision} has no test results of each training of its champion"
     if not same_images(here.seeds[0]["correct"], there.seeds[0]["correct"]):
         images = f"{image_count(here):,} here, {image_count(there):,} at {revision}"
-        return f"not compared: the test images differ ({images})"
+        return "", f"not compared: the test images differ ({images})"
     comparison = crossed.compare_models(correct_table(there.seeds), correct_table(here.seeds))
     p = float(comparison.p)
     accuracies = (
         f"{here.model} {100 * here.accuracy:.1f} %, {revision}'s {there.model} "
         f"{100 * there.accuracy:.1f} %"
     )
-    verdict = crossed.sentence(comparison, p, margin, f"{revision}'s {there.model}")
-    result = f"{accuracies}, p {p:.2g}: {verdict}"
-    if crossed.verdict(comparison, p, margin) == "worse":
+    sentence = crossed.sentence(comparison, p, margin, f"{revision}'s {there.model}")
+    return crossed.verdict(comparison, p, margin), f"{accuracies}, p {p:.2g}: {sentence}"
+
+
+def check_against(revision: str, here: Champion, there: Champion | None, margin: float) -> str:
+    """Compare the champion here with the one at a revision and describe the result.
+
+    Args:
+        revision, here, there, margin: As for `describe_against`.
+
+    Raises:
+        PipelineError: The champion here is significantly worse.
+    """
+    verdict, result = describe_against(revision, here, there, margin)
+    if verdict == "worse":
         raise PipelineError(
             f"gate: against {revision}: the champion must not be significantly worse. "
             f"Got {result}. "
@@ -174,6 +188,20 @@ def load_champion(read: Callable[[Path], Any]) -> Champion | None:
     return Champion(champion["model"], metrics["accuracy"], metrics["seeds"])
 
 
+def champion_here() -> Champion:
+    """Return the champion of the working tree.
+
+    Raises:
+        PipelineError: Its test results are missing.
+    """
+    champion = load_champion(read_json)
+    if champion is None:
+        raise PipelineError(
+            f"{TEST}: test results of each training of the champion are missing. Run `dvc repro`"
+        )
+    return champion
+
+
 def report(result: str) -> None:
     print(f"gate: {result}", flush=True)  # flushed: it precedes an error in a common log
 
@@ -187,11 +215,7 @@ def main(argv: list[str] | None = None) -> None:
     commit = resolve(revision)
     check_lock()
     report("dvc.lock: up to date")
-    here = load_champion(read_json)
-    if here is None:
-        raise PipelineError(
-            f"{TEST}: test results of each training of the champion are missing. Run `dvc repro`"
-        )
+    here = champion_here()
     report(f"floor: {check_floor(here, params.gate.floor)}")
     there = load_champion(partial(json_at, commit))
     report(f"against {revision}: {check_against(revision, here, there, params.margin / 100)}")
