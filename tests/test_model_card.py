@@ -102,6 +102,18 @@ def test_the_text_has_data_results_calibration_and_limits(inputs):
     assert "learning_rate: 0.001" in text.partition("```yaml\n")[2].partition("```")[0]
 
 
+def test_without_validation_images_there_is_no_temperature(inputs):
+    path = inputs / "split.json"
+    split = json.loads(path.read_text())
+    split["rows"]["validation"] = 0
+    path.write_text(json.dumps(split))
+    model_card.main(ARGUMENTS)
+    text = read(inputs)
+    assert "| train | 8 |\n| test | 6 |\n\nThere are no validation images.\n" in text
+    assert "without a temperature, since" in text
+    assert "validation: `" not in text
+
+
 def test_names_are_plain_text_in_the_page(inputs):
     model_card.main(ARGUMENTS)
     body = (inputs / "card/README.md").read_text("utf-8").partition("\n---\n")[2]

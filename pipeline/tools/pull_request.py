@@ -76,14 +76,17 @@ def image_table(
 
 
 def learning_curves(curves: pd.DataFrame) -> list[str]:
-    """Return a chart of the validation accuracies over the epochs, in lines of Markdown.
+    """Return a chart of the accuracies over the epochs, in lines of Markdown.
+
+    They are those on the validation images, or without any, those on the training images.
 
     Args:
         curves: From `mean_curves`. The models beyond the number of colors are left out.
     """
     names = list(dict.fromkeys(curves["model"]))[: len(COLORS)]
-    validation = curves[curves["split"] == "validation"]
-    table = 100 * validation.pivot(index="epoch", columns="model", values="accuracy")[names]
+    split = max(curves["split"], key=["train", "validation"].index)
+    chosen = curves[curves["split"] == split]
+    table = 100 * chosen.pivot(index="epoch", columns="model", values="accuracy")[names]
     step = -(-len(table) // MAX_POINTS)
     table = table.iloc[(len(table) - 1) % step :: step]  # with the last epoch
     # COLORS may have more colors than there are models
@@ -91,7 +94,7 @@ def learning_curves(curves: pd.DataFrame) -> list[str]:
     palette = ", ".join(list(COLORS.values())[: len(names)])
     low = min(99, int(table.min().min()))
     return [
-        f"Validation accuracy in %, mean over the trainings: {', '.join(legend)}",
+        f"Accuracy in % ({split}), mean over the trainings: {', '.join(legend)}",
         "",
         "```mermaid",
         "---",

@@ -53,13 +53,13 @@ def write_run(model: str, wrong: list[list[int]]) -> None:
     )  # fmt: skip
     write_predictions(Path("data/predictions") / model, table, CLASSES)
     Path("plots").mkdir(exist_ok=True)
-    accuracies = [("baseline", np.array([1.5, 0.75])), ("batchnorm", np.array([1.2, 0.6, 0.3]))]
+    accuracies = [("baseline", np.array([1.47, 0.75])), ("batchnorm", np.array([1.2, 0.6, 0.3]))]
     histories = pd.concat(curves(name, seed, loss) for name, loss in accuracies for seed in (0, 1))
     histories.to_csv("plots/learning_curves.csv", index=False)
 
 
 @pytest.fixture
-def repository(project: Path) -> Path:
+def two_revisions(project: Path) -> Path:
     """A repository whose branch main has other results than its working tree."""
     (project / ".gitignore").write_text("data/\nplots/\n")
     run("git", "init", "-q", "-b", "main")
@@ -77,7 +77,7 @@ def test_an_image_is_right_if_most_trainings_are():
     assert (wrong.tolist(), right.tolist()) == ([0], [1])
 
 
-def test_the_verdict_and_the_images_that_changed_are_listed(repository, capsys):
+def test_the_verdict_and_the_images_that_changed_are_listed(two_revisions, capsys):
     pull_request.main(["--against", "main"])
     page = capsys.readouterr().out
     assert page.startswith("## Results against main\n\n**Cannot tell whether batchnorm is better")
@@ -99,19 +99,19 @@ def test_the_verdict_and_the_images_that_changed_are_listed(repository, capsys):
     )
 
 
-def test_learning_curves_are_a_chart_that_github_draws(repository, capsys):
+def test_learning_curves_are_a_chart_that_github_draws(two_revisions, capsys):
     pull_request.main(["--against", "main"])
     chart = capsys.readouterr().out.partition("### Learning curves\n\n")[2].splitlines()
     assert chart[0] == (
-        "Validation accuracy in %, mean over the trainings: 🟦 baseline, 🟧 batchnorm"
+        "Accuracy in % (validation), mean over the trainings: 🟦 baseline, 🟧 batchnorm"
     )
     assert (chart[2], chart[-1]) == ("```mermaid", "```")
     settings = yaml.safe_load(chart[4])["config"]["themeVariables"]["xyChart"]
     assert settings == {"plotColorPalette": "#2f7ed8, #d97706"}
     # validation accuracies are 1 - 1.1 loss / 3
     assert chart[6:-1] == [
-        "xychart-beta", "  x-axis epoch [1, 2, 3]", "  y-axis 45 --> 100",
-        "  line [45.00, 72.50]", "  line [56.00, 78.00, 89.00]",
+        "xychart-beta", "  x-axis epoch [1, 2, 3]", "  y-axis 46 --> 100",
+        "  line [46.10, 72.50]", "  line [56.00, 78.00, 89.00]",
     ]  # fmt: skip
 
 
@@ -121,8 +121,15 @@ def test_a_long_training_is_thinned_to_epochs_up_to_the_last():
     assert axis == f"  x-axis epoch [{', '.join(map(str, range(2, 51, 3)))}]"
 
 
+def test_without_validation_images_the_chart_shows_training():
+    table = mean_curves(curves("a", 0, np.array([1.5, 0.3])).query("split == 'train'"))
+    lines = pull_request.learning_curves(table)
+    assert lines[0].startswith("Accuracy in % (train), ")
+    assert lines[-2] == "  line [50.00, 90.00]"
+
+
 def test_without_results_there_or_with_other_images_it_says_so_and_compares_no_images(
-    repository, capsys
+    two_revisions, capsys
 ):
     run("git", "checkout", "-q", "--orphan", "empty")
     run("git", "rm", "-rqf", "--cached", ".")
@@ -134,7 +141,7 @@ def test_without_results_there_or_with_other_images_it_says_so_and_compares_no_i
     assert "xychart" in page
 
 
-def test_missing_predictions_are_named_with_the_remedy(repository):
+def test_missing_predictions_are_named_with_the_remedy(two_revisions):
     Path("data/predictions/batchnorm/1.parquet").unlink()
     with pytest.raises(PipelineError, match=r"/1\.parquet: no such file\. Run `dvc repro`"):
         pull_request.main(["--against", "main"])
