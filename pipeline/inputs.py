@@ -33,6 +33,7 @@ from typing import Any
 from pipeline.config.params import check_folder, load
 from pipeline.config.schema import Model, Train
 from pipeline.config.signature import may_freeze, weights_package
+from pipeline.core import live_curves
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, require_file, sha256, write_json
 from pipeline.core.text import counted
@@ -231,6 +232,7 @@ def main(argv: list[str] | None = None) -> None:
             for name, value in values.items():
                 write_json(folder / kind / f"{name}.json", value)
     old = remove_old_outputs(params.compare, params.seeds)
+    live_curves.remove_others(params.compare, params.seeds)
     write_json(args.trainings, dict.fromkeys(params.compare, params.seeds))
     removed = f"; {counted(len(old), 'output')} of other models and seeds removed" if old else ""
     seeds = ", ".join(map(str, params.seeds))

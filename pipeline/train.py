@@ -15,6 +15,8 @@ Writes  models/MODEL/SEED.keras          stock Keras layers, from images to logi
                                          varies, and nothing depends on it
 Keeps   .checkpoints/MODEL-SEED/         the state after each epoch, to resume an interrupted
                                          training
+        plots/live/                      the finished epochs of all trainings, drawn while they
+                                         train
 Params  models.MODEL, train, backend, threads
 """
 
@@ -25,6 +27,7 @@ import os
 import shlex
 import sys
 from contextlib import ExitStack
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +35,7 @@ from typing import TYPE_CHECKING
 from pipeline.config.params import PARAMS, load
 from pipeline.config.schema import Train
 from pipeline.config.yaml_reader import reading
+from pipeline.core import live_curves
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, sha256, write_json
 from pipeline.core.splitting import stratified_sample
@@ -160,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         history = loop.fit(
             model, train, validation, settings, classes, args.seed, checkpoints=checkpoints,
             features=frozen_features, preprocessor=preprocessor,
+            show=partial(live_curves.show, args.model, args.seed),
         )  # fmt: skip
         if distributed.is_main_process():
             calibrated = Calibration()

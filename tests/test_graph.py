@@ -19,6 +19,7 @@ import pytest
 import yaml
 from sklearn.datasets import load_digits
 
+from pipeline.core import live_curves
 from tests.conftest import REPOSITORY, png, write_params
 
 IMPORTS = grimp.build_graph("pipeline")
@@ -172,16 +173,19 @@ def test_modules_that_do_not_need_keras_do_not_import_it():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_plots_use_outputs_of_the_graph_and_name_no_model():
+def test_plots_use_live_curves_and_outputs_of_the_graph_and_name_no_model():
     outs = [path for stage in STAGES.values() for path in paths(stage.get("outs", []))]
     plotted = [
         path
         for plot in DVC["plots"]
         for name, definition in plot.items()
-        for path in (definition["y"] if isinstance(definition["y"], dict) else [name])
+        for path in (definition["y"] if isinstance(definition.get("y"), dict) else [name])
     ]
     assert "plots/learning_curves.csv" in plotted
-    for path in plotted:
+    live = str(live_curves.FOLDER)
+    assert live in plotted
+    assert not [out for out in outs if out.startswith(live)]
+    for path in set(plotted) - {live}:
         assert any(out == path or out.startswith(f"{path}/") for out in outs), path
 
 
@@ -396,16 +400,23 @@ def test_models_and_seeds_are_added_and_removed_and_a_second_clone_reruns_nothin
 
     def present() -> set[str]:
         folders = ("models/*/*", "plots/*/*", "plots/*/*/*", "metrics/test/*", "metrics/*/*/*")
-        return set(clone.read(*folders))
+        return {name for name in clone.read(*folders) if "plots/live" not in name}
+
+    def shown() -> set[tuple[str, int]]:
+        """Return the trainings of the live curves."""
+        table = pd.read_csv(folder / "plots/live/accuracy.csv")
+        return set(zip(table["model"], table["seed"], strict=True))
 
     of_new = {"metrics/test/new.json", "plots/predictions/new.csv"}
     assert repro("new", "1, 0") == {"inputs", "compare"}
     assert present() == outputs(0) | outputs(1) | of_new
+    assert shown() == {("new", 0), ("new", 1)}
     rerun = {"inputs", "split", "evaluate@new", "compare"}
 
     def remove_seed_1() -> None:
         assert repro("new", "0") == rerun
         assert present() == outputs(0) | of_new
+        assert shown() == {("new", 0)}
         assert set(clone.read("data/split/*")) == {"data/split/0.npz"}
 
     remove_seed_1()

@@ -1,5 +1,6 @@
 """Kill: a `dvc repro` that was killed in every stage ends with the same results."""
 
+import json
 import os
 import random
 import re
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -103,6 +105,7 @@ def test_after_a_kill_in_every_stage_the_results_are_the_same_bytes(tmp_path):
 @pytest.mark.slow
 def test_a_finished_epoch_is_not_trained_again(tmp_path):
     killed = prepare(tmp_path / "killed")
+    killed.commit("start")
     run = Repro(killed.folder, "train@batchnorm-0")
     for line in run.lines():
         if line.startswith("epoch 3/") and run.process.poll() is None:
@@ -116,9 +119,11 @@ def test_a_finished_epoch_is_not_trained_again(tmp_path):
             children = psutil.Process(run.process.pid).children(recursive=True)
             for process in children:
                 process.suspend()  # until the next one waits
+            drawn = live_points(killed)
             run.kill(only_dvc=True)
             break
     assert re.search("batchnorm-0: resuming after epoch [23] of 4", lines[-1])
+    assert list(drawn["epoch"]) in ([1, 2], [1, 2, 3])
     output = []
     following = Repro(killed.folder, "train@batchnorm-0")
     for line in following.lines():
@@ -134,8 +139,23 @@ def test_a_finished_epoch_is_not_trained_again(tmp_path):
     assert temporary_files(killed) == []
     outputs = "models/batchnorm/0.keras", "plots/history/batchnorm/0.csv"
     results = killed.read(*outputs)
+    history = pd.read_csv(killed.folder / outputs[1])
+    # without a gap or a double point, and the same points as before
+    assert list(live_points(killed)["accuracy"]) == list(history["val_accuracy"])
+    assert list(drawn["accuracy"]) == list(history["val_accuracy"])[: len(drawn)]
     assert "resuming" not in killed.run("dvc", "repro", "-f", "-s", "train@batchnorm-0")
     assert killed.read(*outputs) == results
+
+
+def live_points(clone: Clone) -> pd.DataFrame:
+    """Return the validation accuracy that the extension of VS Code draws, from its command."""
+    out = clone.run("dvc", "plots", "diff", "-o", ".dvc/tmp/plots", "--split", "--json")
+    (chart,) = json.loads(out)["data"]["plots/live/accuracy.csv"]
+    points = pd.DataFrame(chart["anchor_definitions"]["<DVC_METRIC_DATA>"])
+    # the files that it watches
+    assert set(points["filename"]) == {"plots/live/accuracy.csv"}
+    points = points[points["split"] == "validation"]
+    return points.astype({"epoch": int, "accuracy": float})
 
 
 def temporary_files(clone: Clone) -> list[Path]:

@@ -13,6 +13,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def duration(seconds: float) -> str:
+    """Return a rounded duration: 40 s, 12 min, 2.5 h."""
+    if seconds < 60:
+        return f"{max(5, 5 * round(seconds / 5))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def decimal(number: float, decimals: int = 1) -> str:
     """Return a number with decimals and a true minus sign: 0.5, −0.5. Zero has no sign."""
     return f"{number:z.{decimals}f}".replace("-", "−")

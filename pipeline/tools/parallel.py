@@ -29,6 +29,7 @@ from pipeline.config.params import load
 from pipeline.core import cpu
 from pipeline.core.errors import PipelineError, first_few, run
 from pipeline.runtime.gpu import explain_missing_group, supports_gpu, usable_gpus
+from pipeline.tools.run_progress import RunProgress
 
 DVC = ("dvc", "--wait-for-lock")
 # the first line that DVC prints about a stage
@@ -119,7 +120,7 @@ def run_all(
         pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C no further stage starts
 
 
-def reproduce(stages: Collection[str], gpu: str | None) -> bool:
+def reproduce(stages: Collection[str], gpu: str | None, progress: RunProgress) -> bool:
     """Run stages one after another with `dvc repro` and return whether they succeeded.
 
     Output is printed as it comes, prefixed with the stage name.
@@ -127,20 +128,24 @@ def reproduce(stages: Collection[str], gpu: str | None) -> bool:
     Args:
         stages: Their names in dvc.yaml, in order.
         gpu: The only GPU that they may use; None: no restriction.
+        progress: Prints the output.
     """
     env = dict(os.environ)
     if gpu is not None:
         env["CUDA_VISIBLE_DEVICES"] = gpu
     stage = next(iter(stages))
+    progress.start(stage)
     with subprocess.Popen(
         [*DVC, "repro", "--single-item", *stages],
         env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
         for line in process.stdout or ():
-            if match := STAGE_LINE.match(line):
-                stage = match[1]
+            if (match := STAGE_LINE.match(line)) and match[1] != stage:
+                progress.finish(stage)
+                progress.start(stage := match[1])
             if line.strip() and not NOT_PRINTED.match(line):
-                print(f"{stage} | {line}", end="", flush=True)
+                progress.show(stage, line)
+    progress.finish(stage)
     return process.returncode == 0
 
 
@@ -179,6 +184,7 @@ def main(argv: list[str] | None = None) -> None:
         print(explain_missing_group(params.backend))
         gpus = []
     jobs = number_of_jobs(requested, len(cpu.available_cores()), params.threads, len(gpus))
+    progress = RunProgress(jobs)
     free: SimpleQueue[str | None] = SimpleQueue()
     for job in range(jobs):
         free.put(gpus[job] if gpus else None)
@@ -186,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
     def run_stages(*stages: str) -> bool:
         gpu = free.get()
         try:
-            return reproduce(stages, gpu)
+            return reproduce(stages, gpu, progress)
         finally:
             free.put(gpu)
 
@@ -195,13 +201,16 @@ def main(argv: list[str] | None = None) -> None:
         print("Data and pipelines are up to date.")
         return
     try:
-        succeeded = True
-        if leading := leading_stages(stale):
-            # One process takes less time than one a stage, and afterwards it is known which of the
-            # other stages they affect.
-            succeeded = run_stages(*leading)
-            stale = stale_graph(graph, stale_stages())
-        unfinished = run_all(stale, jobs, run_stages) if succeeded else list(stale)
+        with progress:
+            succeeded = True
+            progress.plan(stale)
+            if leading := leading_stages(stale):
+                # One process takes less time than one a stage, and afterwards it is known which of
+                # the other stages they affect.
+                succeeded = run_stages(*leading)
+                stale = stale_graph(graph, stale_stages())
+                progress.plan(stale)
+            unfinished = run_all(stale, jobs, run_stages) if succeeded else list(stale)
     except KeyboardInterrupt as stop:
         if stop.args:  # SIGTERM reaches this process only; Ctrl-C reaches its children too
             for child in psutil.Process().children(recursive=True):

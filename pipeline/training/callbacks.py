@@ -10,9 +10,11 @@ from keras import ops
 from tqdm import tqdm
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.text import duration
 from pipeline.runtime import distributed
 from pipeline.training.checkpoints import Checkpoints, State
 
+MIN_ESTIMATE = 60  # seconds; shorter trainings print no estimate
 COLUMNS = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
@@ -124,12 +126,22 @@ class ProgressBar(keras.callbacks.Callback):
 
 
 class EpochLogger(keras.callbacks.Callback):
-    """Print one line per epoch."""
+    """Print one line per epoch, and after the first how long the others will take."""
+
+    is_first = True
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.start = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         # no learning rate, so that the line fits into 80 columns
         values = "  ".join(f"{name} {logs[name]:.4f}" for name in COLUMNS[:4] if name in logs)
         print(f"epoch {epoch + 1}/{self.params['epochs']}: {values}", flush=True)
+        left = (self.params["epochs"] - epoch - 1) * (time.perf_counter() - self.start)
+        if self.is_first and left > MIN_ESTIMATE:
+            # tools/run_progress.py recognizes this line and the one above
+            print(f"about {duration(left)} left if all epochs take as long as this one", flush=True)
+        self.is_first = False
 
 
 class LearningRateLogger(keras.callbacks.Callback):
@@ -190,7 +202,7 @@ class RestoreBestWeights(keras.callbacks.EarlyStopping):
 
 
 class History(keras.callbacks.Callback):
-    """Record the metrics of each epoch, and save checkpoints to resume training from.
+    """Record and show the metrics of each epoch, and save checkpoints to resume training from.
 
     Must be the last callback, so that it sees the changes that the others make.
     """
@@ -201,16 +213,18 @@ class History(keras.callbacks.Callback):
         checkpoints: Checkpoints | None,
         average: SwapAveragedWeights | None,
         best: RestoreBestWeights | None,
+        show: Callable[[list[dict[str, float]]], None] | None,
     ):
         """Args:
         variables: Variables that training changes: weights, random seeds and optimizer state.
         checkpoints: Where to save the state, and where to resume from.
         average: The moving-average callback, if used, whose state is saved too.
         best: The early-stopping callback, if used, whose state is saved too.
+        show: Called with the rows of all finished epochs, at the start and after each epoch.
         """
         super().__init__()
         self.variables, self.checkpoints = variables, checkpoints
-        self.average, self.best = average, best
+        self.average, self.best, self.show = average, best, show
         self.resumed = _load_latest(checkpoints) if checkpoints else None
         metadata = self.resumed.metadata if self.resumed else {}
         self.rows: list[dict[str, float]] = metadata.get("rows", [])
@@ -218,10 +232,13 @@ class History(keras.callbacks.Callback):
         self.first_phase = 0  # epochs before the phase that the weights are from
         self.stopped: bool = metadata.get("stopped", False)
 
+    def followed_by(self, rows: list[dict[str, float]]) -> list[dict[str, float]]:
+        """Return all rows if those of a second phase of training follow."""
+        return self.rows + [{**row, "epoch": len(self.rows) + row["epoch"]} for row in rows]
+
     def append(self, phase: "History") -> None:
         """Append the epochs of a second phase of training."""
-        self.first_phase = len(self.rows)
-        self.rows += [{**row, "epoch": self.first_phase + row["epoch"]} for row in phase.rows]
+        self.first_phase, self.rows = len(self.rows), self.followed_by(phase.rows)
         self.seconds += phase.seconds
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -229,6 +246,7 @@ class History(keras.callbacks.Callback):
         if self.resumed:
             self._restore(self.resumed)
             self.resumed = None  # frees its memory
+        self._show()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         values = {name: logs[name] for name in COLUMNS if name in logs}
@@ -236,6 +254,11 @@ class History(keras.callbacks.Callback):
         self.seconds = time.perf_counter() - self.start
         if self.checkpoints and distributed.is_main_process():
             self.checkpoints.save(epoch + 1, self._state())
+        self._show()
+
+    def _show(self) -> None:
+        if self.show and distributed.is_main_process():
+            self.show(self.rows)
 
     def _lists(self) -> dict[str, list[Any]]:
         lists = {"variable": self.variables}

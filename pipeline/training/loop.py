@@ -1,6 +1,6 @@
 """Training loop: fit a network with the settings of params.yaml."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -38,6 +38,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     features: Any | None = None,
     preprocessor: Preprocessor | None = None,
+    show: Callable[[list[dict[str, float]]], None] | None = None,
 ) -> History:
     """Train a model in place.
 
@@ -56,6 +57,7 @@ def fit(
             by row numbers. If given, only the layers after them run (see `frozen.split`), until
             fine-tuning.
         preprocessor: Normalization of the images; None: their pixels are in [0, 1].
+        show: Called with the rows of all finished epochs, at the start and after each epoch.
 
     Returns:
         The history: `rows`, one per epoch, with epoch (from 1), loss, accuracy, val_loss,
@@ -71,14 +73,18 @@ def fit(
     unfrozen = []
     if fine_tune := settings.fine_tune:
         unfrozen = frozen.layers_to_unfreeze(model, fine_tune.freeze)
-    history = _fit(model, train, validation, settings, *arguments, checkpoints, features)
+    history = _fit(model, train, validation, settings, *arguments, checkpoints, show, features)
     if fine_tune:
         for layer in unfrozen:
             layer.trainable = True
         backend.make_deterministic(seed)  # the same dropout masks if the first phase was resumed
         later = settings.of_second_phase(fine_tune)
         second = checkpoints and checkpoints.second_phase()
-        history.append(_fit(model, train, validation, later, *arguments, second))
+        phase = _fit(
+            model, train, validation, later, *arguments, second,
+            show and (lambda rows: show(history.followed_by(rows))),
+        )  # fmt: skip
+        history.append(phase)
     return history
 
 
@@ -113,6 +119,7 @@ def _fit(
     watch: Sequence[keras.callbacks.Callback],
     preprocessor: Preprocessor | None,
     checkpoints: Checkpoints | None,
+    show: Callable[[list[dict[str, float]]], None] | None,
     features: Any | None = None,
 ) -> History:
     """Train a model in place in one phase; see `fit`."""
@@ -154,7 +161,7 @@ def _fit(
         else RestoreBestWeights(network, settings.early_stopping)
     )
     history = History(
-        _training_state(training_model) + optimizer.variables, checkpoints, average, best
+        _training_state(training_model) + optimizer.variables, checkpoints, average, best, show
     )
     # The first two must see the logs of an epoch before they are printed and recorded; `watch` must
     # see the weights that are saved.

@@ -1,9 +1,9 @@
-"""Text: plurals, thousands separators, signs, percentages and Markdown."""
+"""Text: plurals, thousands separators, signs, percentages, durations and Markdown."""
 
 import pytest
 from markdown_it import MarkdownIt
 
-from pipeline.core.text import counted, decimal, markdown, percent, signed
+from pipeline.core.text import counted, decimal, duration, markdown, percent, signed
 
 
 def test_a_noun_is_in_the_plural_unless_there_is_one():
@@ -18,6 +18,12 @@ def test_a_noun_is_in_the_plural_unless_there_is_one():
 ])  # fmt: skip
 def test_numbers_have_a_true_minus_sign_and_zero_has_none(number, plain, with_sign):
     assert (decimal(number), signed(number)) == (plain, with_sign)
+
+
+def test_durations_are_rounded():
+    seconds = (1, 41, 58, 61, 89 * 60, 90 * 60, 25 * 3600)
+    rounded = ["5 s", "40 s", "60 s", "1 min", "89 min", "1.5 h", "25.0 h"]
+    assert [duration(number) for number in seconds] == rounded
 
 
 def test_decimals_can_be_chosen():

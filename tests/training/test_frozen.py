@@ -219,8 +219,16 @@ def test_an_interrupted_training_on_features_ends_with_the_same_weights(
 ):
     monkeypatch.chdir(tmp_path)
     overrides = OVERRIDES | {"fine_tune": FINE_TUNE}
-    rows, expected = train(True, overrides)
+    shown: list[list[int]] = []
+
+    def show(rows: list) -> None:
+        shown.append([row["epoch"] for row in rows])
+
+    rows, expected = train(True, overrides, show=show)
     assert len(rows) == 5
+    # the second phase starts after the third epoch
+    assert [len(epochs) for epochs in shown] == [0, 1, 2, 3, 3, 4, 5]
+    assert shown[-1] == [1, 2, 3, 4, 5]
     checkpoints = Checkpoints("network-0", {})
     with pytest.raises(KeyboardInterrupt):
         train(True, overrides, checkpoints=checkpoints, watch=[InterruptAfter(epoch - 1)])

@@ -9,8 +9,10 @@ import struct
 import subprocess
 import sys
 import termios
+from functools import partial
 from itertools import pairwise
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,11 +20,13 @@ import numpy as np
 import pytest
 
 from pipeline.config.schema import Model
+from pipeline.core import live_curves
 from pipeline.core.errors import PipelineError
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.runtime import acceleration
 from pipeline.runtime.input_pipeline import Batches, Subset
-from pipeline.training import building, loop, whitening
+from pipeline.tools import run_progress
+from pipeline.training import building, callbacks, loop, whitening
 from pipeline.training.augmentation import OnPixels
 from tests.conftest import PLAIN, REPOSITORY, settings
 
@@ -60,6 +64,33 @@ def test_each_epoch_prints_one_line_without_a_terminal(capsys):
     loop.fit(build(), task(), task(16), settings(), CLASSES, seed=0)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+
+
+def test_a_long_training_prints_after_its_first_epoch_how_long_it_will_take(capsys, monkeypatch):
+    monkeypatch.setattr(callbacks, "MIN_ESTIMATE", 0)  # seconds
+    loop.fit(build(), task(), task(16), settings(), CLASSES, seed=0)
+    first, estimate, *others = capsys.readouterr().out.splitlines()
+    assert estimate == "about 5 s left if all epochs take as long as this one"
+    assert [line.split(":")[0] for line in others] == ["epoch 2/3", "epoch 3/3"]
+    assert all(run_progress.EPOCH.match(line) for line in (first, estimate, *others))
+
+
+def test_each_epoch_is_shown_before_the_next_one_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    epochs = []
+
+    class Read(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            path = Path("plots/live/accuracy.csv")
+            lines = path.read_text().splitlines() if path.exists() else []
+            epochs.append([line for line in lines if "small,7,validation" in line])
+
+    show = partial(live_curves.show, "small", 7)
+    rows = loop.fit(
+        build(), task(), task(16), settings(), CLASSES, 0, verbose=False, watch=[Read()], show=show
+    ).rows
+    lines = [f"small,7,validation,{row['epoch']},{row['val_accuracy']}" for row in rows]
+    assert epochs == [lines[:0], lines[:1], lines[:2]]
 
 
 ON_A_TERMINAL = """
