@@ -216,7 +216,7 @@ def test_a_training_killed_in_any_epoch_ends_with_the_weights_of_an_uninterrupte
     for epoch in (1, 3, len(rows)):
         with pytest.raises(KeyboardInterrupt):
             train_model(*training, checkpoints=checkpoints, watch=[InterruptIn(epoch)], show=show)
-    assert shown == [0, 0, 1, 2, *range(2, len(rows))]  # the first number after each start, and on
+    assert shown == [0, 0, 1, 2, *range(2, len(rows))]  # at each start, then after each epoch
     latest = latest_state(checkpoints)
     assert len(latest.metadata["rows"]) == len(rows) - 1
     for _ in range(2):  # the second time, nothing is left to train
