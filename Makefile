@@ -40,10 +40,7 @@ gpu:  # before its libraries are downloaded, 3 GB
 	@nvidia-smi -L || { echo "error: GPU=1 needs an NVIDIA GPU with its driver. nvidia-smi finds none" >&2; exit 1; }
 
 repro: $(if $(CUDA),gpu $(READY)-$(CUDA)) $(READY)  ## run changed stages; JOBS=1: one by one; GPU=1: on GPUs
-	@python -m pipeline params check  # before any stage runs
-	@python -m pipeline doctor --repair
-	$(if $(filter 1,$(JOBS)),dvc repro,$(strip python -m pipeline parallel $(JOBS)))
-	@python -m pipeline summary
+	$(strip python -m pipeline repro $(JOBS))
 
 photos: $(READY)-pretrained  ## set up and run for photographs in FOLDER=~/pictures
 	@$(if $(FOLDER),,echo "error: FOLDER must name a folder, as in make photos FOLDER=~/pictures" >&2; exit 1)

@@ -54,7 +54,7 @@ def jobs(plan: Plan) -> dict[str, Variant]:
     def change_seeds() -> None:
         write_params(folder, params | {"seeds": [next(seeds) for _ in params["seeds"]]})
 
-    two = python("-m", "pipeline", "parallel", "2")
+    two = python("-m", "pipeline", "repro", "2")
     return {
         OURS: Command(folder, two, before=change_seeds),
         "JOBS=1": Command(folder, DVC, before=change_seeds),

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.config.params import load
-from pipeline.core.console import Column, print_table
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
-from pipeline.core.text import counted, signed
+from pipeline.core.text import counted
 from pipeline.stats import crossed
+from pipeline.stats.comparison_table import print_comparison
 from pipeline.stats.correctness import correct_table, same_images
 from pipeline.stats.crossed import LEVEL
 
@@ -101,45 +101,6 @@ def without_leaks(
     return {"images": len(kept), "models": rows}
 
 
-def print_comparison(rows: list[dict]) -> None:
-    """Print a table with a row for each model, the reference first."""
-    cells = []
-    for row in rows:
-        comparison = ["", "", "", "reference"]
-        if "verdict" in row:
-            comparison = [
-                signed(100 * row["difference"], 2),
-                f"[{signed(100 * row['difference_low'], 2)}, "
-                f"{signed(100 * row['difference_high'], 2)}]",
-                f"{row['p_holm']:.2g}",
-                row["verdict"],
-            ]
-        deviation = f" ± {100 * row['accuracy_sd']:.2f}" if "accuracy_sd" in row else ""
-        cells.append([
-            row["model"],
-            f"{row['parameters']:,}",
-            f"{100 * row['val_accuracy']:.2f}" if "val_accuracy" in row else "–",
-            f"{100 * row['accuracy']:.2f}{deviation}",
-            f"[{100 * row['accuracy_low']:.2f}, {100 * row['accuracy_high']:.2f}]",
-            *comparison,
-        ])  # fmt: skip
-    columns = (
-        Column("model"),
-        Column("parameters", numeric=True, drop=1),
-        Column("validation", numeric=True, drop=3),
-        Column("test", numeric=True),
-        Column("test interval", numeric=True, drop=2),
-        Column(f"vs {rows[0]['model']}", numeric=True),
-        Column("difference interval", numeric=True, drop=5),
-        Column("p", numeric=True, drop=4),
-        Column("verdict"),
-    )
-    count = rows[0]["trainings"]
-    trained = "one training each" if count == 1 else f"mean ± SD of {count} trainings"
-    adjusted = ", p adjusted (Holm)" if len(rows) > 2 else ""
-    print_table(columns, cells, f"Accuracy in %, {trained}, {LEVEL:.0%} intervals{adjusted}")
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for folder in ("test", "train", "models", "split"):
@@ -187,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.champion, scalars(metrics))
     with atomic_path(args.champion_model) as path:
         shutil.copyfile(model, path)
-    print_comparison(rows)
+    print_comparison(rows, LEVEL)
     for row in rows[1:]:
         print(f"compare: {row['model']}: {row['sentence']}")
     if clean:

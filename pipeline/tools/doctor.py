@@ -25,6 +25,7 @@ import psutil
 
 from pipeline import inputs
 from pipeline.config import params
+from pipeline.config.schema import Params
 from pipeline.core.errors import PipelineError, first_few, one_line, run
 from pipeline.runtime import gpu, select_backend
 
@@ -38,7 +39,7 @@ Findings = Iterator[tuple[str, str]]
 """A level, which is `fix` or `note` (for information only), and a message with the remedy"""
 
 
-def repair() -> None:
+def repair(settings: Params) -> None:
     """Repair what a killed DVC left, unless a DVC is running here, and report stray files.
 
     Also removes outputs of models and seeds that are not in params.yaml, as the stage `inputs` does
@@ -52,7 +53,6 @@ def repair() -> None:
                 print(f"doctor: removed {path}, left behind by a killed DVC")
             else:
                 _restore(path)
-        settings = params.load()
         for path in inputs.remove_old_outputs(settings.compare, settings.seeds):
             print(f"doctor: removed {path}: not in params.yaml. DVC's cache keeps it")
     for _, message in check_code():
@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> None:
     if not Path(".dvc").is_dir():
         raise PipelineError(f"no .dvc in {Path.cwd()}. Run from the top of the repository")
     if args.repair:
-        repair()
+        repair(params.load())
         return
     fixes = 0
     for name, check in CHECKS.items():

@@ -1,9 +1,6 @@
-"""Parallel: run the stages that changed, several at once.
+"""Run the stages that changed, several at once.
 
-    python -m pipeline parallel      as `make repro`: as many as GPUs, or as cores have threads for
-    python -m pipeline parallel 2    as `make repro JOBS=2`
-
-Not a stage. DVC allows several `dvc repro` in one folder, and releases its lock while a command
+DVC allows several `dvc repro` in one folder, and releases its lock while a command
 runs, but two of them fail if they check the same stage (DVC issues 5795, 11054). Here each runs a
 single stage (`--single-item`) after all its dependencies, and waits for the lock.
 
@@ -11,7 +8,6 @@ Each training uses the number of threads in params.yaml, however many run at onc
 depend on it.
 """
 
-import argparse
 import json
 import os
 import re
@@ -25,9 +21,9 @@ from queue import SimpleQueue
 
 import psutil
 
-from pipeline.config.params import load
+from pipeline.config.schema import Params
 from pipeline.core import cpu
-from pipeline.core.errors import PipelineError, first_few, run
+from pipeline.core.errors import PipelineError, first_few
 from pipeline.runtime.gpu import explain_missing_group, supports_gpu, usable_gpus
 from pipeline.tools.run_progress import RunProgress
 
@@ -171,14 +167,16 @@ def stale_stages() -> list[str]:
     return list(json.loads(dvc("status", "--json", "dvc.yaml")))
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "jobs", type=int, nargs="?",
-        help="stages to run at once; default: as many as GPUs, or as cores have threads for",
-    )  # fmt: skip
-    requested = parser.parse_args(argv).jobs
-    params = load()
+def run_stale(params: Params, requested: int | None) -> None:
+    """Run the stages that changed and those that depend on them.
+
+    Args:
+        params: params.yaml, as it was read.
+        requested: How many at once, as for `number_of_jobs`.
+
+    Raises:
+        PipelineError: Some stages did not finish.
+    """
     gpus = usable_gpus()
     if gpus and not supports_gpu(params.backend):
         print(explain_missing_group(params.backend))
@@ -196,10 +194,11 @@ def main(argv: list[str] | None = None) -> None:
         finally:
             free.put(gpu)
 
-    graph = read_graph()
-    if not (stale := stale_graph(graph, stale_stages())):
+    if not (changed := stale_stages()):  # asked first: each call of DVC takes a second
         print("Data and pipelines are up to date.")
         return
+    graph = read_graph()
+    stale = stale_graph(graph, changed)
     try:
         with progress:
             succeeded = True
@@ -218,7 +217,3 @@ def main(argv: list[str] | None = None) -> None:
         raise
     if unfinished:
         raise PipelineError(f"not finished: {first_few(unfinished)}. The lines above say why")
-
-
-if __name__ == "__main__":
-    run(main)

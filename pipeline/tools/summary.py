@@ -14,10 +14,10 @@ import sys
 import textwrap
 from pathlib import Path
 
-from pipeline.compare import print_comparison
 from pipeline.core.errors import run
 from pipeline.core.files import read_json
 from pipeline.reporting.results import verdict
+from pipeline.stats.comparison_table import print_comparison
 
 # outputs of compare and report, as in dvc.yaml
 COMPARISON = Path("metrics/comparison.json")
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNBOUNDED
     print()
     if sys.stdout.isatty():  # the parallel stages print to a pipe, where a table has no width
-        print_comparison(comparison["models"])
+        print_comparison(comparison["models"], comparison["level"])
     for line in lines:
         print(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False))
 

@@ -127,7 +127,7 @@ def test_a_comparison_shows_accuracy_difference_and_verdict(width, validation):
     against |= {"difference_low": -0.0167, "difference_high": 0.0111}
     against |= {"p_holm": 0.00075, "verdict": "cannot tell"}
     rows = [{**row, "model": "baseline"}, row | against]
-    code = f"from pipeline import compare; compare.print_comparison({rows!r})"
+    code = f"from pipeline.stats import comparison_table as t; t.print_comparison({rows!r}, 0.95)"
     lines = on_terminal(code, width)
     assert max(map(len, lines)) <= width
     difference = ["−0.28", "[−1.67, +1.11]", "0.00075", "cannot tell"]

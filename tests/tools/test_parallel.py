@@ -25,6 +25,12 @@ GRAPH = {
     "evaluate@b": {"train@b"},
     "compare": {"evaluate@a", "evaluate@b"},
 }
+PARALLEL = """if True:
+    from pipeline.config.params import load
+    from pipeline.core.errors import run
+    from pipeline.tools import parallel
+    run(lambda: parallel.run_stale(load(), 2))
+"""
 TINY = """
 stages:
   split:
@@ -119,21 +125,19 @@ def test_dvc_records_all_stages_that_run_at_once(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
 
-    def run(command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command.split(), cwd=tmp_path, env=env, capture_output=True, text=True
-        )
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
 
-    run("git init -q")
-    run("dvc init -q")
+    run("git", "init", "-q")
+    run("dvc", "init", "-q")
     write_params(tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "dvc.yaml").write_text(TINY)
     (tmp_path / "seed.txt").write_text("1\n")
     (tmp_path / "fails.txt").write_text("c\n")
-    command = f"{sys.executable} -m pipeline.tools.parallel 2"
+    command = sys.executable, "-c", PARALLEL
 
-    done = run(command)
+    done = run(*command)
     assert done.returncode == 1
     assert done.stderr == "error: not finished: train@c, compare. The lines above say why\n"
     assert "split | Running stage 'split':\n" in done.stdout
@@ -143,10 +147,10 @@ def test_dvc_records_all_stages_that_run_at_once(tmp_path):
     assert set(locked) == {"split", "train@a", "train@b", "train@d"}
 
     (tmp_path / "fails.txt").write_text("none\n")
-    assert run(command).returncode == 0
+    assert run(*command).returncode == 0
     assert (tmp_path / "compare.txt").read_text() == "1\n1\n1\n1\n"
-    assert json.loads(run("dvc status --json").stdout) == {}
-    assert run(command).stdout == "Data and pipelines are up to date.\n"
+    assert json.loads(run("dvc", "status", "--json").stdout) == {}
+    assert run(*command).stdout == "Data and pipelines are up to date.\n"
 
 
 SLOW = """
@@ -166,7 +170,7 @@ def test_sigterm_stops_the_running_stages_and_starts_no_other(tmp_path):
     write_params(tmp_path)
     (tmp_path / "dvc.yaml").write_text(SLOW)
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.tools.parallel", "2"],
+        [sys.executable, "-c", PARALLEL],
         cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while len(list(tmp_path.glob("started_*"))) < 2:
@@ -179,8 +183,7 @@ def test_sigterm_stops_the_running_stages_and_starts_no_other(tmp_path):
     assert len(list(tmp_path.glob("started_*"))) == 2
 
 
-PARALLEL = "import sys; from pipeline.tools import parallel; parallel.main(sys.argv[1:])"
-ON_ONE_CORE = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
+ON_ONE_CORE = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
 
 
 def clone_until_evaluate(folder: Path) -> Clone:
@@ -205,7 +208,7 @@ def test_results_depend_neither_on_jobs_nor_on_cores_nor_on_a_kill(tmp_path):
     training = {"train@baseline-0", "train@baseline-1"}
     lines = []
     with subprocess.Popen(
-        [sys.executable, "-c", ON_ONE_CORE + PARALLEL, "2"], cwd=killed.folder, env=env,
+        [sys.executable, "-c", ON_ONE_CORE + PARALLEL], cwd=killed.folder, env=env,
         start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
         for line in process.stdout or ():
@@ -216,7 +219,7 @@ def test_results_depend_neither_on_jobs_nor_on_cores_nor_on_a_kill(tmp_path):
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL, "".join(lines[-30:])
     killed.run(sys.executable, "-m", "pipeline.tools.doctor", "--repair")
-    killed.run(sys.executable, "-c", PARALLEL, "2")
+    killed.run(sys.executable, "-c", PARALLEL)
     assert killed.repro() == set()
 
     outputs = "models/*/*.keras", "metrics/t*/**/*.json", "plots/**/*.csv"
