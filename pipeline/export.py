@@ -7,13 +7,13 @@ Writes  models/export/champion.onnx      for ONNX Runtime
                                          from Keras, the share of images with the same predicted
                                          class, and the file size; or why no file was written
 
-Both models take `images`, (n, h, w, c) uint8, and return `probabilities`, (n, k) float32, at the
-temperature that train fitted. The class names are included: in ONNX as the metadata `classes`, a
-JSON list; in the .tflite file, which is also a ZIP archive, as labels.txt. How images of another
-size were resized for training, as `preprocess.resize` describes, is included as `resize` and
-resize.json. If the training images were grayscale with more than 8 bits, their range [low, high] is
-included too, as `intensity_range` and intensity_range.json. As in training, such an image becomes
-uint8 by round(255 (clip(x, low, high) - low) / (high - low)).
+Both models take `images`, (n, h, w, c) uint8 of any height and width, and return `probabilities`,
+(n, k) float32. They resize as `preprocess.resize` says, normalize, and use the temperature that
+train fitted. The class names are included: in ONNX as the metadata `classes`, a JSON list; in the
+.tflite file, which is also a ZIP archive, as labels.txt. If the training images were grayscale with
+more than 8 bits, their range [low, high] is included too, as `intensity_range` and
+intensity_range.json. As in training, such an image becomes uint8 by
+round(255 (clip(x, low, high) - low) / (high - low)).
 
 If a format does not support a network, only that file is missing; the stage does not fail.
 """
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 NUM_IMAGES = 256  # test images that the formats are compared on
 BATCH_SIZE = 32
+NUM_ENLARGED = BATCH_SIZE  # of them that are compared at twice their size, too
 # Largest difference in probability that rounding can explain; measured differences are about 1e-6.
 # Within it, a predicted class can only differ where Keras gives two classes almost the same
 # probability.
@@ -54,7 +55,9 @@ Predict = Callable[[np.ndarray], np.ndarray]
 def serving_model(
     model: "keras.Model", preprocessor: Preprocessor, temperature: float
 ) -> "keras.Model":
-    """Build a model from uint8 images to probabilities, which includes the normalization.
+    """Build a model from uint8 images of any size to probabilities.
+
+    It includes resizing and normalization.
 
     Args:
         model: Model from normalized images `(n, h, w, c)` to logits `(n, k)`.
@@ -63,10 +66,14 @@ def serving_model(
     """
     import keras
 
+    from pipeline.serving.resizing import Resize
+
+    height, width, channels = preprocessor.image_shape
     shift, scale = preprocessor.shift_and_scale()
-    images = keras.Input(preprocessor.image_shape, dtype="uint8", name="images")
+    images = keras.Input((None, None, channels), dtype="uint8", name="images")
+    pixels = Resize((height, width), preprocessor.resize)(images)
     factor, offset = 1 / (255 * scale), -shift / scale
-    logits = model(keras.layers.Rescaling(factor.tolist(), offset.tolist())(images))
+    logits = model(keras.layers.Rescaling(factor.tolist(), offset.tolist())(pixels))
     probabilities = keras.layers.Softmax()(logits / temperature)
     serving = keras.Model(images, {"probabilities": probabilities}, name="champion")
     # Keras requires that a model was called before it is exported
@@ -75,8 +82,8 @@ def serving_model(
 
 
 def export_metadata(preprocessor: Preprocessor) -> dict[str, Any]:
-    """Return the class names, resizing and, if there is one, the intensity range of a model."""
-    metadata: dict[str, Any] = {"classes": preprocessor.classes, "resize": preprocessor.resize}
+    """Return the class names and, if there is one, the intensity range of a model."""
+    metadata: dict[str, Any] = {"classes": preprocessor.classes}
     if preprocessor.intensity_range is not None:
         metadata["intensity_range"] = preprocessor.intensity_range
     return metadata
@@ -147,9 +154,31 @@ def compare(probabilities: np.ndarray, expected: np.ndarray) -> dict[str, float]
     return {"largest_difference": float(f"{difference:.1e}"), "agreement": agreement}
 
 
+def enlarge(pixels: np.ndarray, preprocessor: Preprocessor) -> tuple[np.ndarray, np.ndarray]:
+    """Double the size of images, and resize the result with Pillow as in training.
+
+    At twice the size, Pillow's weights are eighths, and sevenths at the border: they give no ties
+    in rounding that are not exact, so exported models must resize to the very same pixels.
+
+    Args:
+        pixels: `(n, h, w, c)` uint8.
+        preprocessor: Preprocessing of the training images.
+
+    Returns:
+        The enlarged images, `(n, 2h, 2w, c)` uint8, and these resized and normalized, `(n, h, w,
+        c)` float32.
+    """
+    from PIL import Image
+
+    enlarged = pixels.repeat(2, axis=1).repeat(2, axis=2)
+    is_gray = pixels.shape[-1] == 1
+    pictures = [Image.fromarray(image[..., 0] if is_gray else image) for image in enlarged]
+    return enlarged, np.stack([preprocessor.apply(picture) for picture in pictures])
+
+
 def write(
-    name: str, folder: Path, model: "keras.Model", preprocessor: Preprocessor, pixels: np.ndarray,
-    expected: np.ndarray,
+    name: str, folder: Path, model: "keras.Model", preprocessor: Preprocessor,
+    batches: list[np.ndarray], expected: np.ndarray,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the model in one format, run it, and compare its probabilities with those of Keras.
 
@@ -158,8 +187,8 @@ def write(
         folder: Folder for the file.
         model: From `serving_model`.
         preprocessor: Preprocessing of the training images.
-        pixels: `(n, h, w, c)` uint8.
-        expected: Probabilities of Keras, `(n, k)`.
+        batches: Images `(b, h, w, c)` uint8; each batch may have another size.
+        expected: Probabilities of Keras for the images of all batches, `(n, k)`.
 
     Returns:
         The comparison and the file size, or under `not_written` why there is no file.
@@ -169,9 +198,8 @@ def write(
         with converter_errors(name):
             FORMATS[name].write(model, path, export_metadata(preprocessor))
             predict = FORMATS[name].load(path)
-            starts = range(0, len(pixels), BATCH_SIZE)
-            batches = [predict(pixels[start : start + BATCH_SIZE]) for start in starts]
-        comparison = compare(np.concatenate(batches), expected)
+            probabilities = np.concatenate([predict(images) for images in batches])
+        comparison = compare(probabilities, expected)
     except NotWritten as reason:
         path.unlink(missing_ok=True)
         return {"not_written": [str(reason)]}  # a list, which DVC omits from tables of metrics
@@ -195,6 +223,9 @@ def main(argv: list[str] | None = None) -> None:
     images, _ = arrays.load(args.arrays / "test")
     normalized = images[np.unique(np.linspace(0, len(images) - 1, NUM_IMAGES).astype(int))]
     pixels = preprocessor.pixels(normalized)
+    enlarged, resized = enlarge(pixels[:NUM_ENLARGED], preprocessor)
+    batches = [pixels[start : start + BATCH_SIZE] for start in range(0, len(pixels), BATCH_SIZE)]
+    batches.append(enlarged)
 
     # whatever the backend of training, both converters need TensorFlow. Not on a GPU, where
     # convolutions round to 10 bits: that would count as a difference of the format
@@ -205,16 +236,17 @@ def main(argv: list[str] | None = None) -> None:
 
     with native_log.silenced():  # converters and runtimes write to stderr too
         model = backend.load(args.model)
-        logits = model.predict(normalized, batch_size=BATCH_SIZE, verbose=0)
+        inputs = np.concatenate([normalized, resized])
+        logits = model.predict(inputs, batch_size=BATCH_SIZE, verbose=0)
         expected = calibrated.probabilities(logits)
         serving = serving_model(model, preprocessor, calibrated.temperature)
         with atomic_path(args.out) as folder:
             folder.mkdir()
             rows = {
-                name: write(name, folder, serving, preprocessor, pixels, expected)
+                name: write(name, folder, serving, preprocessor, batches, expected)
                 for name in FORMATS
             }
-    write_json(args.metrics, {"images": len(pixels), **rows})
+    write_json(args.metrics, {"images": len(pixels), "enlarged": len(enlarged), **rows})
     for name, row in rows.items():
         for reason in row.get("not_written", ()):
             print(f"export: {name}: not written, {reason}")

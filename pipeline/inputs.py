@@ -68,6 +68,7 @@ PACKAGES = {
         "numpy",
         "onnx",
         "onnxruntime",
+        "pillow",
         "tensorflow",
         "tf2onnx",
     ),

@@ -32,7 +32,7 @@ UNUSED = {
     "train": {"pillow", "scikit-learn"},
     "analyze": {"scikit-learn"},
     "evaluate": {"pillow"},
-    "export": {"pillow", "jax"},
+    "export": {"jax"},
     "model_card": {"numpy", "pillow"},
 }
 # packages that are not imported here, but write or compute for those that are; pi-heif is optional
@@ -94,7 +94,7 @@ def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
 @pytest.mark.parametrize(("package", "stages"), [
     ("matplotlib", {"analyze", "plot"}),
     ("tensorflow", {"features", "train", "evaluate", "export", "analyze"}),
-    ("pillow", {"download", "preprocess", "analyze", "plot", "report"}),
+    ("pillow", {"download", "preprocess", "analyze", "export", "plot", "report"}),
     ("jax", set()),
     ("rich", set()),
 ])  # fmt: skip

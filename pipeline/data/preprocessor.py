@@ -118,9 +118,11 @@ def to_size(image: "Image.Image", size: tuple[int, int], resize: str) -> "Image.
     if resize == "crop":
         return ImageOps.fit(image, size, bilinear)
     if resize == "pad":
-        # not ImageOps.pad, which fails if a side of a narrow image rounds to 0
-        scale = min(side / length for side, length in zip(size, image.size, strict=True))
-        width, height = (max(1, round(length * scale)) for length in image.size)
+        # not ImageOps.pad, which fails if a side of a narrow image rounds to 0. In integers, since
+        # exported models have no double precision and must round in the same way
+        is_wider = image.width * size[1] > image.height * size[0]
+        side, length = (size[0], image.width) if is_wider else (size[1], image.height)
+        width, height = (max(1, (2 * old * side + length) // (2 * length)) for old in image.size)
         canvas = Image.new(image.mode, size)
         corner = ((size[0] - width) // 2, (size[1] - height) // 2)
         canvas.paste(image.resize((width, height), bilinear), corner)

@@ -16,7 +16,8 @@ def write(model: "keras.Model", path: Path, metadata: Mapping[str, Any]) -> None
     """Write a model as LiteRT; equal models give equal bytes.
 
     Args:
-        model: Model from images `(n, h, w, c)` uint8 to a dictionary with `probabilities`.
+        model: Model from images `(n, h, w, c)` uint8, of any n, h and w, to a dictionary with
+            `probabilities`.
         path: File to write.
         metadata: `classes` and more, added as files of a ZIP archive: labels.txt and KEY.json.
     """
@@ -36,5 +37,5 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    run = Interpreter(model_path=str(path)).get_signature_runner()  # accepts any n
+    run = Interpreter(model_path=str(path)).get_signature_runner()  # accepts any n, h and w
     return lambda images: run(images=images)["probabilities"]

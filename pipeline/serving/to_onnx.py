@@ -18,7 +18,8 @@ def write(model: "keras.Model", path: Path, metadata: Mapping[str, Any]) -> None
     CNN were equal and 7 of MobileNetV3-Small, but only 5 of 7 of EfficientNet-B0.
 
     Args:
-        model: Model from images `(n, h, w, c)` uint8 to a dictionary with `probabilities`.
+        model: Model from images `(n, h, w, c)` uint8, of any n, h and w, to a dictionary with
+            `probabilities`.
         path: File to write.
         metadata: Properties to add; values are encoded as JSON.
     """
@@ -28,7 +29,9 @@ def write(model: "keras.Model", path: Path, metadata: Mapping[str, Any]) -> None
     _rename(onnx_model.graph)
     del onnx_model.graph.value_info[:]  # refers to the previous names; runtimes infer it
     for tensor in (*onnx_model.graph.input, *onnx_model.graph.output):
-        tensor.type.tensor_type.shape.dim[0].dim_param = "n"
+        for name, dim in zip("nhwc", tensor.type.tensor_type.shape.dim, strict=False):
+            if not dim.HasField("dim_value"):
+                dim.dim_param = name
     properties = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
     onnx.helper.set_model_props(onnx_model, properties)
     onnx.checker.check_model(onnx_model, full_check=True)
