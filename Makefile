@@ -16,7 +16,7 @@ PARALLEL := -n logical --maxprocesses 4 --dist loadgroup  # each worker loads Te
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help gpu repro photos doctor study test test-slow test-long check format schema bench report demo docs clean-checkpoints
+.PHONY: help gpu repro photos doctor study search test test-slow test-long check format schema bench report demo docs clean-checkpoints
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -58,6 +58,13 @@ study: $(READY)  ## run one study of studies/, such as NAME=padding
 	@# printed here too, for a study that was up to date and did not run
 	@python -c 'import json; print(json.load(open("studies/$(NAME).json"))["sentence"])'
 	@echo "studies/$(NAME).json, studies/$(NAME).png"
+
+search: $(READY)-search  ## try settings of a model: make search MODEL=batchnorm
+	@$(if $(MODEL),,echo "error: MODEL must name a model, as in make search MODEL=batchnorm TRIALS=20" >&2; exit 1)
+	@python -m pipeline params check
+	@# --glob: a model that is not in `compare` has no stage `features`
+	dvc repro --quiet --glob split 'features@$(MODEL)'
+	@python -m pipeline search $(MODEL) $(if $(TRIALS),--trials $(TRIALS)) $(if $(JOBS),--jobs $(JOBS))
 
 report:  ## open the last report in the browser and print its path
 	@test -f plots/report.html || { echo "error: no plots/report.html yet. Run make repro" >&2; exit 1; }

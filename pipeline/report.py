@@ -3,10 +3,10 @@
 Reads   metrics/{comparison,champion,export,split}.json; for each model
         metrics/test/MODEL.json, data/predictions/MODEL/SEED.parquet and plots/analysis/MODEL/…;
         plots/learning_curves.csv, plots/samples.png, data/arrays/…,
-        data/inputs/versions/…, pipeline/reporting/*.jinja
+        data/inputs/versions/…, search/MODEL.json, pipeline/reporting/*.jinja
 Writes  plots/report.html    with pictures, data and scripts inlined
         plots/vega.js        Vega, Vega-Lite and vega-embed, which `dvc plots show` needs too
-Params  all except gate; the report shows them
+Params  all except gate and search; the report shows them
 """
 
 import argparse
@@ -33,7 +33,7 @@ from pipeline.reporting import chart_style, charts, duplicates, label_issues, pa
 TEMPLATES = Path(__file__).with_name("reporting")
 INPUTS = (
     "arrays", "versions", "split", "comparison", "champion", "test", "curves", "predictions",
-    "samples", "analysis", "export", "label-issues", "label-counts",
+    "samples", "analysis", "export", "label-issues", "label-counts", "searches",
 )  # fmt: skip
 
 
@@ -209,9 +209,11 @@ def main(argv: list[str] | None = None) -> None:
     params = load()
 
     page = read_page(args)
+    data = results.source(params.dataset, params.folder)
     page |= {
         "seeds": params.seeds,
-        "source": results.source(params.dataset, params.folder),
+        "source": data,
+        "searches": results.searches(args.searches, params.compare, data),
         "champion_reason": results.champion_reason(
             params.champion, page["models"], page["champion"]
         ),

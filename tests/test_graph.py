@@ -158,7 +158,7 @@ def test_modules_that_do_not_need_keras_do_not_import_it():
     modules = (
         "inputs", "preprocess", "split", "features", "compare", "label_issues", "plot", "report",
         "export", "model_card",
-        "tools.doctor", "tools.gate", "tools.predict", "tools.demo",
+        "tools.doctor", "tools.gate", "tools.predict", "tools.demo", "tools.search",
     )  # fmt: skip
     code = f"""if True:
         import importlib, sys
@@ -330,6 +330,8 @@ def test_a_change_reruns_only_the_stages_that_it_affects(tmp_path):
     assert stale_after("params.yaml", "epochs: 1\n", "epochs: 2\n") == retrained
     assert stale_after("params.yaml", "validation: 0.2", "validation: 0.3") == {"split", "report"}
     assert stale_after("corrections/README.md", "# Corrections", "# Changes") == {"preprocess"}
+    assert stale_after("search/README.md", "# Searches", "# Changes") == {"report"}
+    assert stale_after("params.yaml", "{low: 0.0003", "{low: 0.0002") == set()
     architecture = "pipeline/architectures/plain.py"
     small = trained("small") | of_each("small", "features", "analyze")
     assert stale_after(architecture, "Conv2D(filters, 3", "Conv2D(filters, 5") == small

@@ -59,7 +59,7 @@ ARGUMENTS = (
     "--arrays arrays --versions versions --split split.json --comparison comparison.json "
     "--champion champion.json --test test --curves curves.csv --predictions predictions "
     "--samples samples.png --analysis analysis --export export.json "
-    "--label-issues label_issues --label-counts label_counts.json "
+    "--label-issues label_issues --label-counts label_counts.json --searches search "
     "--report plots/report.html --libraries plots/vega.js"
 ).split()
 
@@ -242,6 +242,15 @@ def write_outputs(top: Path) -> None:
             "grouped": {"groups": 4, "across": {"train_test": 2}},
             "classes": [{"class": c, "train": 3, "validation": 1, "test": 2} for c in CLASSES],
         },
+        "search/batchnorm.json": {
+            "model": "batchnorm",
+            "searches": [
+                {"data": "digits", "trials": 1200},
+                {"data": "digits", "trials": 34},
+                {"data": "cifar10", "trials": 5},
+            ],
+        },
+        "search/tutorial.json": {"searches": [{"data": "digits", "trials": 7}]},
         "versions/plot.json": {"matplotlib": "3.10", "numpy": "2.4"},
         "versions/report.json": {"numpy": "2.4"},
     }
@@ -273,6 +282,7 @@ def write_many(
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text("utf-8"))
     params |= {"compare": names, "seeds": list(range(trainings))}
     params["models"] = {name: {"architecture": "baseline"} for name in names}
+    del params["search"]  # of models that are not among these
     (top / "params.yaml").write_text(yaml.safe_dump(params))
     labels = np.arange(images) % classes
     for split in ("train", "test"):
@@ -415,6 +425,17 @@ def test_the_page_shows_duplicates_and_the_verdict_without_leaked_test_images(bu
     pictures = re.findall(r'<figure><img src="([^"]+)" alt="(\w+):', data)
     assert [split for _, split in pictures] == ["validation", "test"]
     assert pictures[0][0] != pictures[1][0]
+
+
+def test_the_page_says_how_many_trials_of_a_search_preceded_the_verdict(built):
+    header = " ".join((built / "plots/report.html").read_text("utf-8").split())
+    header = header.partition("<header>")[2].partition("</header>")[0]
+    assert header.count("a search trained") == 1
+    assert (
+        "a search trained batchnorm 1,234 times with different settings (search/batchnorm.json). "
+        "It used validation images only: the test accuracy is not affected, but the validation "
+        "accuracy is too high on average."
+    ) in header
 
 
 def test_the_page_says_that_its_split_is_the_first_seeds(built):

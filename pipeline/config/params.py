@@ -12,6 +12,7 @@ from pathlib import Path
 import pydantic
 
 from pipeline.config.schema import Params, Train
+from pipeline.config.search_space import search_space
 from pipeline.config.signature import (
     build_arguments,
     build_settings,
@@ -56,6 +57,7 @@ def _load(path: Path) -> Params:
         partial(_check_folds, params),
         *(partial(check_model, params, name) for name in params.models),
         *(partial(_check_normalization, params, name) for name in params.compare),
+        *(partial(_check_search, params, name) for name in params.search),
     ]
     problems: list[str] = []
     for check in checks:
@@ -154,6 +156,18 @@ def _check_normalization(params: Params, name: str) -> None:
             f"must be {required} for {architecture} (models.{name})",
             params.preprocess.normalize,
         )
+
+
+def _check_search(params: Params, name: str) -> None:
+    """Check what a search tries of a model."""
+    if name not in params.models:
+        near = ", ".join(difflib.get_close_matches(name, params.models, cutoff=0))
+        raise invalid(("search",), f"must contain names from `models:` (nearest: {near})", name)
+    try:
+        check_model(params, name)
+    except PipelineError:
+        return  # reported already
+    search_space(params, name)
 
 
 def _check_path(at: tuple[str, ...], path: str) -> None:

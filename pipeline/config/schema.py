@@ -385,6 +385,44 @@ class Gate(Section):
     """Lowest accepted test accuracy of the champion; null: off"""
 
 
+class Range(Section):
+    """A range of numbers that a search samples."""
+
+    low: float
+    """Smallest value"""
+    high: float
+    """Largest value"""
+    log: bool = False
+    """Sample evenly on a logarithmic scale"""
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> "Range":
+        if self.low >= self.high:
+            raise ValueError(f"must have low < high. Got {self.low:g} and {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"must have low > 0, because of log: true. Got {self.low:g}")
+        return self
+
+
+def _searched(section: type[Section]) -> WithJsonSchema:
+    """Return the JSON Schema of a mapping of settings to the values that a search tries."""
+    return WithJsonSchema({
+        "type": "object",
+        "properties": {
+            name: {"description": field.description} for name, field in section.model_fields.items()
+        },
+        "patternProperties": {"": {"type": ["array", "object"]}},
+    })  # fmt: skip
+
+
+class SearchSpace(Section):
+    # search_space.py checks the keys and values against the settings of the model.
+    build: Annotated[dict[str, Any], _searched(LayerOverrides)] = {}
+    """Settings of the architecture to search: a list of values, or {low, high}"""
+    train: Annotated[dict[str, Any], _searched(Train)] = {}
+    """Training settings to search: a list of values, or {low, high}"""
+
+
 def _distinct(values: list[Any]) -> list[Any]:
     if repeated := [value for value in values if values.count(value) > 1]:
         raise ValueError(f"must not repeat a value. Got {repeated[0]} twice")
@@ -431,6 +469,8 @@ class Params(Section):
     """Pictures that show the inside of the models"""
     gate: Gate
     """Requirements of the gate on the champion"""
+    search: dict[Name, SearchSpace] = {}
+    """Values that `make search` tries, for each model in `models` that has some"""
 
     def pictures_of(self, model: str) -> list[str]:
         """Return the pictures to draw of one model."""

@@ -63,6 +63,23 @@ def verdict(rows: list[dict], champion: str, level: float) -> str:
     return f"{name} is {sentence}."
 
 
+def searches(folder: Path, names: list[str], data: str) -> list[dict]:
+    """Return the models whose settings were searched on a data set, with the number of trials.
+
+    Args:
+        folder: With a file for each model that was searched.
+        names: Models to look for.
+        data: Name of the data set, as `source` returns it.
+    """
+    rows = []
+    for name in names:
+        path = folder / f"{name}.json"
+        entries = read_json(path)["searches"] if path.is_file() else []
+        if trials := sum(entry["trials"] for entry in entries if entry["data"] == data):
+            rows.append({"model": name, "trials": trials})
+    return rows
+
+
 def exports(path: Path) -> list[dict[str, Any]]:
     """Read the result of each export format from metrics/export.json."""
     rows = {name: row for name, row in read_json(path).items() if isinstance(row, dict)}

@@ -58,8 +58,31 @@ def test_long_values_stay_on_one_line():
     assert "\n" not in dump(path)
 
 
-@pytest.mark.parametrize("text", ["a: &x [1]\nb: *x\n", "a: &x {c: 1}\nb:\n  <<: *x\n"])
+@pytest.mark.parametrize("text", ["a: &x [1]\nb: *x\n", "a: &x {c: 1}\nb: *x\n"])
 def test_shared_values_are_refused(text):
     setting = "a" if "[1]" in text else "a.c"
     with pytest.raises(PipelineError, match=f"^{setting}: cannot be changed by a program, because"):
         edited(text, {setting: 2})
+
+
+def test_a_section_that_takes_a_changed_value_is_given_its_old_one():
+    text = "a: &x {c: 1}\nb: &y\n  <<: *x\n  d: 2\nz:\n  <<: *y\n"
+    assert edited(text, {"a.c": 3}) == text.replace("c: 1", "c: 3").replace("d: 2", "d: 2\n  c: 1")
+
+
+def test_settings_that_are_not_in_the_file_are_added_to_their_section():
+    text = (
+        "m:\n  one:\n    build: {x: 1}   # flow\n    none:\n  # of two\n  two: {build: {}}\nlast: 1"
+    )
+    changes = {
+        "m.one.build.y": 0.5,
+        "m.one.train.a.b": 2,
+        "m.two.train.c": None,
+        "m.two.build.d": 1,
+    }
+    assert edited(text, changes) == (
+        "m:\n  one:\n    build: {x: 1, y: 0.5}   # flow\n    none:\n    train: {a: {b: 2}}\n"
+        "  # of two\n  two: {build: {d: 1}, train: {c: null}}\nlast: 1"
+    )
+    assert edited(text, {"m.one.none.e": 1}) == text.replace("none:", "none: {e: 1}")
+    assert edited(text, {"new": "x"}) == f"{text}\nnew: x"
