@@ -26,6 +26,7 @@ def write(model: "keras.Model", path: Path, metadata: Mapping[str, Any]) -> None
     import onnx
 
     onnx_model = _convert(model)
+    _sort_nodes(onnx_model.graph)
     _rename(onnx_model.graph)
     del onnx_model.graph.value_info[:]  # refers to the previous names; runtimes infer it
     for tensor in (*onnx_model.graph.input, *onnx_model.graph.output):
@@ -94,6 +95,22 @@ class _Erfc:
         erf = graph.make_node("Erf", node.input, **types)
         one = graph.make_const(f"{node.name}_one", np.ones((), np.float32))
         graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=[output], **types)
+
+
+def _sort_nodes(graph: Any) -> None:
+    """Sort the nodes depth-first from the outputs; tf2onnx writes branches in random order."""
+    producers = {name: node for node in graph.node for name in node.output}
+    order: dict[str, int] = {}  # of the first output of each node
+    stack = [tensor.name for tensor in graph.output]
+    while stack:
+        node = producers[stack[-1]]
+        inputs = [producers[name].output[0] for name in node.input if name in producers]
+        if missing := [name for name in inputs if name not in order]:
+            stack.append(missing[0])
+        else:
+            order.setdefault(node.output[0], len(order))
+            stack.pop()
+    graph.node.sort(key=lambda node: order[node.output[0]])
 
 
 def _rename(graph: Any) -> None:
