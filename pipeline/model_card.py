@@ -6,7 +6,8 @@ Reads   models/champion.keras, models/export/…; data/arrays/{train,test}/SHA25
 Writes  models/champion/README.md        model card in the format of Hugging Face
         models/champion/champion.*       copies of the model and of its exports
         models/champion/classes.txt      a class name on each line, in the order of the outputs
-        models/champion/SHA256SUMS       checksums of these files, as sha256sum writes them
+        models/champion/SHA256SUMS       checksums of all but the card, which you may edit, as
+                                         sha256sum writes them
 Params  champion, dataset, folder, models, train
 """
 
@@ -182,8 +183,8 @@ def main(argv: list[str] | None = None) -> None:
             shutil.copyfile(path, folder / path.name)
         classes = "".join(f"{one_line(name)}\n" for name in preprocessor.classes)
         (folder / "classes.txt").write_text(classes, "utf-8", newline="\n")
-        (folder / "README.md").write_text(render(page), "utf-8", newline="\n")
         write_sums(folder)
+        (folder / "README.md").write_text(render(page), "utf-8", newline="\n")
         count = len(list(folder.iterdir()))
     print(f"model_card: {name}: {counted(count, 'file')} -> {args.out}")
 
