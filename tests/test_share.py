@@ -184,7 +184,7 @@ def test_a_registered_champion_is_the_file_that_was_evaluated(first, folder_remo
     assert accuracy.metric_value == pytest.approx(training["accuracy"], abs=1e-6)
 
     # the example in the card runs
-    (published / "IMAGE").write_bytes(png(np.zeros((8, 8), np.uint8)))
+    (published / "photo.jpg").write_bytes(png(np.zeros((20, 30), np.uint8)))
     (example,) = re.findall(r"```python\n(.*?)```", card.text, re.S)
     predicted, probability = first.run(sys.executable, "-c", example, folder=published).split()
     assert predicted in set("0123456789")
