@@ -1,10 +1,30 @@
-"""Files at the front door: editors and CI."""
+"""Files at the front door: the version of the project, editors, and CI."""
 
 import json
+import tomllib
 
 import yaml
 
 from tests.conftest import REPOSITORY
+
+
+def test_citation_changelog_and_lock_have_the_version_of_the_project():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text("utf-8"))
+    # the keys that version 1.2.0 of the format requires
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["cff-version"] == "1.2.0"
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    assert (citation["title"], citation["version"]) == (project["name"], project["version"])
+    assert (citation["license"], citation["abstract"]) == (
+        project["license"], project["description"]
+    )  # fmt: skip
+    (author,) = citation["authors"]
+    assert f"(c) 2026 {author['name']}" in (REPOSITORY / "LICENSE").read_text("utf-8")
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text("utf-8")
+    assert f"\n## {citation['version']} - {citation['date-released']}\n" in changelog
+    locked = tomllib.loads((REPOSITORY / "uv.lock").read_text("utf-8"))["package"]
+    versions = [package["version"] for package in locked if package["name"] == project["name"]]
+    assert versions == [project["version"]]
 
 
 def test_the_editor_recommends_extensions_by_their_full_names():
