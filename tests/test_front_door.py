@@ -30,7 +30,7 @@ def test_citation_changelog_and_lock_have_the_version_of_the_project():
 def test_the_editor_recommends_extensions_by_their_full_names():
     extensions = json.loads((REPOSITORY / ".vscode/extensions.json").read_text("utf-8"))
     assert {name.count(".") for name in extensions["recommendations"]} == {1}
-    assert "iterative.dvc" in extensions["recommendations"]
+    assert "lakefs.lakefs-dvc" in extensions["recommendations"]
 
 
 def test_ci_runs_the_default_on_three_systems_with_the_uv_of_the_makefile():
