@@ -47,7 +47,9 @@ def test_if_dvc_fails_its_status_is_returned_without_a_summary(start):
 
 
 def test_after_ctrl_c_it_waits_until_dvc_has_ended(start, project):
-    process = start("trap 'kill $!; sleep 0.6; touch ended; exit 4' INT; touch started; sleep 30 & wait")
+    process = start(
+        "trap 'kill $!; sleep 0.6; touch ended; exit 4' INT; touch started; sleep 30 & wait"
+    )
     while not (project / "started").exists():
         assert process.poll() is None
         time.sleep(0.02)
