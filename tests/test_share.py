@@ -152,7 +152,8 @@ def test_a_second_clone_pulls_what_the_first_pushed_and_runs_nothing(
 
 
 def test_a_registered_champion_is_the_file_that_was_evaluated(first, folder_remote, tmp_path):
-    first.run("dvc", "remote", "add", "-f", "-d", "share", folder_remote.url)
+    # a name of its own: a remote over SSH keeps its key file in the clone's configuration
+    first.run("dvc", "remote", "add", "-d", "registry", folder_remote.url)
     first.commit("remote of a registry")
     first.run("dvc", "push")
     first.run("gto", "register", "champion", "--version", "v1.0.0")
