@@ -1,6 +1,7 @@
 """Read an architecture's settings from its file without importing it."""
 
 import ast
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +17,26 @@ from pipeline.core.errors import PipelineError
 ARCHITECTURES = Path(__file__).parents[1] / "architectures"
 
 
+class BuildSettings(LayerOverrides):
+    """Base of the schemas of `build:`, which have no docstrings that Pydantic would look for."""
+
+    model_config = pydantic.ConfigDict(use_attribute_docstrings=False)  # slow: walks the stack
+
+
 def build_settings(architecture: str, at: tuple[str, ...] = ()) -> type[BaseModel]:
     """Return the schema of `build:`: layer overrides and the arguments of the function `build`.
 
     Only the function's signature is evaluated. Importing the file would import Keras and
     TensorFlow in stages that need neither. `from_model` is set next to `build:`, not in it.
     """
-    fields = build_arguments(architecture, at)
+    return _build_settings(architecture, _source(architecture, at))
+
+
+@functools.cache
+def _build_settings(architecture: str, source: str) -> type[BaseModel]:
+    fields = {**_build_arguments(architecture, source)}
     fields.pop("from_model", None)
-    return pydantic.create_model(architecture, __base__=LayerOverrides, **fields)
+    return pydantic.create_model(architecture, __base__=BuildSettings, **fields)
 
 
 def split_build(model: Model) -> tuple[dict[str, Any], LayerOverrides]:
@@ -57,7 +69,11 @@ def weights_package(model: Model) -> str | None:
 
 def build_arguments(architecture: str, at: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the type and default of each keyword-only argument of `build`; `...`: no default."""
-    source = _source(architecture, at)
+    return _build_arguments(architecture, _source(architecture, at))
+
+
+@functools.cache
+def _build_arguments(architecture: str, source: str) -> dict[str, Any]:
     names = {**vars(annotated_types), "Annotated": Annotated, "Literal": Literal}
     arguments: dict[str, Any] = {}
     try:
