@@ -33,6 +33,8 @@ ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 os.environ["MPLBACKEND"] = "agg"  # a notebook sets one that is not installed here
 for variable in ("MAKEFLAGS", "MAKELEVEL"):  # of `make test`, for the make that a test runs
     os.environ.pop(variable, None)
+# importing JAX would set it to 1, and processes that tests start would print log lines
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the stages do, before Keras is imported
 if "TFDS_DATA_DIR" in os.environ:  # stages run in folders of their own
     os.environ["TFDS_DATA_DIR"] = str(Path(os.environ["TFDS_DATA_DIR"]).resolve())
@@ -147,8 +149,7 @@ def stage(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             timeout=120,
-            # importing JAX sets TF_CPP_MIN_LOG_LEVEL in this process
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPOSITORY), **env},
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), **env},
         )
 
     return run

@@ -103,7 +103,7 @@ def start(folder: Path, count: int, module: str, *argv: str) -> list[subprocess.
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]  # free once the server is closed
     common = {
-        "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": str(REPOSITORY),
         "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
         "KERAS_DISTRIBUTION_NUM_PROCESSES": str(count),
     }  # fmt: skip

@@ -200,7 +200,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # a proxy that does not exist: the demo needs no other host
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
     env = {**os.environ, **proxies, "PYTHONPATH": str(REPOSITORY)}
-    env |= {"BROWSER": "true", "TF_CPP_MIN_LOG_LEVEL": "3", "TMPDIR": str(top / "temporary")}
+    env |= {"BROWSER": "true", "TMPDIR": str(top / "temporary")}
     with (
         (top / "log.txt").open("w") as log,
         subprocess.Popen(

@@ -300,7 +300,7 @@ def test_a_stage_that_is_interrupted_says_how_to_continue(prepared, stage, edit)
     edit("epochs: 2", "epochs: 60")
     stage("pipeline.train", *arguments("baseline", "uninterrupted"))
     argv = [sys.executable, "-m", "pipeline.train", *arguments("baseline", "out")]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     for signum, line in ((signal.SIGINT, "epoch 3/"), (signal.SIGTERM, "epoch ")):
         process = subprocess.Popen(
             argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env

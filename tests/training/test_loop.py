@@ -108,7 +108,7 @@ def frames(learning_rate: float) -> list[str]:
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     argv = [sys.executable, "-c", ON_A_TERMINAL, str(learning_rate)]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen(argv, stdout=follower, stderr=follower, env=env):
         os.close(follower)
         output = b""
