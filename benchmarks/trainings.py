@@ -35,23 +35,24 @@ from pipeline.core.files import read_json
 from pipeline.stats import correctness
 from pipeline.stats.crossed import compare_all, mean_interval
 
-# Settings of the published study that differ from params.yaml, whose defaults suit digits.
+# Settings of the published studies that differ from params.yaml: of the model, or a section of all.
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10": {
-        "batchnorm": {"build": {"batch_norm_momentum": 0.99}, "train": {"batch_size": 128}}
+        "batchnorm": {"build": {"batch_norm_momentum": 0.99}, "train": {"batch_size": 128}},
+        "airnet_12": {"split": {"validation": 0}},  # trains on all 50,000 images
     },
 }
 DATA = (
     "pipeline.download --raw data/raw",
     "pipeline.preprocess --raw data/raw --arrays data/arrays",
 )
-SPLIT = "pipeline.split --arrays data/arrays --split data/split --metrics split.json"
+SPLIT = "pipeline.split --arrays data/arrays --split {split} --metrics split.json"
 TRAIN = (
-    "pipeline.train {model} {seed} --arrays data/arrays --split data/split/{seed}.npz "
+    "pipeline.train {model} {seed} --arrays data/arrays --split {split}/{seed}.npz "
     "--out models/{model}/{seed}.keras --history history.csv --metrics train.json --run run.json"
 )
 EVALUATE = (
-    "pipeline.evaluate {model} --models models/{model} --arrays data/arrays --split data/split "
+    "pipeline.evaluate {model} --models models/{model} --arrays data/arrays --split {split} "
     "--metrics test.json --predictions predictions --confusion confusion.csv"
 )
 # test-time augmentation with --mirror, from `evaluate` of params.yaml
@@ -86,8 +87,14 @@ def settings(dataset: str, model: str) -> dict[str, Any]:
         raise PipelineError(f"--models: must be of {', '.join(params['models'])}. Got {model}")
     config = params["models"][model]
     for section, changes in SETTINGS.get(dataset, {}).get(model, {}).items():
-        config[section] = {**(config.get(section) or {}), **changes}
+        target = config if section in ("build", "train") else params
+        target[section] = {**(target.get(section) or {}), **changes}
     return params | {"dataset": dataset, "compare": [model], "champion": "auto"}
+
+
+def split_folder(params: dict[str, Any]) -> str:
+    """Return the folder with the splits of these settings."""
+    return f"data/split_{params['split']['validation']}"
 
 
 def prepare(folder: Path, params: dict[str, Any], seeds: list[int]) -> None:
@@ -96,8 +103,9 @@ def prepare(folder: Path, params: dict[str, Any], seeds: list[int]) -> None:
     if not (folder / "data/arrays/info.json").exists():
         for stage in DATA:
             process(python("-m", *stage.split()), folder)
-    if not all((folder / f"data/split/{seed}.npz").exists() for seed in seeds):
-        process(python("-m", *SPLIT.split()), folder)
+    split = split_folder(params)
+    if not all((folder / split / f"{seed}.npz").exists() for seed in seeds):
+        process(python("-m", *SPLIT.format(split=split).split()), folder)
 
 
 def write_params(folder: Path, params: dict[str, Any], seeds: list[int]) -> None:
@@ -111,7 +119,8 @@ def train(
     """Train and evaluate a model with one seed, and return what to record."""
 
     def run_stage(stage: str) -> None:
-        process(python("-m", *stage.format(model=model, seed=seed).split()), folder)
+        names = {"model": model, "seed": seed, "split": split_folder(params)}
+        process(python("-m", *stage.format(**names).split()), folder)
 
     write_params(folder, params, [seed])
     run_stage(TRAIN)
@@ -126,7 +135,7 @@ def train(
         **read_json(folder / "run.json"),
         "epochs": trained["epochs"],
         "parameters": trained["parameters"],
-        "val_accuracy": trained[trained["kept"]].get("val_accuracy"),
+        "val_accuracy": trained[trained["kept"]].get("val_accuracy"),  # null: no validation images
         "accuracy": test["accuracy"],
         **mirrored,
         "correct": test["correct"],
@@ -156,8 +165,8 @@ def record(
     params = {model: settings(dataset, model) for model in models}
     for values in params.values():
         values["threads"] = threads or values["threads"]
+        prepare(folder, values, seeds)
     device = describe()["machine"]["device"]
-    prepare(folder, params[models[0]], seeds)
     for seed in seeds:  # the outer loop, so that a slowdown of the machine affects all models
         for model, values in params.items():
             used = [values["models"][model]]
