@@ -12,24 +12,7 @@ from tensorflow.python.framework import config
 
 from pipeline.core.errors import PipelineError
 from pipeline.runtime import acceleration, backend
-
-IMAGES = np.random.default_rng(0).normal(3, 2, (16, 4, 4, 3)).astype(np.float32)
-LABELS = np.arange(16) % 2
-
-
-def small_model() -> keras.Model:
-    """Return a model with batch normalization after a convolution and after a dense layer."""
-    inputs = keras.Input((4, 4, 3))
-    x = layers.BatchNormalization(momentum=0.9)(layers.Conv2D(4, 3, activation="relu")(inputs))
-    x = layers.BatchNormalization()(layers.Dense(5)(layers.Flatten()(x)))
-    return keras.Model(inputs, layers.Dense(2)(x))
-
-
-def train(model: keras.Model, steps: int = 3) -> list[np.ndarray]:
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    for _ in range(steps):
-        model.train_on_batch(IMAGES, LABELS)
-    return model.get_weights()
+from tests.runtime.test_acceleration import IMAGES, small_model, train
 
 
 def test_deterministic_kernels_are_enabled():
