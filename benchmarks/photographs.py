@@ -48,27 +48,20 @@ PREPROCESS = python("-m", "pipeline.preprocess", "--raw", "data/raw", "--arrays"
 def variants(plan: Plan) -> dict[str, Variant]:
     """Write the photographs, and return each way to read them."""
     count = QUICK_COUNT if plan.quick else COUNT
-    photographs = plan.folder / "photographs"
+    photographs, folder = plan.folder / "photographs", plan.folder / "project"
     write(photographs, count)
-    folders = {dtype: plan.folder / dtype for dtype in ("float32", "uint8")}
-    for dtype, folder in folders.items():
-        folder.mkdir()
-        params = yaml_reader.parse((REPOSITORY / "params.yaml").read_text("utf-8"))
-        preprocess = params["preprocess"] | {"image_size": [SIDE, SIDE], "dtype": dtype}
-        params |= {"dataset": "folder", "folder": str(photographs), "preprocess": preprocess}
-        (folder / "params.yaml").write_text(yaml.safe_dump(params), "utf-8")
-        process(DOWNLOAD, folder)
+    folder.mkdir()
+    params = yaml_reader.parse((REPOSITORY / "params.yaml").read_text("utf-8"))
+    preprocess = params["preprocess"] | {"image_size": [SIDE, SIDE], "dtype": "uint8"}
+    params |= {"dataset": "folder", "folder": str(photographs), "preprocess": preprocess}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), "utf-8")
+    process(DOWNLOAD, folder)
 
-    def stages(dtype: str, *commands: list[str]) -> Command:
-        def remove() -> None:  # as DVC does before a stage runs
-            shutil.rmtree(folders[dtype] / "data/arrays", ignore_errors=True)
-
-        return Command(folders[dtype], *commands, before=remove)
+    def remove() -> None:  # as DVC does before a stage runs
+        shutil.rmtree(folder / "data/arrays", ignore_errors=True)
 
     named: dict[str, Variant] = {
-        OURS: stages("uint8", PREPROCESS),
-        "itself with dtype: float32": stages("float32", PREPROCESS),
-        "itself with download before it": stages("uint8", DOWNLOAD, PREPROCESS),
+        OURS: Command(folder, PREPROCESS, before=remove),
         "Keras's image_dataset_from_directory": Worker(keras, photographs, count),
     }
     if find_spec("torch"):
