@@ -89,6 +89,7 @@ def test_the_text_has_data_results_calibration_and_limits(inputs):
     assert "| batchnorm | 9,000 | 3 | 83.0 % ± 1.2 | 73.0 % to 93.0 % | +33.0 " in text
     assert "the training with seed 0,\nwhich classifies 83.3 % correctly; all 3 trainings: " in text
     assert "the temperature 1.5, which" in text
+    assert "divided by the temperature 1.5 before softmax.\n" in text
     assert "from 0.600 to\n0.450, and the calibration error (15 bins) from 20.0 % to 10.0 %" in text
     assert "- 1 test image has a duplicate in training or validation, exact or near.\n" in text
     assert "Without it, the accuracy is 40.0 % (baseline), 60.0 % (batchnorm)." in text
@@ -111,6 +112,7 @@ def test_without_validation_images_there_is_no_temperature(inputs):
     text = read(inputs)
     assert "| train | 8 |\n| test | 6 |\n\nThere are no validation images.\n" in text
     assert "without a temperature, since" in text
+    assert text.endswith("It returns\nlogits.\n")
     assert "validation: `" not in text
 
 

@@ -49,9 +49,9 @@ def main(argv: list[str] | None = None) -> None:
     ]
     if names := changed_since_commit():
         lines.append(
-            f"Changed since the last commit: {', '.join(names)}. This is expected: they record "
-            "this run, and results differ slightly between types of processor. Commit them to keep "
-            f"them, or restore the committed versions with `git restore {' '.join(names)}`."
+            f"Changed since the last commit: {', '.join(names)}. This is expected: each run is "
+            "recorded there, and results differ slightly between types of processor. Commit the "
+            f"changes to keep them, or undo them with `git restore {' '.join(names)}`."
         )
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNBOUNDED
     print()

@@ -28,9 +28,9 @@ stages:
 """
 VERDICT = "b is better than a by 20.0 points."
 EXPECTED = (
-    "This is expected: they record this run, and results differ slightly between types of "
-    "processor. Commit them to keep them, or restore the committed versions with `git restore "
-    "dvc.lock metrics data/inputs`."
+    "This is expected: each run is recorded there, and results differ slightly between types of "
+    "processor. Commit the changes to keep them, or undo them with `git restore dvc.lock metrics "
+    "data/inputs`."
 )
 
 
