@@ -16,7 +16,7 @@ PARALLEL := -n logical --maxprocesses 4 --dist loadgroup  # each worker loads Te
 STUDIES := $(filter-out dvc,$(patsubst studies/%.yaml,%,$(wildcard studies/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help gpu repro photos doctor study search test test-slow test-long check format schema bench report demo docs clean-checkpoints
+.PHONY: help gpu repro folder photos doctor study model search test test-slow test-long check format schema bench report demo docs clean-checkpoints
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | \
@@ -42,8 +42,10 @@ gpu:  # before its libraries are downloaded, 3 GB
 repro: $(if $(CUDA),gpu $(READY)-$(CUDA)) $(READY)  ## run changed stages; JOBS=1: one by one; GPU=1: on GPUs
 	$(strip python -m pipeline repro $(JOBS))
 
-photos: $(READY)-pretrained  ## set up and run for photographs in FOLDER=~/pictures
+folder:  # before anything is installed
 	@$(if $(FOLDER),,echo "error: FOLDER must name a folder, as in make photos FOLDER=~/pictures" >&2; exit 1)
+
+photos: folder $(READY)-pretrained  ## set up and run for photographs in FOLDER=~/pictures
 	@python -m pipeline photos "$(FOLDER)" $(if $(YES),--yes)
 	@$(MAKE) --no-print-directory repro
 
@@ -59,8 +61,10 @@ study: $(READY)  ## run one study of studies/, such as NAME=padding
 	@python -c 'import json; print(json.load(open("studies/$(NAME).json"))["sentence"])'
 	@echo "studies/$(NAME).json, studies/$(NAME).png"
 
-search: $(READY)-search  ## try settings of a model: make search MODEL=batchnorm
+model:  # before anything is installed
 	@$(if $(MODEL),,echo "error: MODEL must name a model, as in make search MODEL=batchnorm TRIALS=20" >&2; exit 1)
+
+search: model $(READY)-search  ## try settings of a model: make search MODEL=batchnorm
 	@python -m pipeline params check
 	@# --glob: a model that is not in `compare` has no stage `features`
 	dvc repro --quiet --glob split 'features@$(MODEL)'

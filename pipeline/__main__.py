@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.core.errors import run
 
 TOOLS = Path(__file__).parent / "tools"
-FIRST_LINE = re.compile(r'"""\w+: (.+?)"*\n')
+FIRST_LINE = re.compile(r'"""[\w ]+: (.+?)"*\n')
 
 
 def commands() -> dict[str, str]:

@@ -24,6 +24,16 @@ def test_each_command_is_listed_on_one_line():
     assert all(len(f"  {name:<13}{text}") <= 80 for name, text in listing.items())
 
 
+def test_every_command_in_documentation_makefile_and_ci_exists():
+    files = [
+        *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "Makefile")),
+        *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / ".github/workflows").glob("*.yml"),
+    ]  # fmt: skip
+    text = "".join(path.read_text("utf-8") for path in files)
+    named = set(re.findall(r"python -m pipeline ([a-z_]+)", text))
+    assert {"predict", "pull_request", "repro"} <= named <= set(commands())
+
+
 def test_make_help_fits_in_a_terminal():
     done = subprocess.run(["make", "help"], cwd=REPOSITORY, capture_output=True, text=True)
     lines = done.stdout.splitlines()

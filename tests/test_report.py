@@ -403,7 +403,7 @@ def test_the_page_shows_labels_that_are_probably_wrong_and_how_many_were_examine
         "folds examines all.",
         "label <b>&lt;script&gt;alert(1)&lt;/script&gt;</b><br>suggested <b>NA</b>",
         '2 of 3 trainings agree<br><span title="train/1.png">train/<wbr>1.png</span>',
-        "0 of the 6 test images. If only",
+        "0 of the 6 test images. If you correct only",
     ):
         assert expected in labels
     assert labels.count("<li>") == 1
