@@ -198,7 +198,7 @@ def _subfolders(folder: Path) -> list[Path]:
     """List the folders in a folder, without hidden and system folders."""
     if not folder.is_dir():
         raise PipelineError(
-            f"{folder}: no such folder. Put images in {folder}/<class>/, or change `folder:`"
+            f"{folder}: no such folder. Put images in {folder}/<class>/, or name another folder"
         )
     return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_system_file(p.name))
 
