@@ -132,6 +132,8 @@ class Train(Section):
     """Nesterov momentum, for sgd"""
     weight_decay: NotNegative | None
     """Decoupled weight decay of kernels; null: the optimizer's default"""
+    muon_learning_rate: Positive | None
+    """Learning rate of convolutions with Muon, at the peak of the schedule; null: off"""
     batch_norm_beta_learning_rate: Positive
     """Factor on the learning rate of batch normalization's shift (beta)"""
     lookahead: Annotated[int, Field(ge=1)] | None
@@ -188,6 +190,10 @@ class Train(Section):
             )
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
             raise ValueError("has nesterov, which needs sgd with a momentum: set it to false")
+        if self.muon_learning_rate and not (self.optimizer == "sgd" and self.momentum):
+            raise ValueError(
+                "has muon_learning_rate, which needs sgd with a momentum: set it to null"
+            )
         if self.whiten_bias_epochs and not self.whiten:
             raise ValueError("has whiten_bias_epochs, which needs whiten: set it to 0")
         if self.warmup_epochs and self.schedule in ("one_cycle", "triangular"):

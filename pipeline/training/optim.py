@@ -26,7 +26,7 @@ TRIANGULAR_END = 0.07
 def optimizer(
     settings: Train, steps_per_epoch: int, whitening_bias: keras.Variable | None = None
 ) -> keras.Optimizer:
-    """Return the optimizer, with its schedule, momentum, weight decay, lookahead and clipping.
+    """Return the optimizer, with its schedule and all other settings.
 
     Args:
         settings: Section `train` of params.yaml.
@@ -47,10 +47,12 @@ def optimizer(
         config[keys[settings.gradient_clip]] = settings.gradient_clip_at
     optimizer_class = type(keras.optimizers.get(settings.optimizer))
     factor, lookahead = settings.batch_norm_beta_learning_rate, settings.lookahead
-    if factor != 1 or lookahead or whitening_bias is not None:
+    muon = settings.muon_learning_rate
+    if factor != 1 or lookahead or muon or whitening_bias is not None:
         optimizer_class = extended(optimizer_class)
         steps = settings.epochs * steps_per_epoch
         config |= {"beta_factor": factor, "lookahead": lookahead, "steps": steps}
+        config["muon_factor"] = muon and muon / settings.learning_rate
         if whitening_bias is not None:
             config["frozen_from"] = {
                 whitening_bias.path: settings.whiten_bias_epochs * steps_per_epoch

@@ -98,6 +98,8 @@ INVALID = [
     ("whiten_bias_epochs: 0", "whiten_bias_epochs: 3",
      r"train has whiten_bias_epochs, which needs whiten: set it to 0"),
     ("lookahead:", "lookahead: 0", r"lookahead must be greater than or equal to 1\. Got 0"),
+    ("muon_learning_rate:", "muon_learning_rate: 0.2",
+     "has muon_learning_rate, which needs sgd with a momentum: set it to null"),
     ("shift: 0\n", "shift: -1\n", r"evaluate\.shift must be greater than or equal to 0\. Got -1"),
     ("whiten: false", "whiten: 3", r"train\.whiten must be a valid boolean"),
     ("crop_fill: zeros", "crop_fill: edge", r"crop_fill must be 'zeros' or 'reflect'\. Got 'edge'"),

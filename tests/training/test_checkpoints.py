@@ -187,7 +187,7 @@ TRAININGS = [  # together with all kinds of state
     pytest.param(
         "airnet", {"widths": [4, 4]},
         {"epochs": 4, "optimizer": "sgd", "momentum": 0.9, "schedule": "triangular", "whiten": True,
-         "whiten_bias_epochs": 2, "lookahead": 3,
+         "whiten_bias_epochs": 2, "lookahead": 3, "muon_learning_rate": 0.1,
          "augment": PLAIN | {"flip": "alternating"}},
         marks=pytest.mark.long,
     ),

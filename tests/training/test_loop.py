@@ -342,8 +342,8 @@ def test_augmentation_changes_training_images_only_and_is_not_saved():
         "airnet", {"widths": [8, 8]},
         {"augment": {**PLAIN, "flip": "alternating", "crop": 1, "crop_fill": "reflect"},
          "whiten": True, "whiten_bias_epochs": 1, "ema_momentum": 0.9, "lookahead": 2,
-         "batch_norm_beta_learning_rate": 4.0, "schedule": "triangular",
-         "optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+         "batch_norm_beta_learning_rate": 4.0, "muon_learning_rate": 0.1,
+         "schedule": "triangular", "optimizer": "sgd", "momentum": 0.9, "nesterov": True},
         marks=pytest.mark.slow,
     ),
 ])  # fmt: skip
@@ -436,7 +436,7 @@ subset = Subset(images, np.arange(16) % 2, np.arange(16))
 model = building.build(Model(architecture="airnet", build={"widths": [4, 4]}), (9, 9, 3), 2, 0)
 overridden = settings(
     whiten=True, whiten_bias_epochs=1, ema_momentum=0.9, schedule="triangular", lookahead=2,
-    batch_norm_beta_learning_rate=4.0,
+    batch_norm_beta_learning_rate=4.0, optimizer="sgd", momentum=0.9, muon_learning_rate=0.1,
     augment={**PLAIN, "flip": "alternating", "crop": 1, "crop_fill": "reflect"},
 )
 history = loop.fit(model, subset, subset, overridden, ["a", "b"], seed=0, verbose=False).rows

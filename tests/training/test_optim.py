@@ -12,6 +12,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.training import optim
 from pipeline.training.augmentation import mirror
+from pipeline.training.extended_optimizer import orthogonalize
 from tests.conftest import PLAIN, settings
 
 CLASSES = ["dark", "bright"]
@@ -66,6 +67,40 @@ def test_the_shift_of_batch_normalization_can_have_a_learning_rate_of_its_own():
     assert weight_after([0.25], "beta", batch_norm_beta_learning_rate=4.0) == [0.5]
     assert weight_after([0.25], "kernel", batch_norm_beta_learning_rate=4.0) == [0.875]
     assert weight_after([0.25], "beta") == [0.875]
+
+
+def test_muon_makes_the_updates_of_convolutions_orthogonal():
+    optimizer = optim.optimizer(
+        settings(optimizer="sgd", learning_rate=2.0, momentum=0.5, muon_learning_rate=0.1), 1
+    )
+    rotated = np.array([[0.6, -0.8], [0.8, 0.6]], np.float32)
+    kernel = keras.Variable(3 * np.eye(2, dtype=np.float32).reshape(1, 1, 2, 2))
+    dense = keras.Variable(np.ones((2, 2), np.float32))
+    gradient = rotated @ np.diag(
+        np.float32([3, 4])
+    )  # singular values 0.6 and 0.8 after division by 5
+    for _ in range(2):  # the velocity grows, but its direction does not change
+        before = kernel.numpy()[0, 0]
+        gradients = [gradient.reshape(1, 1, 2, 2), np.ones((2, 2), np.float32)]
+        optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], [kernel, dense])
+    values = np.array([0.6, 0.8])
+    for _ in range(3):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    assert (np.abs(values - 1) < 0.35).all()
+    # first scaled to the norm of the 2×2 identity
+    scaled = before * np.sqrt(2) / np.linalg.norm(before)
+    expected = scaled - 0.1 * rotated @ np.diag(values)
+    assert kernel.numpy()[0, 0] == pytest.approx(expected, abs=1e-5)
+    # sgd: 1 - 2, then - 2 * 1.5
+    assert dense.numpy() == pytest.approx(-4.0)
+
+
+@pytest.mark.parametrize("shape", [(40, 7), (7, 40)])
+def test_orthogonal_matrices_have_singular_values_of_about_one(shape):
+    matrix = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    values = np.linalg.svd(orthogonalize(matrix), compute_uv=False)
+    assert values.shape == (7,)
+    assert (np.abs(values - 1) < 0.35).all()
 
 
 def test_lookahead_averages_the_weights_every_other_step_and_at_the_last_one():
