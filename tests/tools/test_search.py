@@ -1,11 +1,16 @@
 """Search: trials that continue after a kill, their results, and the change that is proposed."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +35,7 @@ from pipeline.tools.search_study import (
     run_trials,
     settings_of,
 )
-from pipeline.tools.search_workers import Result
+from pipeline.tools.search_workers import Epoch, Result
 from tests.conftest import REPOSITORY, task, write_arrays
 from tests.core.test_console import cells
 
@@ -126,6 +131,47 @@ def test_settings_that_cannot_be_trained_count_as_trials(tmp_path):
     assert search_results.counts(found) == {"trials": 3, "ended_early": 0, "failed": 3}
     with pytest.raises(PipelineError, match=r"search\.x: at least one .*momentum$"):
         search_results.show(found)
+
+
+class ScriptedWorker:
+    """Stands in for a process that trains: reports given accuracies, one per epoch."""
+
+    def __init__(self, curves: Iterator[list[float]]):
+        self.connection, other = multiprocessing.Pipe()
+        self.process = None
+        threading.Thread(target=self.work, args=(other, curves), daemon=True).start()
+
+    def start(self, params: Any) -> None:
+        self.connection.send(params)
+
+    def stop(self) -> None:
+        self.connection.close()
+
+    def work(self, connection: Connection, curves: Iterator[list[float]]) -> None:
+        with suppress(EOFError):
+            while connection.recv():
+                result = Result(None)
+                for number, value in enumerate(accuracies := next(curves), 1):
+                    connection.send(Epoch(number, value))
+                    if not connection.recv():
+                        break
+                else:
+                    result = Result(accuracies[-1])
+                connection.send(result)
+
+
+def test_a_trial_below_the_median_is_ended_after_the_warm_up(tmp_path):
+    study = open_study(tmp_path / "model.log", {}, warm_up=2)
+    curves = iter([*[[0.5, 0.6, 0.7]] * 5, [0.1, 0.2, 0.9], [0.1, 0.8, 0.9]])
+    settings: Any = dict  # stands in for the params of a trial
+    worker: Any = ScriptedWorker
+    run_trials(study, SPACE, 7, settings, lambda: worker(curves), 1, lambda *_: None)
+    *first, ended, last = study.get_trials()
+    assert {trial.state for trial in [*first, last]} == {TrialState.COMPLETE}
+    # not in the first epoch, nor in the third
+    assert (ended.state, ended.intermediate_values) == (TrialState.PRUNED, {1: 0.1, 2: 0.2})
+    found = Search("x", study, SPACE, {}, "digits", 0, 288)
+    assert search_results.counts(found) == {"trials": 7, "ended_early": 1, "failed": 0}
 
 
 def test_what_has_been_searched_does_not_change_the_search(project, edit):
