@@ -18,6 +18,8 @@ Writes  data/inputs/versions/STAGE.json    locked versions of the packages that 
                                            not computed in advance
         data/inputs/pictures/MODEL.json    what analyze draws of a model; an empty list: nothing
         data/trainings.json                the seeds of each model
+        plots/vega.js                      Vega, Vega-Lite and vega-embed, for the report and for
+                                           `dvc plots show`, also while models train
 Params  analyze, backend, compare, folder, models, seeds, train
 """
 
@@ -82,7 +84,6 @@ PACKAGES = {
         "pandas",
         "pillow",
         "pyarrow",
-        "vl-convert-python",
     ),
 }
 # Additional packages of the stages that use Keras with the backend of params.yaml.
@@ -206,11 +207,20 @@ def remove_old_outputs(compare: list[str], seeds: list[int]) -> list[Path]:
     return removed
 
 
+def vega_script() -> str:
+    """Return Vega, Vega-Lite and vega-embed as a script that defines `window.vegaEmbed`."""
+    import vl_convert  # not above: trainings import this module
+
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return f"(() => {{{bundle}}})();\n"  # in a function, so that nothing else is global
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lock", type=Path, required=True)
     parser.add_argument("--inputs", type=Path, required=True)
     parser.add_argument("--trainings", type=Path, required=True)
+    parser.add_argument("--vega", type=Path, required=True)
     args = parser.parse_args(argv)
     params = load()
     check_folder(params.folder)
@@ -235,6 +245,8 @@ def main(argv: list[str] | None = None) -> None:
     old = remove_old_outputs(params.compare, params.seeds)
     live_curves.remove_others(params.compare, params.seeds)
     write_json(args.trainings, dict.fromkeys(params.compare, params.seeds))
+    with atomic_path(args.vega) as path:
+        path.write_text(vega_script(), "utf-8")
     removed = f"; {counted(len(old), 'output')} of other models and seeds removed" if old else ""
     seeds = ", ".join(map(str, params.seeds))
     print(f"inputs: {', '.join(models)}; seeds {seeds} -> {args.inputs}{removed}")

@@ -3,9 +3,8 @@
 Reads   metrics/{comparison,champion,export,split}.json; for each model
         metrics/test/MODEL.json, data/predictions/MODEL/SEED.parquet and plots/analysis/MODEL/…;
         plots/learning_curves.csv, plots/samples.png, data/arrays/…,
-        data/inputs/versions/…, search/MODEL.json, pipeline/reporting/*.jinja
+        plots/vega.js, data/inputs/versions/…, search/MODEL.json, pipeline/reporting/*.jinja
 Writes  plots/report.html    with pictures, data and scripts inlined
-        plots/vega.js        Vega, Vega-Lite and vega-embed, which `dvc plots show` needs too
 Params  all except gate and search; the report shows them
 """
 
@@ -15,7 +14,6 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-import vl_convert
 import yaml
 from markupsafe import Markup
 from pydantic import BaseModel
@@ -23,7 +21,7 @@ from pydantic import BaseModel
 from pipeline.config.params import load
 from pipeline.config.schema import Params
 from pipeline.core.errors import run
-from pipeline.core.files import atomic_path, read_json
+from pipeline.core.files import atomic_path, read_json, require_file
 from pipeline.core.text import counted, percent, signed
 from pipeline.data import arrays, tables
 from pipeline.data.predictions import read_table
@@ -34,13 +32,8 @@ TEMPLATES = Path(__file__).with_name("reporting")
 INPUTS = (
     "arrays", "versions", "split", "comparison", "champion", "test", "curves", "predictions",
     "samples", "analysis", "export", "label-issues", "label-counts", "searches",
+    "vega",
 )  # fmt: skip
-
-
-def vega_script() -> str:
-    """Return Vega, Vega-Lite and vega-embed as a script that defines `window.vegaEmbed`."""
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return f"(() => {{{bundle}}})();\n"  # in a function, so that nothing else is global
 
 
 def to_yaml_value(value: Any) -> Any:
@@ -62,7 +55,7 @@ def render(page: dict[str, Any], script: str) -> str:
 
     Args:
         page: The variables of the template.
-        script: Of `vega_script`, inserted without escaping.
+        script: Vega, inserted without escaping.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
@@ -203,7 +196,7 @@ def read_page(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in (*INPUTS, "report", "libraries"):
+    for name in (*INPUTS, "report"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args(argv)
     params = load()
@@ -219,11 +212,9 @@ def main(argv: list[str] | None = None) -> None:
         ),
         "settings": format_settings(params),
     }
-    script = vega_script()
+    script = require_file(args.vega).read_text("utf-8")
     with atomic_path(args.report) as path:
         path.write_text(render(page, script), "utf-8")
-    with atomic_path(args.libraries) as path:
-        path.write_text(script, "utf-8")
     size = args.report.stat().st_size / 1e6
     print(f"report: {counted(len(page['models']), 'model')}, {size:.1f} MB -> {args.report}")
 

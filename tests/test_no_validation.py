@@ -34,7 +34,7 @@ REPORT = (
     "--arrays arrays --versions versions --split split.json --comparison comparison.json "
     "--champion champion.json --test test --curves curves.csv --predictions predictions "
     "--samples samples.png --analysis analysis --export export.json --label-issues issues "
-    "--label-counts issues.json --searches searches --report report.html --libraries vega.js"
+    "--label-counts issues.json --searches searches --vega vega.js --report report.html"
 )
 
 
@@ -84,6 +84,7 @@ def test_every_stage_runs_without_validation_images(project, edit, quick_stage):
 
     (project / "export.json").write_text(json.dumps({"images": 360}))
     (project / "searches").mkdir()
+    (project / "vega.js").touch()
     run("report", REPORT)
     page = (project / "report.html").read_text("utf-8")
     text = page.partition("<script>")[0]

@@ -28,8 +28,10 @@ from playwright.sync_api import (
     ViewportSize,
 )
 
+from pipeline.core import live_curves
 from pipeline.core.errors import PipelineError
 from pipeline.data.preprocessor import Preprocessor
+from pipeline.inputs import vega_script
 from pipeline.reporting import chart_style, charts, parts, results
 from tests.conftest import (
     REPOSITORY,
@@ -60,7 +62,7 @@ ARGUMENTS = (
     "--champion champion.json --test test --curves curves.csv --predictions predictions "
     "--samples samples.png --analysis analysis --export export.json "
     "--label-issues label_issues --label-counts label_counts.json --searches search "
-    "--report plots/report.html --libraries plots/vega.js"
+    "--vega plots/vega.js --report plots/report.html"
 ).split()
 
 
@@ -374,6 +376,8 @@ def write_many(
 
 
 def build(top: Path) -> subprocess.CompletedProcess[str]:
+    (top / "plots").mkdir(exist_ok=True)
+    (top / "plots/vega.js").write_text(vega_script(), "utf-8")
     return subprocess.run(
         [sys.executable, "-m", "pipeline.report", *ARGUMENTS],
         cwd=top, capture_output=True, text=True, timeout=120,
@@ -688,6 +692,8 @@ def test_the_report_says_why_a_format_was_not_exported(built):
 
 def test_one_training_of_one_model_has_a_report(project, quick_stage):
     write_many(project, models=1, classes=2, trainings=1)
+    (project / "plots").mkdir()
+    (project / "plots/vega.js").touch()
     done = quick_stage("pipeline.report", *ARGUMENTS)
     assert (done.returncode, done.stderr) == (0, "")
     page = " ".join((project / "plots/report.html").read_text("utf-8").split())
@@ -1116,6 +1122,21 @@ def test_dvc_plots_draw_models_in_colours_and_training_dashed(project, built, vi
 
 
 @in_browser
+def test_dvc_plots_draw_the_epochs_of_a_first_run_that_still_trains(project, visit, dvc_plots):
+    rows = [
+        {"epoch": epoch, "accuracy": 0.5, "loss": 1.0, "val_accuracy": 0.4, "val_loss": 1.1}
+        for epoch in (1, 2)
+    ]
+    for model, seed in (("baseline", 0), ("baseline", 1), ("batchnorm", 0)):
+        live_curves.show(model, seed, rows)
+    plots = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text("utf-8"))["plots"]
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"plots": plots}))
+    page = visit(dvc_plots(), charts=2)  # of the other files, none exists yet
+    # of each model, a line for training and one for validation
+    assert page.locator(".mark-line path[aria-label]").count() == 2 * 2 * 2
+
+
+@in_browser
 def test_dvc_plots_draw_without_a_network(plots_page, visit):
     page = visit(plots_page, charts=2)
     assert not page.locator("#missing").is_visible()
@@ -1131,5 +1152,5 @@ def test_dvc_plots_say_which_file_is_missing(plots_page, browser):
     page = browser.new_page()
     page.goto(plots_page.as_uri())
     page.wait_for_selector("#missing:visible")
-    assert "dvc repro report writes it" in page.inner_text("#missing").replace("\n", " ")
+    assert "dvc repro inputs writes it" in page.inner_text("#missing").replace("\n", " ")
     page.close()

@@ -577,7 +577,8 @@ def test_a_folder_that_an_experiment_would_commit_is_refused(
 
 @pytest.mark.parametrize("argv", [
     ("pipeline", "params", "check"),
-    ("pipeline.inputs", "--lock=uv.lock", "--inputs=result", "--trainings=result"),
+    ("pipeline.inputs", "--lock=uv.lock", "--inputs=result", "--trainings=result",
+     "--vega=result"),
     ("pipeline.download", "--raw", "raw"),
 ])  # fmt: skip
 def test_a_missing_folder_is_refused_in_the_first_stage_and_where_it_is_read(
