@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.config.params import load
 from pipeline.config.schema import Model
 from pipeline.core.batching import batch_size
 from pipeline.core.errors import run
 from pipeline.core.files import atomic_path, read_json, write_json
+from pipeline.core.progress import progress
 from pipeline.core.text import counted
 from pipeline.data import arrays
 from pipeline.data.features import ARRAY, RECORD
@@ -83,10 +83,8 @@ def write(body: "keras.Model", images: arrays.Images, path: Path, name: str) -> 
     with path.open("wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for first, seen in tqdm(
-            list(batches(len(images), size)), f"features: {name}", unit="batch", leave=False,
-            disable=None,
-        ):  # fmt: skip
+        starts = list(batches(len(images), size))
+        for first, seen in progress(starts, len(starts), f"features: {name}", "batch"):
             values = body.predict_on_batch(images[first : first + size])
             file.write(np.asarray(values[seen:], "<f4").tobytes())
 

@@ -15,12 +15,12 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
-from tqdm import tqdm
 
 from pipeline.config import params, yaml_reader
 from pipeline.config.schema import Model, Name, Params, PartialTrain, Section, Seeds
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import read_json, write_json
+from pipeline.core.progress import progress
 from pipeline.core.splitting import stratified_sample
 from pipeline.data import arrays
 from pipeline.reporting.drawing import save
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     runs: dict[str, list[dict]] = {name: [] for name in study_params.models}
     # loop over seeds first, so that a slowdown of the machine affects all models alike
     queue = [(seed, name) for seed in study.seeds for name in study_params.models]
-    for seed, name in tqdm(queue, args.study.stem, unit="run", disable=None):
+    for seed, name in progress(queue, len(queue), f"study: {args.study.stem}", "run"):
         subsets = Subset(images, labels, train_rows[name, seed]), Subset(images, labels, validation)
         runs[name].append(
             measure(study_params.models[name], *subsets, study_params.train_of(name), info, seed)

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
-from tqdm import tqdm
 
 from pipeline.core import cpu
 from pipeline.core.batching import batch_size
 from pipeline.core.errors import PipelineError
+from pipeline.core.progress import progress
 from pipeline.data import arrays
 from pipeline.ingest import parquet
 from pipeline.ingest.images import (
@@ -227,7 +227,7 @@ def decode_all(
     all_tasks = list(chain.from_iterable(tasks.values()))
     with mapper(len(all_tasks)) as parallel_map:
         results = parallel_map(decode_group, all_tasks)
-        decoded = list(tqdm(results, "decode", len(all_tasks), unit="group", disable=None))
+        decoded = list(progress(results, len(all_tasks), "decode", "group"))
     remaining = iter(decoded)
     return tasks, {split: list(islice(remaining, len(tasks[split]))) for split in tasks}
 

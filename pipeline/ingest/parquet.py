@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from pipeline.core.errors import CONTROL, PipelineError, first_few
 from pipeline.core.files import atomic_path, require_file
+from pipeline.core.progress import progress
 from pipeline.core.splitting import stratified_split
 from pipeline.core.text import counted
 
@@ -101,9 +101,9 @@ def write(folder: Path, dataset: Dataset) -> None:
 
 def _write_split(writer: pq.ParquetWriter, split: str, dataset: Dataset) -> None:
     size = dataset.sizes[split]
-    bar = tqdm(dataset.splits[split], split, size, unit="image", disable=None)
+    examples = progress(dataset.splits[split], size, f"{split} images", "image")
     num_rows = 0
-    for group in _groups(bar):
+    for group in _groups(examples):
         _check_labels(group, len(dataset.classes), split)
         images = [{"bytes": e.image, "path": e.id} for e in group]
         columns = [images, [e.label for e in group], [e.id for e in group]]

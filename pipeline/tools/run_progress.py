@@ -22,8 +22,8 @@ from rich.text import Text
 from pipeline.core.text import duration
 
 TRAINING = re.compile(r"train@(.+)-(\d+)")
-# the lines of EpochLogger, which this line replaces on a terminal
-EPOCH = re.compile(r"epoch (\d+)/(\d+): |about .+ left if all epochs ")
+# the lines of EpochLogger, which this line replaces on a terminal after the first epoch
+EPOCH = re.compile(r"epoch (\d+)/(\d+): |train: about .+ left")
 
 
 @dataclass
@@ -97,7 +97,7 @@ class RunProgress:
                 training.ends.append(time.monotonic())
             if not self.console:
                 print(f"{stage} | {line}", end="", flush=True)
-            elif match and training:
+            elif match and training and training.ends:
                 self._refresh()
             else:
                 self.console.print(Text(f"{stage} | {line.rstrip()}"), soft_wrap=True)

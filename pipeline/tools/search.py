@@ -40,7 +40,7 @@ from pipeline.config.yaml_reader import reading, validate
 from pipeline.core import cpu
 from pipeline.core.errors import PipelineError, run
 from pipeline.core.files import require_file, sha256
-from pipeline.core.text import counted
+from pipeline.core.text import counted, duration
 from pipeline.data import arrays
 from pipeline.inputs import model_files
 from pipeline.reporting.results import source
@@ -177,9 +177,7 @@ def remaining(seconds: float, done: int, left: int) -> str:
     """Return the time that is left, estimated from the trials that are done."""
     if not left or not done:
         return ""
-    estimate = seconds / done * left
-    text = f"{estimate:.0f} s" if estimate < 100 else f"{estimate / 60:.0f} min"
-    return f", about {text} left"
+    return f", about {duration(seconds / done * left)} left"
 
 
 def prepare(params: Params, model: str) -> tuple[Setup, int]:

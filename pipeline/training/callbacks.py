@@ -10,11 +10,10 @@ from keras import ops
 from tqdm import tqdm
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.text import duration
+from pipeline.core.progress import Estimate
 from pipeline.runtime import distributed
 from pipeline.training.checkpoints import Checkpoints, State
 
-MIN_ESTIMATE = 60  # seconds; shorter trainings print no estimate
 COLUMNS = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
@@ -126,22 +125,23 @@ class ProgressBar(keras.callbacks.Callback):
 
 
 class EpochLogger(keras.callbacks.Callback):
-    """Print one line per epoch, and after the first how long the others will take."""
+    """Print one line per epoch, and once how long the training will take, if that is long."""
 
-    is_first = True
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self.estimate = Estimate("train", self.params["epochs"])
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self.start = time.perf_counter()
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        steps = self.params["steps"]
+        self.estimate.update(self.epoch + min(batch + 1, steps) / steps)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         # no learning rate, so that the line fits into 80 columns
         values = "  ".join(f"{name} {logs[name]:.4f}" for name in COLUMNS[:4] if name in logs)
+        # tools/run_progress.py recognizes this line and the estimate
         print(f"epoch {epoch + 1}/{self.params['epochs']}: {values}", flush=True)
-        left = (self.params["epochs"] - epoch - 1) * (time.perf_counter() - self.start)
-        if self.is_first and left > MIN_ESTIMATE:
-            # tools/run_progress.py recognizes this line and the one above
-            print(f"about {duration(left)} left if all epochs take as long as this one", flush=True)
-        self.is_first = False
 
 
 class LearningRateLogger(keras.callbacks.Callback):

@@ -64,13 +64,14 @@ def test_a_terminal_shows_one_line_instead_of_the_epochs(monkeypatch):
     with RunProgress(jobs=1, console=console) as progress:
         progress.plan(["train@a_network_with_a_long_name_[bold]-0"])
         progress.start("train@a_network_with_a_long_name_[bold]-0")
-        for line in ("train: [red]x\n", "epoch 1/9: loss 0.1\n",
-                     "about 12 min left if all epochs take as long as this one\n"):  # fmt: skip
+        for line in ("train: [red]x\n", "train: about 13 min left\n", "epoch 1/9: loss 0.1\n",
+                     "train: about 12 min left\n"):  # fmt: skip
             progress.show("train@a_network_with_a_long_name_[bold]-0", line)
     printed = file.getvalue()
     assert "train@a_network_with_a_long_name_[bold]-0 | train: [red]x\n" in printed
     assert "training 1 of 1, a_network_with_a_long_name_[bold] seed 0, …" in printed
     assert "loss" not in printed
+    assert "13 min" in printed  # before its first epoch ends, the line does not have the time left
     assert "12 min" not in printed
     assert "\n\n" not in printed
 

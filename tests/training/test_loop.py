@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 
 from pipeline.config.schema import Model
-from pipeline.core import live_curves
+from pipeline.core import live_curves, progress
 from pipeline.core.errors import PipelineError
 from pipeline.data.preprocessor import Preprocessor
 from pipeline.runtime import acceleration
 from pipeline.runtime.input_pipeline import Batches, Subset
 from pipeline.tools import run_progress
-from pipeline.training import building, callbacks, loop, whitening
+from pipeline.training import building, loop, whitening
 from pipeline.training.augmentation import OnPixels
 from tests.conftest import PLAIN, REPOSITORY, settings
 
@@ -66,11 +66,12 @@ def test_each_epoch_prints_one_line_without_a_terminal(capsys):
     assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
 
 
-def test_a_long_training_prints_after_its_first_epoch_how_long_it_will_take(capsys, monkeypatch):
-    monkeypatch.setattr(callbacks, "MIN_ESTIMATE", 0)  # seconds
+def test_a_long_training_prints_once_how_long_it_will_take(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "MIN_MEASURED", 0)  # seconds
+    monkeypatch.setattr(progress, "MIN_LEFT", 0)
     loop.fit(build(), task(), task(16), settings(), CLASSES, seed=0)
     first, estimate, *others = capsys.readouterr().out.splitlines()
-    assert estimate == "about 5 s left if all epochs take as long as this one"
+    assert estimate == "train: about 5 s left"
     assert [line.split(":")[0] for line in others] == ["epoch 2/3", "epoch 3/3"]
     assert all(run_progress.EPOCH.match(line) for line in (first, estimate, *others))
 
