@@ -3,8 +3,8 @@
     training 4 of 6, batchnorm seed 1, epoch 12/20, about 40 s left
 
 The time left is that of all trainings. A training takes the epochs that it still has to run times
-the duration of those that it has run. Until it has finished one, it takes as long as the last
-training of its model, or as the mean over the models.
+the duration of those that it has run, without the first, which includes the start. Until two have
+ended, it takes as long as the last training of its model, or as the mean over the models.
 """
 
 import re
@@ -37,9 +37,14 @@ class Training:
     epoch: int = 0
     epochs: int = 0
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether the duration of an epoch is known, or no epoch is left."""
+        return len(self.ends) > 1 or (len(self.ends) == 1 and self.epoch == self.epochs)
+
     def seconds_left(self) -> float:
-        count = len(self.ends) - 1  # without the first epoch, which includes the start
-        seconds = (self.ends[-1] - self.ends[0]) / count if count else self.ends[0] - self.start
+        """Return the time left of a training that is measured."""
+        seconds = (self.ends[-1] - self.ends[0]) / max(len(self.ends) - 1, 1)
         return (self.epochs - self.epoch) * seconds
 
     def __str__(self) -> str:
@@ -121,8 +126,8 @@ class RunProgress:
         return ", ".join(parts)
 
     def seconds_left(self) -> float:
-        """Return the time left of all trainings; 0 if no epoch has ended yet."""
-        seen = [training for training in self.trainings.values() if training.ends]
+        """Return the time left of all trainings; 0 if none is measured yet."""
+        seen = [training for training in self.trainings.values() if training.is_measured]
         models = {t.model: t.ends[-1] - t.start + t.seconds_left() for t in seen}
         if not models:
             return 0.0
@@ -131,5 +136,6 @@ class RunProgress:
             if match := TRAINING.fullmatch(stage):
                 training = self.trainings.get(stage)
                 unknown = models.get(match[1], mean(models.values()))
-                left.append(training.seconds_left() if training and training.ends else unknown)
+                is_measured = training and training.is_measured
+                left.append(training.seconds_left() if is_measured else unknown)
         return max(sum(left) / min(self.jobs, len(left)), *left) if left else 0.0

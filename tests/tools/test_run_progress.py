@@ -1,6 +1,7 @@
 """Run progress: the line at the bottom of a terminal."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -33,10 +34,13 @@ def test_the_time_left_is_that_of_all_trainings(progress):
     progress.start("train@batchnorm-0")
     batchnorm = Training("batchnorm", "0", 13.0, [33.0], 1, 4)
     progress.trainings["train@batchnorm-0"] = batchnorm
-    # its first epoch took 20 s, so 60 s are left, and 80 s for each of the two others
-    assert progress.seconds_left() == pytest.approx((1 + 7 + 60 + 2 * 80) / 2)
+    # its first epoch includes the start, so it is not measured yet
+    assert progress.seconds_left() == pytest.approx((1 + 7 + 3 * 7) / 2)
+    progress.trainings["train@batchnorm-0"] = replace(batchnorm, ends=[33.0, 48.0], epoch=2)
+    # epochs of 15 s: 30 s are left, and 20 + 3 * 15 s for each of the two others
+    assert progress.seconds_left() == pytest.approx((1 + 7 + 30 + 2 * 65) / 2)
     progress.plan(TRAININGS[:4])  # nothing waits; the last training takes as long as it takes
-    assert progress.seconds_left() == pytest.approx(60)
+    assert progress.seconds_left() == pytest.approx(30)
 
 
 def test_the_line_names_the_trainings_that_run_if_it_has_room(progress):
