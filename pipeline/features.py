@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     params = load()
 
     settings = read_json(args.inputs)
-    record, description = None, "none"
+    record, description = None, "no frozen layers"
     with atomic_path(args.features) as folder:
         folder.mkdir()
         if settings:

@@ -214,7 +214,7 @@ def test_the_cells_for_colab_run_on_the_cpu(tmp_path, monkeypatch):
         "PATH": os.pathsep.join(
             map(str, (tmp_path / "bin", Path(sys.executable).parent, os.environ["PATH"]))
         ),
-        "CUDA_VISIBLE_DEVICES": "",
+        "CUDA_VISIBLE_DEVICES": "", "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path),
         "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{origin}.insteadOf",
         "GIT_CONFIG_VALUE_0": "https://github.com/OWNER/cnn-pipeline",
     }  # fmt: skip

@@ -81,7 +81,7 @@ def test_the_output_of_the_frozen_layers_is_stored(compute, monkeypatch, capsys)
 def test_a_model_without_frozen_layers_or_with_augmentation_has_no_features(compute, model, capsys):
     assert compute(model) == ["features.json"]
     assert Path("mine/features.json").read_text() == "null\n"
-    assert capsys.readouterr().out == "features: mine: none -> mine\n"
+    assert capsys.readouterr().out == "features: mine: no frozen layers -> mine\n"
 
 
 def test_a_model_whose_first_layer_is_trained_has_no_features(compute):

@@ -359,7 +359,7 @@ def reliability(names: list[str]) -> Specification:
         fillOpacity=alt.when(enough_images).then(alt.value(0.9)).otherwise(alt.value(0)),
         tooltip=[
             "model:N",
-            alt.Tooltip("images:Q", format=",.4~g", title="images per training"),
+            alt.Tooltip("images:Q", format=",.1~f", title="images per training"),
             alt.Tooltip("confidence:Q", formatType=PERCENT),
             alt.Tooltip("accuracy:Q", formatType=PERCENT),
         ],
