@@ -136,6 +136,6 @@ class RunProgress:
             if match := TRAINING.fullmatch(stage):
                 training = self.trainings.get(stage)
                 unknown = models.get(match[1], mean(models.values()))
-                is_measured = training and training.is_measured
-                left.append(training.seconds_left() if is_measured else unknown)
+                measured = training if training and training.is_measured else None
+                left.append(measured.seconds_left() if measured else unknown)
         return max(sum(left) / min(self.jobs, len(left)), *left) if left else 0.0
