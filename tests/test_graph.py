@@ -337,7 +337,7 @@ def test_a_change_reruns_only_the_stages_that_it_affects(tmp_path):
         ("params.yaml", "{low: 0.0003", "{low: 0.0002"),  # no stage reads the space of a search
         ("corrections/README.md", "# Corrections", "# Changes"),
         ("search/README.md", "# Searches", "# Changes"),
-    ) == {"preprocess", "compare", "model_card", "report"}
+    ) == {"preprocess", "compare", "report"}
     architecture = "pipeline/architectures/plain.py"
     small = trained("small") | of_each("small", "features", "analyze")
     assert stale_after((architecture, "Conv2D(filters, 3", "Conv2D(filters, 5")) == small
