@@ -13,7 +13,6 @@ Params  evaluate, backend, seeds, threads
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +30,7 @@ from pipeline.config.params import load
 from pipeline.core.batching import batch_size
 from pipeline.core.errors import PipelineError, first_few, one_line, run
 from pipeline.core.files import atomic_path, read_json, require_file, sha256, write_json
+from pipeline.core.progress import Progress
 from pipeline.core.text import counted, decimal
 from pipeline.data import arrays, calibration, predictions, rows
 from pipeline.data.calibration import Calibration
@@ -263,15 +263,29 @@ def average_over_views(model: "keras.Model", mirror: bool, shift: int) -> "keras
     return keras.Model(images, sum(weight * model(view) for weight, view in views) / total)
 
 
-def predict(model: "keras.Model", subset: "Subset", num_classes: int) -> np.ndarray:
-    """Return the logits `(m, k)` of the images in a subset."""
+def predict(
+    model: "keras.Model", subset: "Subset", num_classes: int, shown: Progress
+) -> np.ndarray:
+    """Return the logits `(m, k)` of the images in a subset.
+
+    Args:
+        model: From images to logits.
+        subset: Its images.
+        num_classes: k.
+        shown: Counts the images.
+    """
+    import keras
+
     from pipeline.runtime import acceleration
     from pipeline.runtime.input_pipeline import Batches
 
     if not len(subset.rows):
         return np.empty((0, num_classes), np.float32)
     batches = Batches(subset, num_classes, batch_size(subset.images.shape[1:]))
-    return model.predict(acceleration.as_dataset(batches), verbose=int(sys.stdout.isatty()))
+    counter = keras.callbacks.LambdaCallback(
+        on_predict_batch_end=lambda batch, logs: shown.advance(len(logs["outputs"]))
+    )
+    return model.predict(acceleration.as_dataset(batches), verbose=0, callbacks=[counter])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -301,13 +315,18 @@ def main(argv: list[str] | None = None) -> None:
     mirror, shift = params.evaluate.mirror, params.evaluate.shift
     trainings = []
     total = np.zeros((len(labels), len(classes)))  # sum of the probabilities
-    with atomic_path(args.predictions) as folder:
+    predicted = sum(len(labels) + len(held_out[seed]) for seed in params.seeds)
+    with (
+        atomic_path(args.predictions) as folder,
+        Progress(f"evaluate: {args.model}", predicted, "image") as shown,
+    ):
         for seed, path in files.items():
             model = load_model(path, images.shape[1:], len(classes), precision)
             calibrated = calibration.read(path)
             test_model = average_over_views(model, mirror, shift) if mirror or shift else model
-            logits = predict(test_model, test, len(classes))
+            logits = predict(test_model, test, len(classes), shown)
             validation = Subset(train_images, train_labels, held_out[seed])
+            validation_logits = predict(model, validation, len(classes), shown)
             predictions.write(
                 folder / f"{seed}.parquet",
                 Predictions(
@@ -315,7 +334,7 @@ def main(argv: list[str] | None = None) -> None:
                     splits=np.repeat(SPLITS, [len(validation.rows), len(labels)]),
                     ids=np.concatenate([train_ids[validation.rows], ids]),
                     labels=np.concatenate([train_labels[validation.rows], labels]),
-                    logits=np.concatenate([predict(model, validation, len(classes)), logits]),
+                    logits=np.concatenate([validation_logits, logits]),
                     temperature=calibrated.temperature,
                 ),
             )

@@ -24,6 +24,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from pipeline.config.schema import Train
 from pipeline.core import errors
+from pipeline.core.progress import Estimate
 from pipeline.data import arrays, predictions, rows
 from pipeline.data.predictions import Predictions
 from pipeline.ingest.parquet import Example
@@ -177,6 +178,16 @@ def quick_stage(
         return subprocess.CompletedProcess([module, *argv], status, out, err + message)
 
     return run
+
+
+@pytest.fixture
+def estimates(monkeypatch) -> list[tuple[str, float, float]]:
+    """Title, total and number done of each call that estimates the time left."""
+    calls: list[tuple[str, float, float]] = []
+    monkeypatch.setattr(
+        Estimate, "update", lambda self, done: calls.append((self.title, self.total, done))
+    )
+    return calls
 
 
 @pytest.fixture

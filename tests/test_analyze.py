@@ -109,7 +109,7 @@ def test_grad_cam_does_not_change_the_model():
     assert len(model.trainable_weights) == 6  # nothing is frozen
 
 
-def test_pictures_make_their_filters_respond():
+def test_pictures_make_their_filters_respond(estimates):
     backend.make_deterministic(0)
     model = edges()
     images = np.random.default_rng(0).random((16, 8, 8, 1), np.float32)
@@ -120,6 +120,7 @@ def test_pictures_make_their_filters_respond():
     assert pictures.shape == (2, 8, 8, 1)
     assert pictures[0].mean() > 0.9  # filter 0 responds to white
     assert pictures[1] == pytest.approx(0.5, abs=0.1)  # filter 1 to nothing: still grey
+    assert estimates == [("filters", 48, step) for step in range(1, 49)]
 
 
 def picture_shapes(model: keras.Model) -> list[tuple]:

@@ -245,6 +245,12 @@ def test_all_trainings_and_their_ensemble_are_evaluated(trained, capsys):
     assert "evaluate: baseline: test accuracy 0.3333 [0." in capsys.readouterr().out
 
 
+def test_the_time_left_is_estimated_from_the_images_of_all_trainings(trained, estimates):
+    evaluate.main(ARGUMENTS)
+    # 3 test images and 1 for validation, then 3 and 2
+    assert estimates == [("evaluate: baseline", 9, done) for done in (3, 4, 7, 9)]
+
+
 def test_the_table_has_the_predictions_of_one_training_after_the_other(trained):
     evaluate.main(ARGUMENTS)
     table = pd.read_csv(trained / "confusion.csv")

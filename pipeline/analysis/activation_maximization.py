@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.analysis.layer_table import macs
 from pipeline.analysis.network import CONVOLUTIONS, activations, nodes
+from pipeline.core.progress import Progress
 from pipeline.data.preprocessor import Preprocessor
 
 # Limits that bound the cost for any network and image size
@@ -270,12 +271,17 @@ def maximize(
         for convolution, values in zip(convolutions, prefixes(pictures(rows)), strict=True)
     ]
     trainer = keras.Model(rows, outputs)
-    trainer.compile(keras.optimizers.Adam(LEARNING_RATE), steps_per_execution=STEPS // 4)
-    # one epoch of STEPS batches, each with all rows
-    trainer.fit(
-        np.tile(np.arange(count, dtype=np.int32), STEPS),
-        batch_size=count,
-        shuffle=False,
-        verbose=0,
-    )
+    trainer.compile(keras.optimizers.Adam(LEARNING_RATE))
+    with Progress("filters", STEPS, "step") as shown:
+        counter = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda step, logs: shown.advance()
+        )
+        # one epoch of STEPS batches, each with all rows
+        trainer.fit(
+            np.tile(np.arange(count, dtype=np.int32), STEPS),
+            batch_size=count,
+            shuffle=False,
+            verbose=0,
+            callbacks=[counter],
+        )
     return np.split(keras.ops.convert_to_numpy(pictures.pixels()), stops[:-1])

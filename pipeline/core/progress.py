@@ -40,8 +40,39 @@ class Estimate:
                 print(f"{self.title}: about {duration(left)} left", flush=True)
 
 
+class Progress:
+    """Shows how much of a task is done: a bar on a terminal, otherwise an estimate."""
+
+    def __init__(self, title: str, total: int, unit: str):
+        """Args:
+        title: What is done.
+        total: Number of items.
+        unit: Name of an item, in the singular.
+        """
+        self.bar = tqdm(desc=title, total=total, leave=False, unit=unit, disable=None)
+        self.estimate = Estimate(title, total)
+        self.done = 0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def update(self, done: int) -> None:
+        """Set how many items are done."""
+        self.bar.update(done - self.done)
+        self.done = done
+        if self.bar.disable:
+            self.estimate.update(done)
+
+    def advance(self, count: int = 1) -> None:
+        """Set how many more items are done."""
+        self.update(self.done + count)
+
+
 def progress(items: Iterable[Item], total: int, title: str, unit: str) -> Iterator[Item]:
-    """Yield items, and show how many are done: a bar on a terminal, otherwise an estimate.
+    """Yield items, and show how many are done, as `Progress` does.
 
     Args:
         items: The items.
@@ -49,9 +80,7 @@ def progress(items: Iterable[Item], total: int, title: str, unit: str) -> Iterat
         title: What is done with them.
         unit: Name of an item, in the singular.
     """
-    bar = tqdm(items, title, total, leave=False, unit=unit, disable=None)
-    estimate = Estimate(title, total)
-    for number, item in enumerate(bar):
-        if bar.disable:
-            estimate.update(number)
-        yield item
+    with Progress(title, total, unit) as shown:
+        for number, item in enumerate(items):
+            shown.update(number)
+            yield item

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline.core.progress import progress
 from pipeline.ingest import decoding
 from pipeline.ingest.datasets.folder import Found
 from pipeline.ingest.images import BadImage, Header, check
@@ -104,19 +104,14 @@ def survey(found: Found, folder: Path, max_megapixels: float) -> Survey:
     listed = [(path, split, label) for split, pairs in found.files.items() for path, label in pairs]
     paths = [path for path, _, _ in listed]
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    results = []
-    with (
-        decoding.mapper(len(chunks)) as parallel_map,
-        tqdm(total=len(paths), desc="photos", unit="file", leave=False, disable=None) as bar,
-    ):
-        for opened in parallel_map(partial(_open, max_megapixels=max_megapixels), chunks):
-            results.append(opened)
-            bar.update(len(opened))
+    with decoding.mapper(len(chunks)) as parallel_map:
+        opened = parallel_map(partial(_open, max_megapixels=max_megapixels), chunks)
+        results = list(progress(chain.from_iterable(opened), len(paths), "photos", "file"))
     return Survey(
         found.classes,
         [
             File(path.relative_to(folder).as_posix(), split, label, *result)
-            for (path, split, label), result in zip(listed, chain(*results), strict=True)
+            for (path, split, label), result in zip(listed, results, strict=True)
         ],
     )
 

@@ -82,8 +82,9 @@ def look(top: Path, test_share: float = 0.2) -> survey.Survey:
     return survey.survey(folder_dataset.find(str(top), test_share, 0), top, 250)
 
 
-def test_the_survey_counts_images_of_each_class_and_split(flowers):
+def test_the_survey_counts_images_of_each_class_and_split(flowers, estimates):
     surveyed = look(flowers)
+    assert estimates == [("photos", 131, number) for number in range(131)]
     assert surveyed.classes == list(FLOWERS)
     assert surveyed.counts().tolist() == [100, 5, 5, 5, 5, 5, 5]
     # a fifth of 131 files is held out, rounded up: 27, one of each small class
