@@ -221,7 +221,8 @@ def compare_all(
 
     Returns:
         Of each model the difference, its interval, p, verdict, sentence, sources of the spread,
-        and what would settle the margin, as numbers and text that JSON can hold.
+        and what would be enough to detect a difference of `margin`, as numbers and text that JSON
+        can hold.
     """
     comparisons = {
         name: compare_models(tables[reference], tables[name])
@@ -306,7 +307,7 @@ def sentence(
 
 
 def trainings_needed(comparison: Comparison, margin: float) -> int | None:
-    """Return how many more trainings of each model would settle a difference of `margin`.
+    """Return how many more trainings of each model would detect a difference of `margin`.
 
     That is, with a power of 80 %, two equally good models would be found as good as each other. A
     difference of `margin` is then found with about the same power.
@@ -321,7 +322,7 @@ def trainings_needed(comparison: Comparison, margin: float) -> int | None:
 
 
 def images_needed(comparison: Comparison, margin: float) -> int | None:
-    """Return how many more test images would settle a difference of `margin`.
+    """Return how many more test images would detect a difference of `margin`.
 
     Returns:
         The smallest of `MORE_IMAGES`; None as for `trainings_needed`.
@@ -439,21 +440,21 @@ def _remedy(comparison: Comparison, margin: float, split: str) -> str:
     if max(comparison.trainings) == 1:
         return _trainings(comparison.trainings)
     trainings, images = trainings_needed(comparison, margin), images_needed(comparison, margin)
-    settle = f"would settle {points(margin)}"
+    detect = f"would be enough to detect a difference of {points(margin)}"
     more_trainings = f"{counted(trainings, 'more training')} each" if trainings else ""
     more_images = counted(images, f"more {split} image") if images else ""
     if trainings and images:
-        return f"about {more_trainings} (or {more_images}) {settle}"
+        return f"about {more_trainings} (or {more_images}) {detect}"
     if trainings:
-        return f"about {more_trainings} {settle}"
+        return f"about {more_trainings} {detect}"
     if images:
         return (
-            f"about {more_images} {settle}; no practical number of trainings would, because the "
-            f"{split} images dominate"
+            f"about {more_images} {detect}; no practical number of trainings would, because there "
+            f"are too few {split} images"
         )
     if _settles(comparison, MORE_TRAININGS[-1], MORE_IMAGES[-1], margin):
-        return f"only more trainings and more {split} images together {settle}"
-    return f"no practical number of trainings and {split} images {settle}"
+        return f"only more trainings and more {split} images together {detect}"
+    return f"no practical number of trainings and {split} images {detect}"
 
 
 def _trainings(trainings: tuple[int, int]) -> str:

@@ -274,8 +274,8 @@ def test_p_decides_first_and_then_the_margin(difference, p, margin, expected):
         1,
         "cannot tell: between −3.9 and +3.9 points, 1 training against 2, "
         "assuming the same spread over seeds for both; "
-        "about 7,400 more test images would settle 1 point; "
-        "no practical number of trainings would, because the test images dominate",
+        "about 7,400 more test images would be enough to detect a difference of 1 point; "
+        "no practical number of trainings would, because there are too few test images",
     ),
 ])  # fmt: skip
 def test_verdicts_in_words(changes, p, expected):
@@ -325,8 +325,8 @@ def test_several_models_are_compared_with_their_references():
 def test_the_sentence_names_the_split_of_the_images():
     comparison = example(image_variance=0.09)
     assert sentence(comparison, 1, 0.01, "baseline", "validation").endswith(
-        "about 7,400 more validation images would settle 1 point; no practical number of "
-        "trainings would, because the validation images dominate"
+        "about 7,400 more validation images would be enough to detect a difference of 1 point; no "
+        "practical number of trainings would, because there are too few validation images"
     )
 
 
@@ -337,7 +337,7 @@ def test_seeds_that_differ_by_a_point_need_eighteen_trainings():
     assert trainings_needed(comparison, 0.01) == 15
     assert images_needed(comparison, 0.01) is None
     assert sentence(comparison, 1, 0.01, "baseline").endswith(
-        "; about 15 more trainings each would settle 1 point"
+        "; about 15 more trainings each would be enough to detect a difference of 1 point"
     )
 
 
@@ -347,8 +347,8 @@ def test_images_that_dominate_are_what_is_missing():
     assert images_needed(comparison, 0.01) == 7400
     assert trainings_needed(comparison, 0.01) is None
     assert sentence(comparison, 1, 0.01, "baseline").endswith(
-        "; about 7,400 more test images would settle 1 point; no practical number of trainings "
-        "would, because the test images dominate"
+        "; about 7,400 more test images would be enough to detect a difference of 1 point; no "
+        "practical number of trainings would, because there are too few test images"
     )
 
 
@@ -360,8 +360,8 @@ def test_hundreds_of_trainings_are_no_advice():
     assert trainings_needed(comparison, 0.01) is None
     assert images_needed(comparison, 0.01) == 730
     assert sentence(comparison, 1, 0.01, "baseline").endswith(
-        "; about 730 more test images would settle 1 point; no practical number of trainings "
-        "would, because the test images dominate"
+        "; about 730 more test images would be enough to detect a difference of 1 point; no "
+        "practical number of trainings would, because there are too few test images"
     )
 
 
@@ -371,7 +371,8 @@ def test_a_hundred_thousand_images_are_no_advice():
     assert images_needed(comparison, 0.005) is None
     assert images_needed(comparison, 0.006) == 95_000  # 95,154, less the 360 that there are
     assert sentence(comparison, 1, 0.005, "baseline").endswith(
-        "; no practical number of trainings and test images would settle 0.5 points"
+        "; no practical number of trainings and test images would be enough to detect a difference "
+        "of 0.5 points"
     )
 
 
@@ -383,14 +384,16 @@ def test_either_trainings_or_images_reduce_the_residual():
     # 2.944**2 * 0.08 / 360 / 0.01**2 = 19.3, but with 38 degrees of freedom 2.990: k = 20
     assert trainings_needed(comparison, 0.01) == 17
     assert sentence(comparison, 1, 0.01, "baseline").endswith(
-        "; about 17 more trainings each (or 3,300 more test images) would settle 1 point"
+        "; about 17 more trainings each (or 3,300 more test images) would be enough to detect a "
+        "difference of 1 point"
     )
 
 
 def test_seeds_and_images_may_both_be_too_few():
     comparison = example(seed_variances=(1e-4, 1e-4), image_variance=0.09)
     assert sentence(comparison, 1, 0.01, "baseline").endswith(
-        "; only more trainings and more test images together would settle 1 point"
+        "; only more trainings and more test images together would be enough to detect a "
+        "difference of 1 point"
     )
 
 

@@ -132,8 +132,8 @@ def test_an_unchanged_champion_passes(clone, capsys):
         "gate: dvc.lock: up to date",
         "gate: floor: 97.0 % test accuracy, at least 95 % required",
         "gate: against main: baseline 97.0 %, main's baseline 97.0 %, p 1: cannot tell: between "
-        "−2.7 and +2.7 points; about 1,600 more test images would settle 1 point; no practical "
-        "number of trainings would, because the test images dominate",
+        "−2.7 and +2.7 points; about 1,600 more test images would be enough to detect a difference "
+        "of 1 point; no practical number of trainings would, because there are too few test images",
     ]
 
 
