@@ -136,14 +136,18 @@ def store(path: Path, preprocessor: Preprocessor) -> None:
         archive.writestr(zipfile.ZipInfo(MEMBER), json.dumps(asdict(preprocessor)))
 
 
-def read(path: Path) -> Preprocessor:
+def read(path: Path, remedy: str = "Run `dvc repro`") -> Preprocessor:
     """Return the preprocessor stored in a .keras file.
+
+    Args:
+        path: The file.
+        remedy: What to do if neither the file nor another model in its folder exists.
 
     Raises:
         PipelineError: The file does not exist, is damaged, or holds no preprocessor.
     """
     models = ", ".join(str(model) for model in sorted(path.parent.glob("*.keras")))
-    require_file(path, f"Models: {models}" if models else "Run `dvc repro`")
+    require_file(path, f"Models: {models}" if models else remedy)
     try:
         with zipfile.ZipFile(path) as archive:
             return Preprocessor(**json.loads(archive.read(MEMBER)))

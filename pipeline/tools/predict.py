@@ -311,8 +311,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.accuracy and args.ensemble:
         parser.error("argument --accuracy: not allowed with argument --ensemble, whose trainings "
                      "have different validation images")  # fmt: skip
+    files = expand_folders(args.images)
     paths = ensemble_files(REPOSITORY) if args.ensemble else [args.model]
-    preprocessor, *others = [read_preprocessor(path) for path in paths]
+    remedy = "Run `dvc repro`" if args.model == CHAMPION else "Name another, or run `dvc repro`"
+    preprocessor, *others = [read_preprocessor(path, remedy) for path in paths]
     if any(other != preprocessor for other in others):
         raise PipelineError(
             f"{paths[0].parent}: all trainings must have the same preprocessing. Run `dvc repro`"
@@ -321,7 +323,6 @@ def main(argv: list[str] | None = None) -> None:
     threshold = None
     if args.accuracy:
         threshold = confidence_threshold(args.model, calibrated[0], args.accuracy)
-    files = expand_folders(args.images)
     if args.seen:
         args.seen.mkdir(parents=True, exist_ok=True)
     select_backend.use_default()

@@ -351,16 +351,24 @@ def test_a_closed_pipe_ends_it_without_a_message(model):
 
 
 @pytest.mark.parametrize(("argv", "message"), [
-    ("gone.png", r"gone\.png: no such file or folder"),
+    ("gone.png", r"^gone\.png: no such file or folder\. Name another$"),
+    ("--model models/gone.keras gone.png", r"^gone\.png: no such file or folder\. Name another$"),
     ("empty", r"empty: must hold images\. Got an empty folder"),
     ("--model gone.keras model.keras", r"gone\.keras: no such file\. Models: model\.keras$"),
-    ("--model models/gone.keras model.keras", r"gone\.keras: no such file\. Run `dvc repro`$"),
+    ("--model models/gone.keras model.keras",
+     r"^models/gone\.keras: no such file\. Name another, or run `dvc repro`$"),
     ("--model params.yaml model.keras", r"params\.yaml: must be a \.keras file"),
 ])  # fmt: skip
 def test_missing_files_and_models_are_refused(model, argv, message):
     (model / "empty").mkdir()
     with pytest.raises(PipelineError, match=message):
         predict.main(["--model", "model.keras", *argv.split()])
+
+
+def test_if_there_is_no_champion_yet_the_pipeline_must_run_first(model, monkeypatch):
+    monkeypatch.setattr(predict, "CHAMPION", model / "models/champion.keras")
+    with pytest.raises(PipelineError, match=r"/champion\.keras: no such file\. Run `dvc repro`$"):
+        predict.main(["model.keras"])
 
 
 def test_an_unknown_backend_is_refused(model, monkeypatch):
