@@ -64,11 +64,12 @@ study: $(READY)  ## run one study of studies/, such as NAME=padding
 model:  # before anything is installed
 	@$(if $(MODEL),,echo "error: MODEL must name a model, as in make search MODEL=batchnorm TRIALS=20" >&2; exit 1)
 
+SEARCH = python -m pipeline search $(MODEL) $(if $(TRIALS),--trials $(TRIALS)) $(if $(JOBS),--jobs $(JOBS))
 search: model $(READY)-search  ## try settings of a model: make search MODEL=batchnorm
-	@python -m pipeline params check
+	@$(SEARCH) --check  # before other stages run
 	@# --glob: a model that is not in `compare` has no stage `features`
 	dvc repro --quiet --glob split 'features@$(MODEL)'
-	@python -m pipeline search $(MODEL) $(if $(TRIALS),--trials $(TRIALS)) $(if $(JOBS),--jobs $(JOBS))
+	@$(SEARCH)
 
 report:  ## open the last report in the browser and print its path
 	@test -f plots/report.html || { echo "error: no plots/report.html yet. Run make repro" >&2; exit 1; }

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from pipeline.config.params import PARAMS, check_model, load
+from pipeline.config.params import PARAMS, check_folder, check_model, load
 from pipeline.config.schema import Model, Params
 from pipeline.config.search_space import Interval, Values, search_space
 from pipeline.config.signature import build_settings, weights_package
@@ -264,6 +264,7 @@ def main(argv: list[str] | None = None) -> None:
         "--jobs", type=int,
         help="trials to run at once; default: as many as GPUs, or as cores have threads for",
     )  # fmt: skip
+    parser.add_argument("--check", action="store_true", help="check the settings and run nothing")
     args = parser.parse_args(argv)
     params, model = load(), args.model
     check_model_name(params, model)
@@ -271,6 +272,9 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError(f"search: TRIALS must be at least 1. Got {args.trials}")
     if find_spec("optuna") is None:
         raise PipelineError("optuna is not installed. Run `uv sync --inexact --group search`")
+    if args.check:
+        check_folder(params.folder)
+        return
     gpus = usable_gpus()
     if gpus and not supports_gpu(params.backend):
         print(explain_missing_group(params.backend))

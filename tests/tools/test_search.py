@@ -311,6 +311,8 @@ def test_a_model_without_a_space_and_no_trials_are_refused(project):
         search.main(["tutorial"])
     with pytest.raises(PipelineError, match=r"TRIALS must be at least 1\. Got 0"):
         search.main(["baseline", "--trials", "0"])
+    (project / "data/folder").mkdir(parents=True)
+    search.main(["baseline", "--check"])  # needs no images
     with pytest.raises(PipelineError, match=r"data/arrays/train/images\.npy: no such file"):
         search.main(["baseline"])
     write_arrays(project / "data/arrays/train", *task())
@@ -318,6 +320,15 @@ def test_a_model_without_a_space_and_no_trials_are_refused(project):
     np.savez(project / "data/split/0.npz", train=np.arange(64), validation=np.arange(0))
     with pytest.raises(PipelineError, match=r"split\.validation must be greater than 0, because a"):
         search.main(["baseline"])
+
+
+def test_make_search_checks_its_arguments_before_it_prints_or_runs_anything():
+    installed = ["-o", ".venv/ready", "-o", ".venv/ready-search"]
+    command = ["make", "--dry-run", *installed, "search", "MODEL=a", "TRIALS=7", "JOBS=2"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    check, *_, search_line = [line for line in done.stdout.splitlines() if line[:1] != "#"]
+    assert check.startswith("python -m pipeline search a --trials 7 --jobs 2 --check")
+    assert search_line == "python -m pipeline search a --trials 7 --jobs 2"
 
 
 SPACE_OF_PLAIN = """
