@@ -284,14 +284,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="with one folder of images per class")
     parser.add_argument("--yes", action="store_true", help="change params.yaml without asking")
     args = parser.parse_args(argv)
-    if not args.yes and not sys.stdin.isatty():
-        raise PipelineError(
-            f"photos: no terminal to ask on before {PARAMS} is changed. Add --yes to change it"
-        )
     params = load()
     top = args.folder.expanduser().resolve()
 
     found, test_share = find(top, params)
+    # before every file is opened
+    if not args.yes and not sys.stdin.isatty():
+        raise PipelineError(
+            f"photos: no terminal to ask on before {PARAMS} is changed. Add --yes to change it"
+        )
     surveyed = survey(found, top, params.preprocess.max_megapixels)
     check_bad_files(top, found, surveyed)
     print_classes(surveyed)

@@ -1,6 +1,7 @@
 """Photos: what is in a folder of images, the settings that are proposed, and params.yaml."""
 
 import builtins
+import re
 import shutil
 import subprocess
 import sys
@@ -286,8 +287,18 @@ def test_the_end_of_input_is_no_answer(monkeypatch):
         photos.confirm(yes=False)
 
 
-def test_without_a_terminal_it_refuses_before_it_opens_the_folder(project, stage):
+def test_without_a_terminal_it_refuses_before_it_opens_files_but_not_before_the_folder(
+    project, stage
+):
     done = stage("pipeline", "photos", "nowhere")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"error: \S+/nowhere: no such folder\. .*name another folder\n", done.stderr
+    )
+    fill(project / "p", cat=10, dog=10)
+    for image in (project / "p/dog").iterdir():
+        image.write_bytes(b"")  # bad files would be the error if they were opened
+    done = stage("pipeline", "photos", "p")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "error: photos: no terminal to ask on before params.yaml is changed. "
