@@ -39,7 +39,7 @@ from pipeline.stats.crossed import compare_all, mean_interval
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10": {
         "batchnorm": {"build": {"batch_norm_momentum": 0.99}, "train": {"batch_size": 128}},
-        "airnet_11": {"split": {"validation": 0}},  # trains on all 50,000 images
+        "airnet_wide": {"split": {"validation": 0}},  # trains on all 50,000 images
     },
 }
 DATA = (

@@ -368,6 +368,7 @@ def settings(**changes: Any) -> Train:
         "nesterov": False, "ema_momentum": None, "whiten": False,
         "whiten_bias_epochs": 0, "lookahead": None, "muon_learning_rate": None,
         "batch_norm_beta_learning_rate": 1.0,
+        "weight_decay_exclude": ["bias", "beta", "gamma"],
         "weight_decay": None, "schedule": "constant", "warmup_epochs": 0, "gradient_clip": None,
         "gradient_clip_at": 1.0, "loss": "cross_entropy", "label_smoothing": 0.0,
         "class_weights": None, "precision": "float32", "early_stopping": None, "fine_tune": None,

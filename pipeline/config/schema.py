@@ -131,14 +131,16 @@ class Train(Section):
     nesterov: bool
     """Nesterov momentum, for sgd"""
     weight_decay: NotNegative | None
-    """Decoupled weight decay of kernels; null: the optimizer's default"""
+    """Decoupled weight decay; null: the optimizer's default"""
+    weight_decay_exclude: list[Literal["bias", "beta", "gamma"]]
+    """Weights without weight decay: biases, and shift and scale of batch normalization"""
     muon_learning_rate: Positive | None
     """Learning rate of convolutions with Muon, at the peak of the schedule; null: off"""
     batch_norm_beta_learning_rate: Positive
     """Factor on the learning rate of batch normalization's shift (beta)"""
     lookahead: Annotated[int, Field(ge=1)] | None
     """Steps after which the weights are averaged with those that were averaged before; null: off"""
-    schedule: Literal["constant", "cosine", "one_cycle", "triangular"]
+    schedule: Literal["constant", "cosine", "linear", "one_cycle", "triangular"]
     """Learning-rate schedule"""
     warmup_epochs: NotNegative
     """Epochs of linear warm-up from 0"""

@@ -58,9 +58,9 @@ def optimizer(
                 whitening_bias.path: settings.whiten_bias_epochs * steps_per_epoch
             }
     optimizer = optimizer_class(**config)
-    # He et al., "Bag of Tricks" (2019), https://arxiv.org/abs/1812.01187. With TensorFlow, names of
-    # variables end in :0 here.
-    optimizer.exclude_from_weight_decay(var_names=[r"(^|/)(bias|beta|gamma)(:\d+)?$"])
+    names = "|".join(settings.weight_decay_exclude)
+    # with TensorFlow, names of variables end in :0 here
+    optimizer.exclude_from_weight_decay(var_names=[rf"(^|/)({names})(:\d+)?$"])
     return optimizer
 
 
@@ -80,12 +80,15 @@ def learning_rate_schedule(
         CIFAR-10 in 3.29 Seconds" (2024), https://arxiv.org/abs/2404.00498
     """
     peak, steps = settings.learning_rate, settings.epochs * steps_per_epoch
-    if settings.schedule == "triangular":
-        return Triangular(peak, min(round(TRIANGULAR_WARMUP * steps), steps - 1), steps)
-    start, warmup = 0.0, round(settings.warmup_epochs * steps_per_epoch)
+    start, warmup, end = 0.0, round(settings.warmup_epochs * steps_per_epoch), 0.0
     if settings.schedule == "one_cycle":
         start, warmup = peak * ONE_CYCLE_START, round(ONE_CYCLE_WARMUP * steps)
+    if settings.schedule == "triangular":
+        start, warmup = peak * TRIANGULAR_START, round(TRIANGULAR_WARMUP * steps)
+        end = peak * TRIANGULAR_END
     warmup = min(warmup, steps - 1)
+    if settings.schedule in ("linear", "triangular"):
+        return LinearDecay(start, peak, end, warmup, steps)
     if settings.schedule == "constant" and not warmup:
         return peak
     return keras.optimizers.schedules.CosineDecay(
@@ -98,25 +101,29 @@ def learning_rate_schedule(
 
 
 @keras.saving.register_keras_serializable("cnn-pipeline")
-class Triangular(keras.optimizers.schedules.LearningRateSchedule):
-    """Rise linearly to the peak, then decay linearly."""
+class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Rise linearly from `start` to `peak`, then decay linearly to `end`."""
 
-    def __init__(self, peak: float, warmup_steps: int, steps: int):
+    def __init__(self, start: float, peak: float, end: float, warmup_steps: int, steps: int):
         """Args:
+        start: Learning rate at step 0, if the rise has any steps.
         peak: Learning rate at step `warmup_steps`.
+        end: Learning rate at step `steps`.
         warmup_steps: Steps of the rise, in [0, steps).
         steps: Steps of the whole training.
         """
-        self.peak, self.warmup_steps, self.steps = peak, warmup_steps, steps
+        self.start, self.peak, self.end = start, peak, end
+        self.warmup_steps, self.steps = warmup_steps, steps
 
     def __call__(self, step):
         steps_after_peak = ops.cast(step, "float32") - self.warmup_steps
-        rise = 1 + steps_after_peak * (1 - TRIANGULAR_START) / max(self.warmup_steps, 1)
-        decay = 1 - steps_after_peak * (1 - TRIANGULAR_END) / (self.steps - self.warmup_steps)
-        return self.peak * ops.minimum(rise, decay)
+        rise = self.peak + steps_after_peak * (self.peak - self.start) / max(self.warmup_steps, 1)
+        decay_steps = self.steps - self.warmup_steps
+        decay = self.peak - steps_after_peak * (self.peak - self.end) / decay_steps
+        return ops.minimum(rise, decay)
 
     def get_config(self) -> dict[str, Any]:
-        return {"peak": self.peak, "warmup_steps": self.warmup_steps, "steps": self.steps}
+        return dict(vars(self))
 
 
 def loss(settings: Train) -> keras.Loss:

@@ -62,6 +62,15 @@ def test_weight_decay_excludes_biases_and_batch_normalization(name):
     assert weight_after([0.0], f"{name}_kernel", weight_decay=0.2) == pytest.approx([0.9])
 
 
+def test_weight_decay_excludes_only_the_weights_that_are_named():
+    only_gamma = {"weight_decay": 0.2, "weight_decay_exclude": ["gamma"]}
+    assert weight_after([0.0], "gamma", **only_gamma) == [1.0]
+    assert weight_after([0.0], "beta", **only_gamma) == pytest.approx([0.9])
+    assert weight_after([0.0], "bias", weight_decay=0.2, weight_decay_exclude=[]) == (
+        pytest.approx([0.9])
+    )
+
+
 def test_the_shift_of_batch_normalization_can_have_a_learning_rate_of_its_own():
     # 1 - 0.5 * 4 * 0.25
     assert weight_after([0.25], "beta", batch_norm_beta_learning_rate=4.0) == [0.5]
@@ -165,8 +174,17 @@ def test_triangular_schedule_rises_and_decays_linearly():
     assert np.argmax(rates) == 5
 
 
-def test_a_triangular_schedule_can_be_serialized():
-    optimizer = optim.optimizer(settings(learning_rate=1.0, schedule="triangular"), 5)
+def test_linear_schedule_decays_to_zero_after_its_warmup():
+    assert learning_rates(21, schedule="linear")[::5] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    # 1 of 4 epochs of 5 steps
+    rates = learning_rates(21, schedule="linear", warmup_epochs=1)
+    assert rates[:6] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert rates[5::5] == pytest.approx([1, 2 / 3, 1 / 3, 0])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "triangular"])
+def test_a_linear_schedule_can_be_serialized(schedule):
+    optimizer = optim.optimizer(settings(learning_rate=1.0, schedule=schedule), 5)
     restored = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert float(restored._learning_rate(2)) == float(optimizer._learning_rate(2)) > 0.2
 
@@ -182,6 +200,7 @@ def test_warmup_rises_linearly_and_is_followed_by_the_schedule():
 @pytest.mark.parametrize("overrides", [
     {"epochs": 1, "schedule": "one_cycle"}, {"epochs": 1, "warmup_epochs": 0.9},
     {"epochs": 1, "schedule": "cosine"}, {"epochs": 1, "schedule": "triangular"},
+    {"epochs": 1, "schedule": "linear"}, {"epochs": 1, "schedule": "linear", "warmup_epochs": 0.9},
 ])  # fmt: skip
 def test_a_training_of_one_step_has_the_peak_learning_rate(overrides):
     rate_at = optim.learning_rate_at(settings(learning_rate=1.0, **overrides), steps_per_epoch=1)
