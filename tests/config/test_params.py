@@ -91,7 +91,7 @@ INVALID = [
     ("momentum: 0.0", "momentum: 0.9", r"train has a momentum, which adam does not support: "),
     ("momentum: 0.0", "momentum: 1.0", r"momentum must be less than 1"),
     ("warmup_epochs: 0", "warmup_epochs: 20", r"train must have fewer warmup_epochs than epochs"),
-    ("schedule: constant", "schedule: step", r"schedule must be 'constant', 'cosine', 'linear', 'one_cyc"),
+    ("schedule: constant", "schedule: step", r"schedule must be 'constant', 'cosine', 'lin"),
     ("nesterov: false", "nesterov: true", r"train has nesterov, which needs sgd with a momentum:"),
     ("ema_momentum:", "ema_momentum: 1.0", r"ema_momentum must be less than 1\. Got 1\.0"),
     ("ema_momentum:", "ema_momentum: 0", r"ema_momentum must be greater than 0\. Got 0"),
