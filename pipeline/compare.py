@@ -13,6 +13,7 @@ Params  champion, compare, margin, seeds
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,7 +149,8 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.champion, scalars(metrics))
     with atomic_path(args.champion_model) as path:
         shutil.copyfile(model, path)
-    print_comparison(rows, LEVEL)
+    if sys.stdout.isatty():  # as by `dvc repro`; `make repro` prints the table at its end
+        print_comparison(rows, LEVEL)
     for row in rows[1:]:
         print(f"compare: {row['model']}: {row['sentence']}")
     if clean:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline import compare
 from pipeline.compare import Candidate, choose_champion
 from pipeline.core.text import signed
 from pipeline.stats import correctness
+from pipeline.stats.comparison_table import print_comparison
 
 IMAGES = 100
 
@@ -98,6 +100,12 @@ def comparison() -> list[dict]:
     return json.loads(Path("comparison.json").read_text())["models"]
 
 
+def table(capsys) -> str:
+    """Return the table that `make repro` prints after the stages."""
+    print_comparison(comparison(), compare.LEVEL)
+    return capsys.readouterr().out
+
+
 def test_the_stage_compares_only_models_in_params(evaluated, stage):
     done = stage("pipeline.compare", *ARGUMENTS)
     assert (done.returncode, done.stderr) == (0, "")
@@ -107,7 +115,16 @@ def test_the_stage_compares_only_models_in_params(evaluated, stage):
     assert batchnorm["verdict"] == "better"
     assert batchnorm["sentence"].startswith("better than baseline by 20.0 points [")
     assert f"compare: batchnorm: {batchnorm['sentence']}\n" in done.stdout
+    assert "│" not in done.stdout  # the table, which would wrap behind the name of the stage
     assert "verdict" not in baseline
+
+
+def test_on_a_terminal_the_stage_prints_a_table_that_fits(evaluated, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    lines = [line for line in run_main(capsys).splitlines() if "│" in line]
+    assert [line.split()[1] for line in lines] == ["baseline", "batchnorm"]
+    assert max(map(len, lines)) <= 80
 
 
 def test_rows_have_means_and_standard_deviations_over_the_trainings(evaluated, capsys):
@@ -156,7 +173,7 @@ def test_the_first_model_in_compare_is_the_reference(evaluated, capsys, edit):
 def test_several_models_are_compared_with_holms_correction(evaluated, capsys, edit):
     edit("compare: [baseline, batchnorm]", "compare: [baseline, batchnorm, tutorial]")
     write_model(evaluated, "tutorial", {0: 30, 1: 30, 2: 30}, [0.8, 0.8, 0.8])
-    out = run_main(capsys)
+    out = run_main(capsys) + table(capsys)
     assert "95% intervals, p adjusted (Holm)" in " ".join(out.split())
     _, batchnorm, tutorial = comparison()
     assert batchnorm["p_holm"] == pytest.approx(2 * batchnorm["p"])
@@ -168,7 +185,7 @@ def test_one_training_each_is_a_verdict_about_these_networks(evaluated, capsys, 
     edit("seeds: [0, 1, 2]", "seeds: [0]")
     write_model(evaluated, "baseline", {0: 30}, [0.9])
     write_model(evaluated, "batchnorm", {0: 20}, [0.8])
-    out = run_main(capsys)
+    out = run_main(capsys) + table(capsys)
     baseline, batchnorm = comparison()
     assert batchnorm["p"] == pytest.approx(2 / 2**10)  # McNemar's test
     assert batchnorm["sentence"].endswith(

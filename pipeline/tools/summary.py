@@ -55,8 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNBOUNDED
     print()
-    if sys.stdout.isatty():  # the parallel stages print to a pipe, where a table has no width
-        print_comparison(comparison["models"], comparison["level"])
+    print_comparison(comparison["models"], comparison["level"])
     for line in lines:
         print(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False))
 

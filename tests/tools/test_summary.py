@@ -45,8 +45,15 @@ def run(folder: Path, *argv: str) -> str:
 
 def write_result(folder: Path, difference: float) -> None:
     sentence = f"better than a by {100 * difference:.1f} points"
-    row = {"verdict": "better", "sentence": sentence, "val_accuracy": 0.9}
-    models = [{"model": "a", "val_accuracy": 0.8}, {"model": "b", **row}]
+    row = {"parameters": 7, "trainings": 1, "val_accuracy": 0.8, "accuracy": 0.7}
+    row |= {"accuracy_low": 0.6, "accuracy_high": 0.8}
+    against: dict[str, object] = {
+        "difference": difference,
+        "difference_low": 0.05,
+        "difference_high": 0.4,
+    }
+    against |= {"p_holm": 0.01, "verdict": "better", "sentence": sentence}
+    models = [{"model": "a", **row}, {"model": "b", **row, "val_accuracy": 0.9, **against}]
     comparison = {"reference": "a", "level": 0.95, "models": models}
     (folder / "comparison.json").write_text(json.dumps(comparison))
     (folder / "champion.json").write_text('{"model": "b"}')
@@ -73,7 +80,12 @@ def test_make_repro_ends_with_verdict_report_and_changed_files(repository, jobs)
     make = "make", "-f", str(REPOSITORY / "Makefile"), "-o", ".venv/ready", "repro", f"JOBS={jobs}"
     report = f"Report: {repository / 'plots/report.html'}"
     output = run(repository, *make).splitlines()
-    assert output[-4] == "Data and pipelines are up to date."
+    assert output[0] == "Data and pipelines are up to date."
+    # the whole table once, although there is no terminal
+    assert [line.split()[1::2] for line in output if line.startswith("│")] == [
+        ["a", "7", "80.00", "70.00", "[60.00,", "│", "│", "│", "reference"],
+        ["b", "7", "90.00", "70.00", "[60.00,", "│", "[+5.00,", "│", "│"],
+    ]
     assert output[-2:] == [VERDICT.replace("20.0", "10.0"), report]
 
     write_result(repository, 0.2)
@@ -99,7 +111,7 @@ def test_without_git_no_changed_files_are_listed(project, stage):
     for name in ("comparison.json", "champion.json"):
         (project / name).rename(project / "metrics" / name)
     done = stage("pipeline.tools.summary", GIT_CEILING_DIRECTORIES=str(project.parent))
-    assert done.stdout == f"\n{VERDICT}\nReport: {project / 'plots/report.html'}\n"
+    assert done.stdout.endswith(f"\n{VERDICT}\nReport: {project / 'plots/report.html'}\n")
 
 
 def test_the_files_it_reads_are_outputs_of_the_graph():
