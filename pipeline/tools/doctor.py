@@ -27,6 +27,7 @@ from pipeline import inputs
 from pipeline.config import params
 from pipeline.config.schema import Params
 from pipeline.core.errors import PipelineError, first_few, one_line, run
+from pipeline.core.text import counted
 from pipeline.runtime import gpu, select_backend
 
 RWLOCK = Path(".dvc/tmp/rwlock")
@@ -50,13 +51,16 @@ def repair(settings: Params) -> None:
         for path in damaged_files():
             if path == RWLOCK:
                 path.unlink(missing_ok=True)
-                print(f"doctor: removed {path}, left behind by a killed DVC")
+                print(f"repro: removed {path}, left behind by a killed DVC")
             else:
                 _restore(path)
-        for path in inputs.remove_old_outputs(settings.compare, settings.seeds):
-            print(f"doctor: removed {path}: not in params.yaml. DVC's cache keeps it")
+        if removed := inputs.remove_old_outputs(settings.compare, settings.seeds):
+            print(
+                f"repro: removed {counted(len(removed), 'output')} of models and seeds that are "
+                f"not in params.yaml, such as {removed[0]}. DVC's cache keeps them"
+            )
     for _, message in check_code():
-        print(f"doctor: {message}")
+        print(f"repro: {message}")
 
 
 def damaged_files() -> list[Path]:
@@ -99,7 +103,7 @@ def _restore(lock_file: Path) -> None:
     restored = shutil.which("git") and not _call("git", "checkout", "--", str(lock_file)).returncode
     action = "restored from Git" if restored else "removed"
     print(
-        f"doctor: {action}: {lock_file}, cut short by a killed DVC (the damaged file is {backup}). "
+        f"repro: {action}: {lock_file}, cut short by a killed DVC (the damaged file is {backup}). "
         "Stages that have run since then are restored from DVC's run cache"
     )
 

@@ -259,7 +259,10 @@ def test_outputs_of_seeds_that_git_took_out_of_params_yaml_are_removed(repositor
         path.touch()
     doctor.main(["--repair"])
     assert [path.exists() for path in paths] == [True, False, True, False]
-    assert "removed metrics/train/baseline/999.json: not in params.yaml" in capsys.readouterr().out
+    assert capsys.readouterr().out == (
+        "repro: removed 2 outputs of models and seeds that are not in params.yaml, such as "
+        "metrics/run/baseline/999.json. DVC's cache keeps them\n"
+    )
 
 
 def test_a_program_that_uses_dvc_from_python_keeps_its_lock(repository, start):
@@ -302,7 +305,7 @@ def test_a_dvc_lock_that_was_cut_short_is_restored_from_git(repository, capsys):
         assert lines("DVC")[0].startswith("fix dvc.lock: damaged by a killed DVC"), cut
         doctor.main(["--repair"])
         out = capsys.readouterr().out
-        assert "doctor: restored from Git: dvc.lock, cut short by a killed DVC" in out, cut
+        assert "repro: restored from Git: dvc.lock, cut short by a killed DVC" in out, cut
         assert (repository / ".dvc/tmp/dvc.lock").read_text() == left
         assert lock.read_text() == whole
     done = run(repository, "dvc", "repro")
@@ -317,7 +320,7 @@ def test_a_dvc_lock_that_git_does_not_have_is_written_again_from_the_run_cache(r
     run(repository, "git", "rm", "-q", "--cached", "dvc.lock")
     lock.write_text(whole[:-1].rpartition("\n")[0] + "\n      size:")
     doctor.main(["--repair"])
-    assert "doctor: removed: dvc.lock, cut short by a killed DVC" in capsys.readouterr().out
+    assert "repro: removed: dvc.lock, cut short by a killed DVC" in capsys.readouterr().out
     assert "Running stage" not in run(repository, "dvc", "repro").stdout
     assert lock.read_text() == whole
 
@@ -359,7 +362,7 @@ def test_an_untracked_file_in_a_folder_of_code_is_named(repository, capsys):
     )
     assert lines("code") == [f"note {problem}"]
     doctor.main(["--repair"])
-    assert capsys.readouterr().out == f"doctor: {problem}\n"
+    assert capsys.readouterr().out == f"repro: {problem}\n"
     assert lines("DVC") == ["note stages: 1 to run: download. `make repro` runs them"]
     for name in ("stray.py", "ignored.log"):
         Path("pipeline/core", name).unlink()
