@@ -45,7 +45,7 @@ repro: $(if $(CUDA),gpu $(READY)-$(CUDA)) $(READY)  ## run changed stages; JOBS=
 folder:  # before anything is installed
 	@$(if $(FOLDER),,echo "error: FOLDER must name a folder, as in make photos FOLDER=~/pictures" >&2; exit 1)
 
-photos: folder $(READY)-pretrained  ## set up and run for photographs in FOLDER=~/pictures
+photos: folder $(READY)-pretrained  ## set up and run for FOLDER=~/pictures; YES=1: do not ask
 	@python -m pipeline photos "$(FOLDER)" $(if $(YES),--yes)
 	@$(MAKE) --no-print-directory repro
 

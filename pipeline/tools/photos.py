@@ -254,6 +254,8 @@ def findings(surveyed: Survey, top: Path) -> list[tuple[str, str]]:
         if names:
             shown = "; ".join(names[:NAMES]) + (" …" if len(names) > NAMES else "")
             rows.append((name, f"{counted(len(names), noun)}. {meaning}{shown}"))
+    rows += [("bad files", "none")] * (not surveyed.bad)
+    rows += [("duplicates", "none")] * (not any(duplicates.values()))
     return rows
 
 
@@ -270,7 +272,9 @@ def confirm(yes: bool) -> None:
     if yes:
         return
     try:
-        answer = input(f"Write these settings to {PARAMS}? [y/N] ")
+        answer = input(
+            f"Write these settings to {PARAMS} (`make photos` then runs the pipeline)? [y/N] "
+        )
     except EOFError:  # Ctrl-D
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
@@ -291,7 +295,8 @@ def main(argv: list[str] | None = None) -> None:
     # before every file is opened
     if not args.yes and not sys.stdin.isatty():
         raise PipelineError(
-            f"photos: no terminal to ask on before {PARAMS} is changed. Add --yes to change it"
+            f"photos: no terminal to ask on before {PARAMS} is changed. Add --yes to change it, "
+            "or YES=1 to make photos"
         )
     surveyed = survey(found, top, params.preprocess.max_megapixels)
     check_bad_files(top, found, surveyed)

@@ -105,6 +105,16 @@ def test_the_survey_names_bad_animated_and_identical_files(flowers):
     assert set(same.split(" = ")) == {"rose/0.png", "rose/copy.png"}
 
 
+def test_it_says_so_if_no_file_is_bad_or_a_duplicate(tmp_path):
+    fill(tmp_path, cat=5, dog=5)
+    found = dict(photos.findings(look(tmp_path), tmp_path))
+    assert (found["bad files"], found["duplicates"]) == ("none", "none")
+    shutil.copy(tmp_path / "cat/000.png", tmp_path / "dog/copy.png")
+    found = dict(photos.findings(look(tmp_path), tmp_path))
+    assert found["in two classes"].startswith("1 image. ")
+    assert "duplicates" not in found
+
+
 def test_the_survey_measures_images_as_they_are_seen(tmp_path):
     # a picture of 8×24 pixels, stored lying on its side, and two others
     save(tmp_path / "a/1.jpg", (24, 8), 0, exif=rotated(6))
@@ -302,7 +312,7 @@ def test_without_a_terminal_it_refuses_before_it_opens_files_but_not_before_the_
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "error: photos: no terminal to ask on before params.yaml is changed. "
-        "Add --yes to change it\n"
+        "Add --yes to change it, or YES=1 to make photos\n"
     )
 
 
