@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-INTERRUPTED = "interrupted: no output is incomplete; run the same command to continue"
+INTERRUPTED = "interrupted. All finished outputs are kept. Run the same command to continue"
 
 # Characters that a terminal would interpret: control characters, lone surrogates, and marks that
 # change the direction of text.

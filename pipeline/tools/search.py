@@ -246,7 +246,7 @@ def run_search(
         bar.close()
         finished = f"{len(finished_trials(search.study))} of {counted(total, 'trial')}"
         print(
-            f"interrupted: {finished} finished, which are kept; run the same command to continue",
+            f"interrupted. {finished} are finished and kept. Run the same command to continue",
             file=sys.stderr,
         )
         sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))

@@ -378,8 +378,8 @@ def test_a_search_without_test_images_survives_a_kill_and_an_interrupt(digits, c
         if kill == signal.SIGINT:
             assert process.returncode == 128 + signal.SIGINT, stderr
             assert re.fullmatch(
-                r"interrupted: [3-5] of 6 trials finished, which are kept; run the same command to "
-                r"continue\n", stderr,
+                r"interrupted\. [3-5] of 6 trials are finished and kept\. "
+                r"Run the same command to continue\n", stderr,
             )  # fmt: skip
         _, alive = psutil.wait_procs(children, timeout=120)
         assert not alive  # processes that train end by themselves
