@@ -59,12 +59,13 @@ def find_models(folder: Path) -> dict[str, Path]:
     Raises:
         PipelineError: The folder holds no model.
     """
-    # hidden files are models that train is still writing
+    # Hidden files are models that train is still writing. The model card's folder has a copy of the
+    # champion.
     files = [
         path
         for pattern in ("*.keras", "*/*.keras")
         for path in folder.glob(pattern)
-        if not path.name.startswith(".")
+        if not path.name.startswith(".") and path.parent != folder / CHAMPION
     ]
     if not files:
         raise PipelineError(f"{folder}: must hold a .keras file. Got none. Run `make repro`")
