@@ -62,6 +62,15 @@ def test_every_promise_names_tests_that_exist():
         assert re.search(rf"^def test_\w*{test}", text, re.M), (file, test)
 
 
+def test_dvc_accepts_every_documented_command():
+    blocks = re.findall(r"^    ([^`\n]+)$", TEXT, re.M)
+    lines = {line.partition("  #")[0].strip() for line in blocks}
+    commands = [part for line in lines for part in re.findall(r"\bdvc ([a-z][^&]+)", line)]
+    assert "exp branch sheen-auks rate-0.003" in commands
+    for command in commands:
+        parse_args(shlex.split(command))
+
+
 EXPERIMENTS = re.findall(r"dvc exp run [^`#\n]*-S [^`#\n]*", TEXT)
 SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
 
