@@ -111,7 +111,7 @@ def test_the_settings_of_every_documented_experiment_are_valid(command, tmp_path
     [
         ("train.epoch=40", InvalidArgumentError, "Invalid `--set-param` value"),
         ("+train.epoch=40", PipelineError, r"train\.epoch is an unknown key"),
-        ("seeds=3", PipelineError, "seeds must be a valid list"),
+        ("seeds=3", PipelineError, "seeds must be a list"),
         ("+models.baseline.build.batch_norm_momentum=0.5", PipelineError, "batch_norm_momentum"),
         ("train.epochs=20,40", AssertionError, "not queued"),
     ],

@@ -284,7 +284,7 @@ def test_a_study_needs_no_test_images_and_continues_after_a_divergence(prepared,
 
 WRONG = [
     ("seeds: [0, 7]", "seeds: [0]", "seeds must have at least 2 items"),
-    ("seeds: [0, 7]", "seed: 0", "seed is an unknown key. Did you mean seeds?; seeds is missing"),
+    ("seeds: [0, 7]", "seed: 0", "seed is an unknown key. Did you mean seeds?"),
     ("depth: 1", "deph: 1", "models.one.build.deph is an unknown key. Did you mean depth?"),
     ("depth: 1", "depth: 0", "models.one.build.depth must be greater than or equal to 1. Got 0"),
     ("epochs: 2", "epochs: 0", "train.epochs must be greater than or equal to 1. Got 0"),

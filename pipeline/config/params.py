@@ -5,13 +5,15 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pydantic
 
-from pipeline.config.schema import Params, Train
+from pipeline.config.schema import Model, Params, Train
 from pipeline.config.search_space import search_space
 from pipeline.config.signature import (
     build_arguments,
@@ -19,7 +21,7 @@ from pipeline.config.signature import (
     may_freeze,
     required_normalization,
 )
-from pipeline.config.yaml_reader import explain, invalid, read, reading, validate
+from pipeline.config.yaml_reader import explain, invalid, read_raw, reading, validate
 from pipeline.core.errors import CONTROL, PipelineError
 
 PARAMS = Path("params.yaml")
@@ -44,50 +46,109 @@ def load(path: Path = PARAMS) -> Params:
 
 
 def _load(path: Path) -> Params:
-    params = read(path, Params)
-    checks: list[Callable[[], None]] = [
-        partial(_check_dataset, params.dataset),
-        partial(_check_path, ("folder",), params.folder),
-        *(
-            partial(_check_in_folder, ("preprocess", setting), path, CORRECTIONS)
-            for setting in ("exclude", "relabel")
-            if (path := getattr(params.preprocess, setting))
-        ),
-        partial(_check_names, params),
-        partial(_check_folds, params),
-        *(partial(check_model, params, name) for name in params.models),
-        *(partial(_check_normalization, params, name) for name in params.compare),
-        *(partial(_check_search, params, name) for name in params.search),
-    ]
+    raw = read_raw(path)
     problems: list[str] = []
+    try:
+        params = validate(Params, raw, ())
+    except PipelineError as error:
+        if not isinstance(raw, dict):
+            raise
+        params, problems = _valid_part(raw), [*error.args]
+    checks = (
+        _check_dataset,
+        _check_paths,
+        _check_compare,
+        _check_champion,
+        _check_analyze,
+        _check_names,
+        _check_folds,
+        _check_models,
+        _check_search,
+    )
+    _run_all((partial(check, params) for check in checks), problems)
+    return params
+
+
+def _run_all(checks: Iterable[Callable[[], object]], problems: Sequence[str] = ()) -> None:
+    """Run all checks, and raise what they report together with other problems."""
     for check in checks:
         try:
             check()
         except PipelineError as error:
-            problems.append(str(error))
+            problems = [*problems, *error.args]
     if problems:
-        raise PipelineError("; ".join(problems))
-    return params
+        raise PipelineError(*problems)
 
 
-def _check_names(params: Params) -> None:
-    """Check the names of the models and every setting that refers to them."""
-    names = list(params.models)
-    for name in params.compare:
-        if name not in names:
-            near = ", ".join(difflib.get_close_matches(name, names, cutoff=0))
-            raise invalid(
-                ("compare",), f"must contain names from `models:` (nearest: {near})", name
-            )
+class _Invalid:
+    """Settings that are reported already: a check that reads one of them reports nothing."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise PipelineError
+
+
+class _ValidParams(_Invalid, Params):
+    """Params of which some settings are invalid."""
+
+
+def _valid_part(raw: dict[Any, Any]) -> Params:
+    """Return the valid settings of an invalid file, so that the other checks can read them."""
+
+    def valid(kinds: dict[str, Any], raw: dict[Any, Any]) -> dict[str, Any]:
+        values = {}
+        for key in [key for key in kinds if key in raw]:
+            with suppress(pydantic.ValidationError):
+                kind = pydantic.TypeAdapter(kinds[key])
+                values[key] = kind.validate_python(raw[key], strict=True)
+        return values
+
+    fields = Params.model_fields.items()
+    values = valid({name: field.rebuild_annotation() for name, field in fields}, raw)
+    if isinstance(models := raw.get("models"), dict):
+        names = [name for name in models if isinstance(name, str)]
+        values["models"] = {
+            **{name: _Invalid() for name in names},
+            **valid(dict.fromkeys(names, Model), models),
+        }
+    return _ValidParams.model_construct(**values)
+
+
+def _check_paths(params: Params) -> None:
+    _check_path(("folder",), params.folder)
+    for setting in ("exclude", "relabel"):
+        if path := getattr(params.preprocess, setting):
+            _check_in_folder(("preprocess", setting), path, CORRECTIONS)
+
+
+def _check_compare(params: Params) -> None:
+    _run_all(partial(_check_is_model, params, ("compare",), name) for name in params.compare)
+
+
+def _check_is_model(params: Params, at: tuple[str, ...], name: str) -> None:
+    if name not in params.models:
+        near = ", ".join(difflib.get_close_matches(name, params.models, cutoff=0))
+        raise invalid(at, f"must contain names from `models:` (nearest: {near})", name)
+
+
+def _check_champion(params: Params) -> None:
     compared = ", ".join(params.compare)
     if params.champion not in ("auto", *params.compare):
         raise invalid(("champion",), f"must be auto or one of {compared}", params.champion)
     if params.champion == "auto" and len(params.compare) > 1 and not params.split.holds_out:
         expected = f"must be one of {compared}, because split.validation is 0"
         raise invalid(("champion",), expected, params.champion)
+
+
+def _check_analyze(params: Params) -> None:
     for name in params.analyze.models or []:
         if name not in params.compare:
-            raise invalid(("analyze", "models"), f"must be one of {compared}", name)
+            expected = f"must be one of {', '.join(params.compare)}"
+            raise invalid(("analyze", "models"), expected, name)
+
+
+def _check_names(params: Params) -> None:
+    """Check that no two models, and nothing else in models/, would have the same files."""
+    names = list(params.models)
     for reserved in RESERVED & set(names):
         raise PipelineError(f"models.{reserved}: the name is reserved. Choose another")
     for name in names:
@@ -108,31 +169,50 @@ def _check_folds(params: Params) -> None:
         )
 
 
+def _check_models(params: Params) -> None:
+    _run_all(partial(check_model, params, name) for name in params.models)
+
+
 def check_model(params: Params, name: str) -> None:
-    """Check a model against its architecture and the common training settings.
+    """Check a model against its architecture and the common settings.
 
     Whether the file that it starts from exists is checked by the stage `inputs`.
 
     Raises:
-        PipelineError: A setting of the model is invalid.
+        PipelineError: A setting of the model is invalid. Lists every problem found.
     """
     at = ("models", name)
     model = params.models[name]
-    validate(build_settings(model.architecture, at), model.build, (*at, "build"))
+    build = build_settings(model.architecture, at)
+    checks = (_check_training, _check_from_model, _check_normalization)
+    _run_all((
+        partial(validate, build, model.build, (*at, "build")),
+        *(partial(check, params, name) for check in checks),
+    ))  # fmt: skip
+
+
+def _check_training(params: Params, name: str) -> None:
+    """Check the training settings of a model: the common ones with its overrides."""
+    at = ("models", name, "train")
     try:
         train = params.train_of(name)
     except pydantic.ValidationError as error:
-        raise explain(Train, error, (*at, "train")) from None
+        raise explain(Train, error, at) from None
     if train.early_stopping and name in params.compare and not params.split.holds_out:
         expected = "must be null, because split.validation is 0"
-        raise invalid((*at, "train", "early_stopping"), expected, train.early_stopping)
+        raise invalid((*at, "early_stopping"), expected, train.early_stopping)
     fine_tune = train.fine_tune
-    if fine_tune and name in params.compare and not may_freeze(model):
+    if fine_tune and name in params.compare and not may_freeze(params.models[name]):
         expected = "must be null for a model without frozen layers (build.freeze)"
-        raise invalid((*at, "train", "fine_tune"), expected, fine_tune.model_dump())
+        raise invalid((*at, "fine_tune"), expected, fine_tune.model_dump())
+
+
+def _check_from_model(params: Params, name: str) -> None:
+    """Check the file that a model starts from."""
+    model = params.models[name]
     if model.from_model is not None:
-        _check_in_folder((*at, "from_model"), model.from_model, PRETRAINED)
-    parameter = build_arguments(model.architecture, at).get("from_model")
+        _check_in_folder(("models", name, "from_model"), model.from_model, PRETRAINED)
+    parameter = build_arguments(model.architecture).get("from_model")
     if model.from_model and not parameter:
         raise PipelineError(
             f"models.{name}: {model.architecture} does not start from a file. Remove from_model"
@@ -145,12 +225,10 @@ def check_model(params: Params, name: str) -> None:
 
 
 def _check_normalization(params: Params, name: str) -> None:
-    """Check that images are normalized as the architecture of a model requires."""
-    if name not in params.models:  # reported by _check_names
-        return
+    """Check that images are normalized as the architecture of a compared model requires."""
     architecture = params.models[name].architecture
     required = required_normalization(architecture)
-    if required not in (None, params.preprocess.normalize):
+    if name in params.compare and required not in (None, params.preprocess.normalize):
         raise invalid(
             ("preprocess", "normalize"),
             f"must be {required} for {architecture} (models.{name})",
@@ -158,11 +236,13 @@ def _check_normalization(params: Params, name: str) -> None:
         )
 
 
-def _check_search(params: Params, name: str) -> None:
+def _check_search(params: Params) -> None:
+    _run_all(partial(_check_search_of, params, name) for name in params.search)
+
+
+def _check_search_of(params: Params, name: str) -> None:
     """Check what a search tries of a model."""
-    if name not in params.models:
-        near = ", ".join(difflib.get_close_matches(name, params.models, cutoff=0))
-        raise invalid(("search",), f"must contain names from `models:` (nearest: {near})", name)
+    _check_is_model(params, ("search",), name)
     try:
         check_model(params, name)
     except PipelineError:
@@ -224,7 +304,8 @@ def _count_untracked(path: str) -> int:
     return subprocess.run(command, capture_output=True).stdout.count(b"\0")  # 0 outside of Git
 
 
-def _check_dataset(name: str) -> None:
+def _check_dataset(params: Params) -> None:
+    name = params.dataset
     if (DATASETS / f"{name}.py").is_file() and name != "tfds":
         return
     import tensorflow_datasets as tfds  # takes 0.4 s, so only when needed

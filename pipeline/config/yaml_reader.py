@@ -1,4 +1,4 @@
-"""Read a YAML file into a class of schema.py, and report its errors in one line."""
+"""Read a YAML file into a class of schema.py, and report each of its errors in one line."""
 
 import difflib
 import re
@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 import pydantic
 import yaml
@@ -82,15 +82,20 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except PipelineError as error:
-        raise PipelineError(f"{path}: {error}") from None
+        raise PipelineError(*(f"{path}: {problem}" for problem in error.args)) from None
 
 
 def read(path: Path, kind: type[S]) -> S:
     """Read a YAML file into a section; call it inside `reading(path)`."""
+    return validate(kind, read_raw(path), ())
+
+
+def read_raw(path: Path) -> Any:
+    """Read a YAML file without validating it; call it inside `reading(path)`."""
     text = ""
     try:
         text = path.read_text("utf-8")
-        raw = parse(text)
+        return parse(text)
     except FileNotFoundError:
         raise PipelineError(
             f"no such file in {Path.cwd()}. Run from the root of the repository"
@@ -101,7 +106,6 @@ def read(path: Path, kind: type[S]) -> S:
         raise PipelineError(f"not valid YAML: {_with_line(error, text)}") from None
     except RecursionError:
         raise PipelineError("is nested too deeply. Remove brackets") from None
-    return validate(kind, raw, ())
 
 
 def _with_line(error: Exception, text: str) -> str:
@@ -129,47 +133,118 @@ def validate(kind: type[S], raw: Any, at: tuple[str, ...]) -> S:
 def explain(
     kind: type[BaseModel], error: pydantic.ValidationError, at: tuple[str, ...]
 ) -> PipelineError:
-    """Return all errors of pydantic as one line in the terms of params.yaml."""
+    """Return all errors of pydantic in the terms of params.yaml."""
     # Unknown keys come first, because a typo often explains a missing key.
     errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    return PipelineError("; ".join(_explain_one(kind, e, at) for e in errors))
+    meant = {_meant(kind, e["loc"]) for e in errors if e["type"] == "extra_forbidden"}
+    return PipelineError(
+        *(
+            _explain_one(kind, e, at)
+            for e in errors
+            if e["type"] != "missing" or e["loc"] not in meant
+        )
+    )
 
 
 def _explain_one(kind: type[BaseModel], error: Any, at: tuple[str, ...]) -> str:
-    unknown = error["type"] == "extra_forbidden"
-    # The location also contains members of unions, such as dict[str,…], which are not keys. An
-    # unknown key may look like one, too.
-    names = [str(part) for part in error["loc"]]
-    keys = [n for n in names if not re.fullmatch(r"(dict)?\[.*\]", n) or unknown and n == names[-1]]
-    where = (*at, *keys)
-    if unknown:
-        known = _keys(kind, error["loc"][:-1])
-        near = difflib.get_close_matches(where[-1], known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Keys: {', '.join(known) or 'none'}"
-        return f"{'.'.join(where)} is an unknown key. {hint}"
+    loc, received = error["loc"], error["input"]
+    if error["type"] == "extra_forbidden":
+        meant = _meant(kind, loc)
+        known = ", ".join(_known_keys(kind, loc[:-1])) or "none"
+        hint = f"Did you mean {meant[-1]}?" if meant else f"Keys: {known}"
+        return f"{'.'.join((*at, *_keys(loc[:-1]), str(loc[-1])))} is an unknown key. {hint}"
+    where = (*at, *_keys(loc))
     if error["type"] == "missing":
         return f"{'.'.join(where)} is missing. Add it"
     if error["type"] == "value_error":  # about the section as a whole
         return f"{'.'.join(where)} {error['ctx']['error']}"
+    if error["type"] == "invalid_key" or (error["type"], *loc[-1:]) == ("string_type", "[key]"):
+        # such as {momentum: 0,9}, which is {momentum: 0, 9: null}
+        hint = "Quote it, or write decimals with a point, as in 0.9"
+        return f"{invalid(where[:-1], 'must have text as keys', received)}. {hint}"
     expected = re.sub(r"^\w+ should", "must", error["msg"])
     expected = re.sub(r" after validation, not \d+$", "", expected)
+    hint = ""
     if error["type"] in ("model_type", "dict_type"):
         expected = "must be a mapping of keys to values"
-    return str(invalid(where, expected, error["input"]))
+    elif error["type"] in ("int_type", "float_type", "bool_type", "list_type", "is_instance_of"):
+        types = {schema["type"]: schema for schema in _types(kind, loc) if "type" in schema}
+        if types.keys() <= TYPES.keys() and types:
+            expected = f"must be {' or '.join(map(_describe, types.values()))}"
+            hint = _correct_notation(received, types)
+    return f"{invalid(where, expected, received)}{hint and f'. Write {hint}'}"
+
+
+def _keys(loc: tuple[int | str, ...]) -> list[str]:
+    """Return a location of pydantic without members of unions, such as dict[str,…]."""
+    return [str(part) for part in loc if not re.fullmatch(r"(dict)?\[.*\]", str(part))]
+
+
+def _meant(kind: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return the location of the known key most similar to an unknown one; empty if none is."""
+    near = difflib.get_close_matches(str(loc[-1]), _known_keys(kind, loc[:-1]), n=1)
+    return (*loc[:-1], *near) if near else ()
+
+
+def _known_keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    return [key for schema in _types(kind, loc) for key in schema.get("properties", {})]
+
+
+def _types(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[dict[str, Any]]:
+    """Return the JSON Schema of each type that a value at a location can have."""
+    document = kind.model_json_schema()
+
+    def members(schema: dict[str, Any]) -> list[dict[str, Any]]:
+        if "$ref" in schema:
+            schema = document["$defs"][schema["$ref"].rpartition("/")[2]]
+        union = schema.get("anyOf", schema.get("oneOf"))
+        return [each for one in union for each in members(one)] if union else [schema]
+
+    types = members(document)
+    for key in _keys(loc):
+        types = [each for schema in types for one in _below(schema, key) for each in members(one)]
+    return types
+
+
+def _below(schema: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return what the JSON Schema of a section, mapping or list says about one of its values."""
+    if key in schema.get("properties", {}):
+        return [schema["properties"][key]]
+    others = [schema.get("items"), schema.get("additionalProperties")]
+    others += schema.get("patternProperties", {}).values()
+    return [other for other in others if isinstance(other, dict)]
+
+
+TYPES = {
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "null": "null",
+}
+BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+
+
+def _describe(schema: dict[str, Any]) -> str:
+    """Return the type and range of a JSON Schema, such as: a number > 0 and < 100."""
+    bounds = [f"{sign} {schema[bound]}" for bound, sign in BOUNDS.items() if bound in schema]
+    return f"{TYPES[schema['type']]} {' and '.join(bounds)}".rstrip()
+
+
+def _correct_notation(received: Any, types: dict[str, dict[str, Any]]) -> str:
+    """Return how to write a list of one value, or a number in quotes or with a decimal comma."""
+    if "array" in types and type(received) in (str, int, float):
+        return f"[{received}]" if types["array"].get("minItems", 0) <= 1 else ""
+    number = isinstance(received, str) and re.fullmatch(r"-?\d+([.,]\d+)?", received)
+    if number and (not number[1] or "number" in types):
+        return number[0].replace(",", ".")
+    return ""
 
 
 # The builtin repr would never finish on nested aliases that expand to a billion values.
 _short = reprlib.Repr()
 _short.maxlevel = 3
 _short.maxstring = _short.maxlong = _short.maxother = 60
-
-
-def _keys(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that are allowed at a location in the tree of sections."""
-    for part in loc:
-        # every key of a mapping has the type of its values
-        kind = get_args(kind)[1] if get_origin(kind) is dict else kind.model_fields[part].annotation
-    return list(kind.model_fields)
 
 
 def invalid(where: tuple[str, ...], expected: str, received: Any) -> PipelineError:

@@ -33,13 +33,19 @@ OS_REMEDIES = {
 class PipelineError(Exception):
     """An error that the user can fix.
 
-    The message is one line: where, what was expected, what was received, and the remedy. Any other
-    exception is a bug and keeps its traceback.
+    A message is one line: where, what was expected, what was received, and the remedy. Several
+    problems have one message each. Any other exception is a bug and keeps its traceback.
     """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+
+    def __str__(self) -> str:
+        return "; ".join(self.args)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run the main function of a command; report errors that users can fix in one line.
+    """Run the main function of a command; report errors that users can fix, each in one line.
 
     These are `PipelineError`, full disks, missing permissions, lack of memory, and operations
     without a deterministic implementation, with exit status 1. Ctrl-C and SIGTERM (sent by Slurm,
@@ -54,14 +60,14 @@ def run(main: Callable[[], None]) -> None:
         print(INTERRUPTED, file=sys.stderr)
         sys.exit(128 + signum)
     except PipelineError as error:
-        text = str(error)
+        problems = error.args
     except Exception as error:
-        text = _explain(error)
-        if not text:
+        problems = (_explain(error),)
+        if not problems[0]:
             raise
     else:
         return
-    sys.exit(f"error: {one_line(text)}")
+    sys.exit("\n".join(f"error: {one_line(problem)}" for problem in problems))
 
 
 def first_few(items: Sequence[str], separator: str = ", ") -> str:

@@ -215,7 +215,7 @@ def examine(check: Callable[[], Findings]) -> list[tuple[str, str]]:
     try:
         findings = list(check()) or [("ok", "")]
     except PipelineError as error:  # the other checks still run
-        findings = [("fix", str(error))]
+        findings = [("fix", problem) for problem in error.args]
     return [(level, one_line(message)) for level, message in findings]
 
 

@@ -58,7 +58,7 @@ INVALID = [
     ("{train: {optimizer: [adam, adm]}}", r"train\.optimizer must be 'adam', .*\. Got 'adm'"),
     ("{train: {optimizer: {low: 1, high: 2}}}", r"train\.optimizer must be 'adam', .*\. Got 1"),
     ("{train: {epochs: {low: 0, high: 9}}}", r"train\.epochs must be greater than or equal to 1"),
-    ("{train: {epochs: {low: 1.5, high: 9}}}", r"train\.epochs must be a valid integer.*Got 1\.5"),
+    ("{train: {epochs: {low: 1.5, high: 9}}}", r"train\.epochs must be an integer >= 1\. Got 1\.5"),
     ("{train: {learning_rate: {low: 1}}}", r"train\.learning_rate\.high is missing\. Add it"),
     ("{train: {learning_rate: {low: 1, hihg: 2}}}",
      r"learning_rate\.hihg is an unknown key\. Did you mean high\?"),

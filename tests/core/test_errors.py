@@ -32,6 +32,11 @@ def test_an_error_of_the_operating_system_is_one_line_with_a_remedy(number, mess
     assert message_of(OSError(number, "whatever a library says", "data/x")).startswith(message)
 
 
+def test_several_problems_are_one_line_each():
+    error = PipelineError("x must be 1.\nGot 2", "y is missing. Add it")
+    assert message_of(error) == "error: x must be 1. Got 2\nerror: y is missing. Add it"
+
+
 def test_a_failed_write_without_file_name_names_the_command(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/x/pipeline/download.py", "--raw", "data/raw"])
     expected = "error: download --raw data/raw: No space left on device. Free some space, or put"

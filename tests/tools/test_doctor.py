@@ -200,6 +200,15 @@ def test_a_folder_without_dvc_is_refused(tmp_path):
     assert done.stderr == f"error: no .dvc in {tmp_path}. Run from the top of the repository\n"
 
 
+def test_each_mistake_in_params_yaml_is_a_line_of_its_own(project):
+    edit("params.yaml", "seeds: [0]", "seed: [0]")
+    edit("params.yaml", "threads: 1", "threads: 0")
+    assert doctor.examine(doctor.check_training) == [
+        ("fix", "params.yaml: seed is an unknown key. Did you mean seeds?"),
+        ("fix", "params.yaml: threads must be greater than or equal to 1. Got 0"),
+    ]
+
+
 # What a killed DVC leaves behind.
 
 
