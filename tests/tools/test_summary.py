@@ -80,12 +80,9 @@ def test_make_repro_ends_with_verdict_report_and_changed_files(repository, jobs)
     make = "make", "-f", str(REPOSITORY / "Makefile"), "-o", ".venv/ready", "repro", f"JOBS={jobs}"
     report = f"Report: {repository / 'plots/report.html'}"
     output = run(repository, *make).splitlines()
-    assert output[0] == "Data and pipelines are up to date."
+    assert "Data and pipelines are up to date." in output
     # the whole table once, although there is no terminal
-    assert [line.split()[1::2] for line in output if line.startswith("│")] == [
-        ["a", "7", "80.00", "70.00", "[60.00,", "│", "│", "│", "reference"],
-        ["b", "7", "90.00", "70.00", "[60.00,", "│", "[+5.00,", "│", "│"],
-    ]
+    assert [line.split()[1] for line in output if line.startswith("│")] == ["a", "b"]
     assert output[-2:] == [VERDICT.replace("20.0", "10.0"), report]
 
     write_result(repository, 0.2)
