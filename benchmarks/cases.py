@@ -66,6 +66,7 @@ CASES: dict[str, Case] = {
         f"train {ON_GPU.model} on JAX, batch {ON_GPU.batch_size}",
         "images/s",
         partial(train.gpu, ON_GPU),
+        runs=5,
         default=False,
     ),
 }

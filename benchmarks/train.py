@@ -95,18 +95,18 @@ def determinism(setting: Setting, plan: Plan) -> dict[str, Variant]:
 
 
 def gpu(setting: Setting, plan: Plan) -> dict[str, Variant]:
-    """Return training with JAX in the precision of params.yaml and in float32, if it has a GPU."""
+    """Return training with JAX on a GPU, if there is one, and with PyTorch, if it is installed."""
     find = python("-c", "import jax; print(jax.default_backend())")
     done = find_spec("jax") and subprocess.run(find, capture_output=True, text=True)
     if not done or done.stdout.strip() != "gpu":
-        print('  skipped: JAX finds no GPU. `uv pip install "jax[cuda13]"` on a machine with one')
+        print("  skipped: JAX finds no GPU. `uv sync --inexact --group jax-cuda` installs support")
         return {}
     data.prepare(plan.folder)
     args = plan.folder / "data/arrays", setting.of(plan)
-    return {
-        OURS: Worker(ours, *args, backend="jax"),
-        "itself in float32": Worker(ours, *args, backend="jax", precision="float32"),
-    }
+    variants: dict[str, Variant] = {OURS: Worker(ours, *args, backend_name="jax")}
+    if find_spec("torch"):
+        variants["PyTorch"] = Worker(pytorch, *args, plan.precision)
+    return variants
 
 
 def respond(pipe: Connection, images: int, facts: dict[str, str]) -> Any:
@@ -140,7 +140,7 @@ def ours(
     *,
     threads: int | None = None,
     deterministic: bool = True,
-    **changes: str,
+    backend_name: str | None = None,
 ) -> None:
     """Train as the train stage does.
 
@@ -150,10 +150,10 @@ def ours(
         setting: What to train.
         threads: As in params.yaml; None: one for each core.
         deterministic: Whether to use op determinism, as the stage does.
-        changes: Instead of `backend` and `train.precision` of params.yaml.
+        backend_name: Instead of `backend` of params.yaml.
     """
     params = load()
-    select_backend.use(changes.get("backend", params.backend), threads)
+    select_backend.use(backend_name or params.backend, threads)
     with native_log.silenced():
         from pipeline.runtime import acceleration, backend
         from pipeline.runtime.input_pipeline import Subset
@@ -171,7 +171,6 @@ def ours(
             "epochs": EPOCHS,
             "early_stopping": None,
             "fine_tune": None,
-            "precision": changes.get("precision", settings.precision),
         }
     )
     seed = params.seeds[0]
