@@ -81,6 +81,7 @@ class Training:
         """
         torch.set_num_threads(len(cpu.available_cores()))
         torch.manual_seed(0)
+        torch.backends.cudnn.benchmark = True  # select the fastest convolutions on a GPU
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.network = NETWORKS[name]().to(self.device, memory_format=torch.channels_last)
         for layer in self.network:
